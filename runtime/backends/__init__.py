@@ -1,0 +1,3 @@
+"""Backends: each file serves one kind of model file through the `Session` protocol."""
+
+from __future__ import annotations

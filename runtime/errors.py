@@ -1,0 +1,71 @@
+"""Every error that this project raises on purpose.
+
+    ItaeError                     exit code 2 unless said otherwise
+    ├── UsageError                an option has a value that means nothing here
+    ├── InputError                an image, array or file that a user gave can't be used
+    ├── ManifestError             a model, its manifest or its golden sample is missing, altered or too new
+    ├── WeightsError              a checkpoint can't be had, or isn't the model that was asked for
+    ├── SurgeryError              a graph hasn't the shape that a rewrite needs
+    ├── BackendError              this machine lacks what it takes: a library, a driver, a provider
+    ├── OutputFileError           the result can't be written where it was asked for
+    └── CheckError                something was made and found wrong; exit code 1
+        ├── BuildError            TensorRT gave no engine
+        └── ParityError           two computations of one thing disagree
+
+A message says what was wrong, with which input, and what to do. The command line prints it as one line.
+"""
+
+from __future__ import annotations
+
+
+class ItaeError(Exception):
+    """Base of all errors below; `exit_code` is what the command line ends with."""
+
+    exit_code: int = 2
+
+
+class UsageError(ItaeError):
+    """An option has a value that means nothing here."""
+
+
+class InputError(ItaeError):
+    """An image, array or file that a user gave can't be used."""
+
+
+class ManifestError(ItaeError):
+    """A model, its manifest or its golden sample is missing, altered or too new."""
+
+
+class WeightsError(ItaeError):
+    """A checkpoint can't be had, or isn't the model that was asked for."""
+
+
+class SurgeryError(ItaeError):
+    """A graph hasn't the shape that a rewrite needs."""
+
+
+class BackendError(ItaeError):
+    """This machine lacks what it takes: a library, a driver, a provider."""
+
+
+class OutputFileError(ItaeError):
+    """The result can't be written where it was asked for."""
+
+
+class CheckError(ItaeError):
+    """Something was made and found wrong."""
+
+    exit_code = 1
+
+
+class BuildError(CheckError):
+    """TensorRT gave no engine."""
+
+
+class ParityError(CheckError):
+    """Two computations of one thing disagree."""
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error on one line, as the command line prints it."""
+    return " ".join(str(error).split()) or type(error).__name__
