@@ -62,7 +62,7 @@ def work_folder(beside: Path) -> Iterator[Path]:
 
 
 def publish(source: Path, target: Path) -> None:
-    """Move a finished file of a `work_folder` to `target`, atomically and durably; raises as `atomic_file`."""
+    """Move a finished file of a `work_folder` to `target`, atomically, durably; raises as `atomic_file`."""
     try:
         with source.open("rb+") as file:
             os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""The golden sample: a few fixed inputs of a model and their eager float32 results, so that a check needs no PyTorch."""
+"""The golden sample: a model's fixed inputs and their eager float32 results, so a check needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Golden:
-    """N inputs and what eager PyTorch makes of them. B = N, P patches, C width, K chosen layers (0 without ITAE)."""
+    """N inputs and what eager PyTorch makes of them: P patches, C width, K chosen layers (0 without ITAE)."""
 
     input: npt.NDArray[np.float32] | npt.NDArray[np.uint8]
     """As the model takes it: (N, 3, H, W) float32, normalised, or (N, H, W, 3) uint8."""
@@ -59,7 +59,8 @@ def read_golden(model: Path, manifest: Manifest) -> Golden:
     """The golden sample of `model`, checked against its manifest.
 
     Raises:
-        ManifestError: it is missing, altered, of another model, or its arrays have other shapes than the model's.
+        ManifestError: it is missing, altered, of another model, or its arrays have other shapes than the
+            model's.
     """
     record = manifest.files.parity
     path = model.with_name(record.name)
@@ -100,7 +101,8 @@ def _check_shapes(golden: Golden, manifest: Manifest, path: Path) -> None:
         array = getattr(golden, name)
         if array is not None and (array.shape != shape or array.dtype != dtype):
             raise ManifestError(
-                f"{path}: `{name}` is {array.dtype}{array.shape}, expected {dtype}{shape}; export the model again"
+                f"{path}: `{name}` is {array.dtype}{array.shape}, expected {dtype}{shape}; "
+                "export the model again"
             )
     if samples < 1:
         raise ManifestError(f"{path} holds no sample; export the model again")

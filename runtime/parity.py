@@ -1,4 +1,4 @@
-"""One comparison of a model's outputs with its golden sample, for the exporter, `verify` and the tests alike."""
+"""The one comparison of a model's outputs with its golden sample, for exporter, `verify` and tests alike."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Parity:
     max_abs: float
     """Largest absolute difference over `embedding` and `patch_tokens`."""
     min_cosine: float
-    """Smallest cosine between a vector and its expected one, over the rows of `embedding` and `patch_tokens`."""
+    """Smallest cosine between a vector and its expected one, over rows of `embedding` and `patch_tokens`."""
     norm_relative: float
     """Largest relative difference of `artifact_norm`; 0 where it is no output."""
     flags_checked: bool
@@ -66,8 +66,9 @@ def compare(
     kept = np.setdiff1d(np.arange(samples), borderline)
     if len(borderline) > samples // 2:
         failures.append(
-            f"{len(borderline)} of {samples} samples have a norm within {limits.flag_margin:g} of the threshold and "
-            "other flags than expected, too many to leave out: choose another --threshold or --precision fp32"
+            f"{len(borderline)} of {samples} samples have a norm within {limits.flag_margin:g} of the "
+            "threshold and other flags than expected, too many to leave out: choose another --threshold or "
+            "--precision fp32"
         )
         kept = np.arange(samples)
     max_abs, min_cosine, norm_relative = _figures(got, golden, kept)
@@ -108,8 +109,8 @@ def _flags(
             borderline.append(sample)
         else:
             failures.append(
-                f"sample {sample}: {off[sample].sum()} flags differ though no norm is closer than {margin:.3g} "
-                "of itself to the threshold"
+                f"sample {sample}: {off[sample].sum()} flags differ though no norm is closer than "
+                f"{margin:.3g} of itself to the threshold"
             )
     return int(off.sum()), borderline
 

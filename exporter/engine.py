@@ -1,0 +1,256 @@
+"""ONNX to a TensorRT plan: one code path for TensorRT 10, 11 and TensorRT-RTX.
+
+All three share one Python interface. TensorRT needs a GPU to build, and without one it crashes the process instead of
+saying so; TensorRT-RTX builds on any machine and compiles for the GPU where the engine is loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from exporter.engine_log import BuildLog, Log, trt_logger, trt_monitor
+from runtime.atomic import cannot_write
+from runtime.errors import BackendError, BuildError
+from runtime.manifest import Builder
+
+BackendName = Literal["tensorrt", "tensorrt-rtx"]
+
+_MODULES: dict[BackendName, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+_EXTRAS: dict[BackendName, str] = {"tensorrt": "gpu", "tensorrt-rtx": "rtx"}
+_OLDEST: dict[BackendName, int] = {"tensorrt": 10, "tensorrt-rtx": 1}
+"""Major versions; TensorRT 8 and 9 have weak typing and another log."""
+_ONNX_NAMES = {"HALF": "FLOAT16", "BF16": "BFLOAT16"}
+"""TensorRT's data types that ONNX calls otherwise."""
+
+Tensors = tuple[tuple[str, str], ...]
+"""Name and ONNX data type (`FLOAT`, `FLOAT16`, `UINT8`, `BOOL`, `INT64` ...) of each tensor."""
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """What to build; the inputs' names and shapes are the ONNX file's."""
+
+    backend: BackendName
+    """As `choose_backend` gave it."""
+    batch: tuple[int, int, int]
+    """min, opt, max of dimension 0 of every input; all equal: a fixed batch."""
+    workspace_mib: int | None = None
+    """What a kernel may use for scratch memory; none: all that the GPU has."""
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """What was built."""
+
+    builder: Builder
+    """Name and version of the library, and the platform that the plan is for, such as `linux-x86_64`."""
+    inputs: Tensors
+    outputs: Tensors
+    kernels: tuple[str, ...]
+    """Every kernel of the engine in the order of execution, as the builder's log names them."""
+    plan_bytes: int
+
+
+def choose_backend(requested: Literal["auto", "tensorrt", "tensorrt-rtx"]) -> BackendName:
+    """The library to build with; `auto` is TensorRT where it and a GPU are, else TensorRT-RTX.
+
+    Raises:
+        BackendError: what was asked for isn't here; the message says what to install.
+    """
+    if requested == "tensorrt-rtx":
+        _load(requested)
+        return requested
+    has_gpu = _count_gpus() > 0
+    if requested == "tensorrt":
+        if not has_gpu:
+            raise BackendError(
+                "--backend tensorrt needs an NVIDIA GPU with its driver, and there is none here: "
+                "use --backend tensorrt-rtx, which builds without a GPU"
+            )
+        _load(requested)
+        return requested
+    candidates: tuple[BackendName, ...] = ("tensorrt", "tensorrt-rtx") if has_gpu else ("tensorrt-rtx",)
+    reasons = []
+    for candidate in candidates:
+        try:
+            _load(candidate)
+        except BackendError as error:
+            reasons.append(str(error))
+        else:
+            return candidate
+    raise BackendError("; or ".join(reasons))
+
+
+def build(onnx: Path, plan: Path, request: EngineRequest, log: Log | None = None) -> EngineResult:
+    """Build the engine of `onnx` and write it to `plan`, a file in a work folder: not atomically.
+
+    Precision is the graph's own (strong typing), float32 is never rounded to TF32, and external weights are found
+    beside `onnx`. The same file and library give the same bytes again (TensorRT-RTX; TensorRT times kernels).
+
+    Args:
+        onnx: a model that passed the checker, dimension 0 of every input dynamic or of the asked-for size.
+        plan: where to write.
+        request: library, batch sizes and memory.
+        log: gets the builder's own log, message by message.
+
+    Raises:
+        BackendError: the library isn't here or can't start.
+        BuildError: the file is broken, or the library refuses it; the message has its own last words.
+        OutputFileError: `plan` can't be written.
+    """
+    inputs, outputs = _onnx_tensors(onnx)
+    trt = _load(request.backend)
+    build_log = BuildLog(log)
+    try:
+        serialized, got = _serialize(trt, onnx, request, build_log)
+    except BuildError:
+        _reraise(build_log)
+        raise
+    _reraise(build_log)
+    if got != (inputs, outputs):
+        raise BuildError(f"{onnx}: TensorRT read inputs and outputs {got}, the file has {(inputs, outputs)}")
+    try:
+        with plan.open("wb") as file:
+            file.write(serialized)
+    except OSError as error:
+        raise cannot_write(plan, error) from error
+    return EngineResult(
+        builder=Builder(
+            name=request.backend,
+            version=trt.__version__,
+            platform=f"{sys.platform}-{platform.machine().lower()}",
+        ),
+        inputs=inputs,
+        outputs=outputs,
+        kernels=build_log.kernels,
+        plan_bytes=serialized.nbytes,
+    )
+
+
+def _serialize(
+    trt: ModuleType, onnx: Path, request: EngineRequest, log: BuildLog
+) -> tuple[Any, tuple[Tensors, Tensors]]:
+    """The plan in TensorRT's memory, and inputs and outputs as TensorRT read them."""
+    logger = trt_logger(trt, log)
+    try:
+        builder = trt.Builder(logger)
+    except (TypeError, RuntimeError) as error:  # a null pointer from C++, where CUDA does not start
+        raise BackendError(f"{request.backend} does not start: {log.last_errors() or error}") from error
+    # TensorRT 10 needs the flag, 11 and RTX know it and are always so.
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(onnx)):
+        reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        raise BuildError(f"{request.backend} can't read {onnx}: {_one_line(reasons) or log.last_errors()}")
+    monitor = trt_monitor(trt, log)  # must outlive the config
+    config = _config(trt, builder, request, monitor)
+    config.add_optimization_profile(_profile(builder, network, request, onnx))
+    serialized = builder.build_serialized_network(network, config)
+    if serialized is None:
+        words = log.last_errors() or "it gave no reason; see --verbose"
+        raise BuildError(f"{request.backend} {trt.__version__} gave no engine: {words}")
+    return serialized, _network_tensors(network)
+
+
+def _config(trt: ModuleType, builder: Any, request: EngineRequest, monitor: Any) -> Any:
+    config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # on by default: ten bits of mantissa under the name of float32
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the log has no kernels
+    config.progress_monitor = monitor
+    if request.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_mib << 20)
+    return config
+
+
+def _profile(builder: Any, network: Any, request: EngineRequest, onnx: Path) -> Any:
+    profile = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        shape = tuple(tensor.shape)
+        sizes = {-1, request.batch[0]} if len(set(request.batch)) == 1 else {-1}
+        if not shape or shape[0] not in sizes or min(shape[1:], default=1) < 1:
+            raise BuildError(
+                f"{onnx}: input {tensor.name} has shape {shape}; dimension 0 must be dynamic "
+                f"(or the fixed batch) and the others fixed, for batch {request.batch}"
+            )
+        profile.set_shape(tensor.name, *((size, *shape[1:]) for size in request.batch))
+    return profile
+
+
+def _network_tensors(network: Any) -> tuple[Tensors, Tensors]:
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    outputs = [network.get_output(index) for index in range(network.num_outputs)]
+
+    def describe(tensors: list[Any]) -> Tensors:
+        return tuple(
+            (tensor.name, _ONNX_NAMES.get(tensor.dtype.name, tensor.dtype.name)) for tensor in tensors
+        )
+
+    return describe(inputs), describe(outputs)
+
+
+def _onnx_tensors(path: Path) -> tuple[Tensors, Tensors]:
+    """Inputs and outputs of an ONNX file; TensorRT's own parser takes an empty file for a model."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except (OSError, DecodeError) as error:
+        raise BuildError(f"can't read the ONNX file {path}: {error}") from error
+
+    def describe(values: Any) -> Tensors:
+        return tuple((v.name, onnx.TensorProto.DataType.Name(v.type.tensor_type.elem_type)) for v in values)
+
+    if not graph.input or not graph.output:
+        raise BuildError(f"the ONNX file {path} has no inputs or no outputs: it is empty or truncated")
+    return describe(graph.input), describe(graph.output)
+
+
+def _load(backend: BackendName) -> ModuleType:
+    """Import the library of `backend`.
+
+    Raises:
+        BackendError: it is missing, does not load, or is too old.
+    """
+    hint = f"pip install 'itae[{_EXTRAS[backend]}]'"
+    try:
+        module = importlib.import_module(_MODULES[backend])
+    except ModuleNotFoundError as error:
+        raise BackendError(f"{backend} is not installed here: {hint}") from error
+    except (ImportError, OSError, RuntimeError) as error:  # a package without its shared libraries
+        raise BackendError(f"{backend} is installed but does not load ({error}): {hint}") from error
+    version = str(module.__version__)
+    if int(version.split(".")[0]) < _OLDEST[backend]:
+        raise BackendError(
+            f"{backend} {version} is too old, {_OLDEST[backend]} or newer is needed: {hint} --upgrade"
+        )
+    return module
+
+
+def _count_gpus() -> int:
+    """How many GPUs the CUDA driver offers; 0 without a driver. Loads nothing but the driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def _reraise(log: BuildLog) -> None:
+    if log.raised is not None:
+        raise log.raised
+
+
+def _one_line(messages: list[str]) -> str:
+    return "; ".join(" ".join(message.split()) for message in messages)

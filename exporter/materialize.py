@@ -1,0 +1,106 @@
+"""A graph with its weights elsewhere -> one ONNX file, or a file and its `.data` where 2 GiB are not enough."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from runtime.errors import WeightsError
+
+INLINE_LIMIT = (2 << 30) - (16 << 20)
+"""Bytes of weights that fit into a protobuf file, whose own limit is 2 GiB, with room for the graph."""
+ALIGNMENT = 4096
+"""Of each tensor in the `.data` file, so that it can be memory-mapped."""
+
+
+def materialize(model: onnx.ModelProto, weights_folder: Path, path: Path, data_name: str) -> Path | None:
+    """Write `model` with its weights to `path`; a Cast of a weight becomes a weight of the other type.
+
+    Args:
+        model: its external data lies in `weights_folder`.
+        weights_folder: where the graph was traced to.
+        path: the ONNX file to write.
+        data_name: what its external weights will be called beside it, if it needs any.
+
+    Returns:
+        The file with external weights, beside `path`; None where all lies inside.
+
+    Raises:
+        WeightsError: a weight is too large for float16.
+    """
+    half = _fold_casts(model)
+    weights = model.graph.initializer
+    total = sum(math.prod(tensor.dims) * _item_size(tensor, half) for tensor in weights)
+    if total <= INLINE_LIMIT:
+        for tensor in weights:
+            if tensor.external_data or tensor.name in half:
+                tensor.CopyFrom(numpy_helper.from_array(_load(tensor, weights_folder, half), tensor.name))
+        onnx.save(model, path)
+        return None
+    data = path.with_name(data_name)
+    with data.open("wb") as file:
+        for tensor in weights:
+            if tensor.external_data or tensor.name in half:
+                array = _load(tensor, weights_folder, half)
+                file.seek(-file.tell() % ALIGNMENT, os.SEEK_CUR)
+                tensor.CopyFrom(_external(tensor.name, array, data_name, file.tell()))
+                file.write(array.data)
+    onnx.save(model, path)
+    return data
+
+
+def _fold_casts(model: onnx.ModelProto) -> set[str]:
+    """Remove the Cast nodes from float32 weights to float16; names of the weights that are then float16."""
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    half: set[str] = set()
+    for index in reversed(range(len(graph.node))):
+        node = graph.node[index]
+        if node.op_type == "Cast" and node.input[0] in weights:
+            folded = graph.initializer.add()
+            folded.CopyFrom(weights[node.input[0]])
+            folded.name = node.output[0]
+            half.add(folded.name)
+            del graph.node[index]
+    used = {name for node in graph.node for name in node.input}
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in used:
+            del graph.initializer[index]
+    known = {tensor.name for tensor in graph.initializer}
+    for index in reversed(range(len(graph.value_info))):
+        if graph.value_info[index].name in known:  # a weight has its own type
+            del graph.value_info[index]
+    return half
+
+
+def _item_size(tensor: onnx.TensorProto, half: set[str]) -> int:
+    return 2 if tensor.name in half else int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+
+def _load(tensor: onnx.TensorProto, folder: Path, half: set[str]) -> npt.NDArray[Any]:
+    """The values of one weight, float16 where it is in `half`."""
+    array = numpy_helper.to_array(tensor, base_dir=str(folder))
+    if tensor.name not in half:
+        return np.ascontiguousarray(array)
+    with np.errstate(over="ignore"):
+        narrow = array.astype(np.float16)
+    if not np.isfinite(narrow).all():
+        raise WeightsError(
+            f"the weight {tensor.name} holds {np.abs(array).max():.3g}, more than float16 can: use --precision fp32"
+        )
+    return np.ascontiguousarray(narrow)
+
+
+def _external(name: str, array: npt.NDArray[Any], location: str, offset: int) -> onnx.TensorProto:
+    tensor = onnx.TensorProto(name=name, dims=array.shape, data_location=onnx.TensorProto.EXTERNAL)
+    tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(array.nbytes))):
+        tensor.external_data.add(key=key, value=value)
+    return tensor

@@ -1,0 +1,183 @@
+"""The eager PyTorch model with ITAE as an attention function: what the graph is held to.
+
+It shares no code with `exporter.surgery`: two implementations of itae.md, one in PyTorch and one in ONNX nodes, whose
+agreement is the proof. Works in the model's own dtype, float64 included.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import AttentionInterface
+
+from exporter.itae import Choice, ItaeConfig
+
+ATTENTION = "itae_reference"
+
+
+@dataclass(frozen=True)
+class Eager:
+    """What the model gives for B images; K chosen layers, 0 of them without ITAE."""
+
+    embedding: torch.Tensor
+    """(B, C): the CLS token after the final norm."""
+    patch_tokens: torch.Tensor
+    """(B, P, C), after the final norm."""
+    artifact: torch.Tensor
+    """(B, K, P) bool."""
+    norm: torch.Tensor
+    """(B, K, P)."""
+    margin: torch.Tensor
+    """(B,): the smallest distance of a norm to its threshold, as a share of that norm; infinity without ITAE."""
+
+
+@dataclass
+class _Recorder:
+    """Passed down to the attention function; collects what each chosen layer saw."""
+
+    itae: ItaeConfig
+    layers: dict[torch.nn.Module, int]
+    prefix: int
+    artifact: list[torch.Tensor] = field(default_factory=list)
+    norm: list[torch.Tensor] = field(default_factory=list)
+    margin: list[torch.Tensor] = field(default_factory=list)
+
+
+@torch.inference_mode()
+def embed(model: torch.nn.Module, images: torch.Tensor, itae: ItaeConfig | None) -> Eager:
+    """Run a DINOv2 of transformers (position embedding baked) with ITAE, one image at a time.
+
+    Args:
+        model: in eval mode; its dtype is the computation's.
+        images: (B, 3, H, W), normalised.
+        itae: None for plain DINOv2.
+    """
+    one_by_one = [_embed_one(model, image[None], itae) for image in images]
+    return Eager(
+        *(torch.cat([getattr(one, name) for one in one_by_one]) for name in Eager.__dataclass_fields__)
+    )
+
+
+def _embed_one(model: Any, image: torch.Tensor, itae: ItaeConfig | None) -> Eager:  # noqa: ANN401
+    prefix = 1 + getattr(model.config, "num_register_tokens", 0)
+    attentions = [layer.attention for layer in model.encoder.layer]
+    recorder = None
+    if itae is not None:
+        chosen = itae.layer_indices(len(attentions))
+        recorder = _Recorder(itae, {attentions[layer]: layer for layer in chosen}, prefix)
+    model.set_attn_implementation(ATTENTION)
+    tokens = model(image.to(model.dtype), itae_recorder=recorder).last_hidden_state
+    P = tokens.shape[1] - prefix
+    if recorder is None:
+        none = tokens.new_zeros((1, 0, P))
+        far = tokens.new_full((1,), math.inf)
+        return Eager(tokens[:, 0], tokens[:, prefix:], none.bool(), none, far)
+    return Eager(
+        tokens[:, 0],
+        tokens[:, prefix:],
+        torch.stack(recorder.artifact, 1),
+        torch.stack(recorder.norm, 1),
+        torch.stack(recorder.margin, 1).amin(1),
+    )
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    itae_recorder: _Recorder | None = None,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """Attention as transformers calls it: q, k, v (B, H, N, d) in, (B, N, H, d) out; ITAE where a layer is chosen."""
+    assert attention_mask is None
+    logits = query @ key.transpose(2, 3) * scaling  # (B, H, N, N)
+    if itae_recorder is not None and module in itae_recorder.layers:
+        source = {"query": query, "key": key, "value": value}[itae_recorder.itae.source]
+        patches = source[:, :, itae_recorder.prefix :]
+        norm = patches.square().sum(dim=(1, 3)).sqrt()  # (B, P), over all heads and channels
+        artifact, margin = detect(norm, itae_recorder.itae)
+        itae_recorder.norm.append(norm)
+        itae_recorder.artifact.append(artifact)
+        itae_recorder.margin.append(margin)
+        logits = attenuate(logits, artifact, itae_recorder.prefix, itae_recorder.itae.attenuation)
+    return (logits.softmax(dim=-1) @ value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION, attend)
+
+
+def detect(norm: torch.Tensor, itae: ItaeConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which patches are artifacts. Source: itae.md 1.
+
+    Args:
+        norm: (B, P), the L2 norm of each patch.
+        itae: threshold and side.
+
+    Returns:
+        artifact (B, P) bool, and margin (B,): the smallest distance of a norm to the threshold, as a share of it.
+    """
+    number = itae.limit.number
+    above: torch.Tensor
+    below: torch.Tensor
+    if itae.limit.kind == "absolute":
+        above, below = norm > number, norm <= number
+        high = low = torch.full_like(norm[:, :1], number)
+    elif itae.limit.kind == "ratio":
+        middle = _median(norm)
+        high, low = number * middle, middle / number
+        above, below = norm > high, norm < low
+    else:
+        centre, spread = _centre_and_spread(norm, itae.limit.kind)
+        z = (norm - centre) / (spread + 1e-6)
+        above, below = z > number, z < -number
+        high, low = centre + number * (spread + 1e-6), centre - number * (spread + 1e-6)
+    sides = {"high": (above, high), "low": (below, low)}
+    used = sides.values() if itae.side == "both" else [sides[itae.side]]
+    artifact = torch.stack([flags for flags, _ in used]).any(dim=0)
+    distance = torch.stack([(norm - limit).abs() / norm.clamp_min(1e-30) for _, limit in used])
+    return artifact, distance.amin(dim=(0, 2))
+
+
+def _centre_and_spread(norm: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Median and scaled MAD, or mean and population standard deviation, each (B, 1)."""
+    if kind == "mad":
+        centre = _median(norm)
+        return centre, 1.4826 * _median((norm - centre).abs())
+    centre = norm.mean(dim=1, keepdim=True)
+    return centre, norm.std(dim=1, correction=0, keepdim=True)
+
+
+def _median(values: torch.Tensor) -> torch.Tensor:
+    """(B, P) -> (B, 1); of an even count the mean of the two middle ones, as numpy has it (torch takes the lower)."""
+    ordered = values.sort(dim=1).values
+    P = values.shape[1]
+    return (ordered[:, (P - 1) // 2] + ordered[:, P // 2])[:, None] / 2
+
+
+def attenuate(logits: torch.Tensor, artifact: torch.Tensor, prefix: int, how: Choice) -> torch.Tensor:
+    """Logits (B, H, N, N) with the columns of the artifacts (B, P) attenuated, for every row. Source: itae.md 2."""
+    somewhere = artifact & ~artifact.all(
+        dim=1, keepdim=True
+    )  # an image without a normal patch stays as it is
+    tokens = torch.nn.functional.pad(somewhere, (prefix, 0))[:, None, None, :]  # (B, 1, 1, N)
+    patches = logits[..., prefix:]
+    rules: dict[str, Callable[[], torch.Tensor]] = {
+        "min": lambda: torch.where(tokens, patches.amin(dim=-1, keepdim=True), logits),
+        "mask": lambda: logits.masked_fill(tokens, -math.inf),
+        "scale": lambda: torch.where(tokens, logits + math.log(how.number), logits),
+        "mean": lambda: torch.where(tokens, _mean_of_normal(patches, somewhere), logits),
+    }
+    return rules[how.kind]()
+
+
+def _mean_of_normal(patches: torch.Tensor, artifact: torch.Tensor) -> torch.Tensor:
+    """Mean over the patches (B, H, N, P) of each row that are not artifacts (B, P): (B, H, N, 1)."""
+    normal = (~artifact)[:, None, None, :].to(patches.dtype)
+    return (patches * normal).sum(dim=-1, keepdim=True) / normal.sum(dim=-1, keepdim=True)

@@ -1,0 +1,214 @@
+"""What to export, as frozen data. Everything that can be refused before a weight is loaded is refused here.
+
+Letters of shapes, here and everywhere: B batch, H heads, N tokens (1 + R + P), P patches, R registers,
+C width, d head_dim (C = H · d), K chosen layers, S samples.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from exporter.architecture import PATCH, Architecture, architecture
+from exporter.itae import ItaeConfig
+from runtime.errors import OutputFileError, UsageError
+from runtime.manifest import TensorInfo
+
+Precision = Literal["fp32", "fp16"]
+Backend = Literal["auto", "tensorrt", "tensorrt-rtx"]
+InputDtype = Literal["float32", "uint8"]
+PosEmbed = Literal["meta", "hf"]
+
+PRECISIONS = ("fp32", "fp16")
+BACKENDS = ("auto", "tensorrt", "tensorrt-rtx")
+INPUTS = ("float32", "uint8")
+POS_EMBEDS = ("meta", "hf")
+OUTPUTS = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
+ENGINE_SUFFIXES = (".engine", ".plan")
+MAX_SIDE = 14 * 512
+"""Pixels; a side above this is a slip of the pen: its attention logits alone would take terabytes."""
+MAX_MEDIAN_PATCHES = 2 * 3840 - 1
+"""TensorRT's TopK gives at most 3,840 values, and the median needs the upper half of all patches."""
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    """One export. Options left at None take the default that fits the others.
+
+    Raises:
+        UsageError: an option has a value that means nothing, or two contradict each other.
+    """
+
+    out: str | os.PathLike[str]
+    """`X.engine` or `X.plan` for a TensorRT engine, `X.onnx` for ONNX."""
+    size: str | Architecture = "vitb14"
+    """A name in `ARCHITECTURES`, or a backbone of your own in DINOv2's shape."""
+    weights: str = "auto"
+    """`auto`, a path, `hf:REPO[@REVISION]` or `random[:SEED]`."""
+    backend: Backend = "auto"
+    precision: Precision | None = None
+    """None: fp16 for an engine, fp32 for ONNX."""
+    image_size: int | tuple[int, int] = 224
+    """Pixels, N or (H, W), multiples of 14."""
+    batch: int | tuple[int, int, int] = (1, 8, 64)
+    """min, opt, max of the engine's profile, or one fixed size."""
+    itae: ItaeConfig | None = field(default_factory=ItaeConfig)
+    """None: plain DINOv2."""
+    outputs: tuple[str, ...] = ("embedding",)
+    input: InputDtype = "float32"
+    pos_embed: PosEmbed = "meta"
+    keep_onnx: str | os.PathLike[str] | None = None
+    """Where to leave the ONNX file that the engine was built from."""
+    workspace_mib: int | None = None
+    parity_samples: int = 4
+
+    def __post_init__(self) -> None:
+        _check_word("--precision", self.precision, (None, *PRECISIONS))
+        _check_word("--backend", self.backend, BACKENDS)
+        _check_word("--input", self.input, INPUTS)
+        _check_word("--pos-embed", self.pos_embed, POS_EMBEDS)
+        self._check_out()
+        self._check_numbers()
+        self._check_outputs()
+        if self.itae is not None:
+            self.itae.layer_indices(self.backbone.depth)
+            if self.makes_engine and self.itae.needs_median and self.patches > MAX_MEDIAN_PATCHES:
+                raise UsageError(
+                    f"--threshold {self.itae.threshold} at {self.height}x{self.width} needs the median of "
+                    f"{self.patches} patches, TensorRT can take at most {MAX_MEDIAN_PATCHES}: "
+                    "use --threshold zscore:λ or absolute:τ, or a smaller --image-size"
+                )
+
+    def _check_out(self) -> None:
+        if self.path.suffix not in (*ENGINE_SUFFIXES, ".onnx") or self.path.name == self.path.suffix:
+            raise UsageError(f"--out {self.path}: must end in .engine or .plan (TensorRT), or in .onnx")
+        if self.keep_onnx is not None:
+            kept = Path(self.keep_onnx)
+            if kept.suffix != ".onnx" or kept.name == ".onnx":
+                raise UsageError(f"--keep-onnx {kept}: must end in .onnx")
+            if not self.makes_engine:
+                raise UsageError("--keep-onnx is for engines: --out is an ONNX file already")
+
+    def _check_numbers(self) -> None:
+        for side in (self.height, self.width):
+            if not (PATCH <= side <= MAX_SIDE and side % PATCH == 0):
+                raise UsageError(
+                    f"--image-size {self.height}x{self.width}: each side must be a multiple of {PATCH} "
+                    f"from {PATCH} to {MAX_SIDE}, such as {_near(side)}"
+                )
+        low, best, high = self.profile
+        if not 1 <= low <= best <= high:
+            raise UsageError(f"--batch {low},{best},{high}: must be MIN,OPT,MAX with 1 ≤ MIN ≤ OPT ≤ MAX")
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise UsageError(f"--workspace-mib {self.workspace_mib}: must be at least 1")
+        if not 1 <= self.parity_samples <= 64:
+            raise UsageError(f"--parity-samples {self.parity_samples}: must be from 1 to 64")
+
+    def _check_outputs(self) -> None:
+        for name in self.outputs:
+            _check_word("--outputs", name, OUTPUTS)
+        if not self.outputs or len(set(self.outputs)) != len(self.outputs):
+            raise UsageError(f"--outputs {','.join(self.outputs)}: name each output once, at least one")
+        if self.itae is None and (
+            artifacts := [name for name in self.outputs if name.startswith("artifact_")]
+        ):
+            raise UsageError(f"--outputs {artifacts[0]} needs ITAE, and --no-itae was given")
+
+    @property
+    def path(self) -> Path:
+        """`out` as a path."""
+        return Path(self.out)
+
+    @property
+    def makes_engine(self) -> bool:
+        """Whether `out` is a TensorRT engine."""
+        return self.path.suffix in ENGINE_SUFFIXES
+
+    @property
+    def resolved_precision(self) -> Precision:
+        """The precision, the default filled in."""
+        return self.precision or ("fp16" if self.makes_engine else "fp32")
+
+    @property
+    def backbone(self) -> Architecture:
+        """The architecture of `size`."""
+        return self.size if isinstance(self.size, Architecture) else architecture(self.size)
+
+    @property
+    def height(self) -> int:
+        """H in pixels."""
+        return self.image_size if isinstance(self.image_size, int) else self.image_size[0]
+
+    @property
+    def width(self) -> int:
+        """W in pixels."""
+        return self.image_size if isinstance(self.image_size, int) else self.image_size[1]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.height // PATCH, self.width // PATCH
+
+    @property
+    def patches(self) -> int:
+        """P, the number of patches."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def tokens(self) -> int:
+        """N, all tokens: CLS, registers and patches."""
+        return self.backbone.prefix + self.patches
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The K layers that ITAE works in; none for plain DINOv2."""
+        return self.itae.layer_indices(self.backbone.depth) if self.itae else ()
+
+    @property
+    def profile(self) -> tuple[int, int, int]:
+        """min, opt, max of the batch."""
+        return (self.batch, self.batch, self.batch) if isinstance(self.batch, int) else self.batch
+
+    def input_info(self) -> TensorInfo:
+        """The model's input."""
+        if self.input == "uint8":
+            return TensorInfo(name="images", dtype="uint8", shape=("batch", self.height, self.width, 3))
+        return TensorInfo(name="pixel_values", dtype="float32", shape=("batch", 3, self.height, self.width))
+
+    def output_info(self, name: str) -> TensorInfo:
+        """One of the model's outputs."""
+        C, P, K = self.backbone.width, self.patches, len(self.layers)
+        shapes: dict[str, tuple[int, ...]] = {"embedding": (C,), "patch_tokens": (P, C)}
+        shape = shapes.get(name, (K, P))
+        return TensorInfo(
+            name=name, dtype="bool" if name == "artifact_mask" else "float32", shape=("batch", *shape)
+        )
+
+    def check_folder(self) -> None:
+        """Refuse before the work what could not be published after it.
+
+        Raises:
+            OutputFileError: a folder to write to is missing, or a target is a folder.
+        """
+        targets = [self.path] if self.keep_onnx is None else [self.path, Path(self.keep_onnx)]
+        for target in targets:
+            if not target.parent.is_dir():
+                raise OutputFileError(
+                    f"can't write {target}: there is no folder {target.parent}; make it first"
+                )
+            if target.is_dir():
+                raise OutputFileError(f"can't write {target}: it is a folder")
+            if not os.access(target.parent, os.W_OK):
+                raise OutputFileError(f"can't write {target}: the folder {target.parent} is read-only")
+
+
+def _check_word(option: str, word: str | None, words: tuple[str | None, ...]) -> None:
+    if word not in words:
+        raise UsageError(f"{option} {word!r}: must be one of {', '.join(w for w in words if w)}")
+
+
+def _near(side: int) -> int:
+    """The allowed side nearest to `side`."""
+    return min(max(round(side / PATCH), 1) * PATCH, MAX_SIDE)

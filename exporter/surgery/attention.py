@@ -1,0 +1,166 @@
+"""Attention as one pattern, and where a graph has it.
+
+Anchored on structure, never on names: torch's exporter merges equal constants, so that in a freshly initialised model
+every zero bias is called `layer.0.norm1.bias`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import onnx_graphsurgeon as gs
+
+from exporter.surgery.edit import is_ours, shape_of
+from exporter.surgery.pattern import AnyOf, Const, Match, Miss, Op, Scalar, Var, match, maybe
+from runtime.errors import SurgeryError
+
+
+def _perm(*order: int) -> MappingProxyType[str, list[int]]:
+    return MappingProxyType({"perm": list(order)})
+
+
+def _by_token(name: str) -> Op:
+    """The projection `name` (B, N, C), seen as (B, N, H, d)."""
+    return Op("Reshape", (Var(name, rank=3), Const()), bind=f"{name}_reshape")
+
+
+def _by_head(name: str) -> Op:
+    """The projection `name` (B, N, C), seen as (B, H, N, d)."""
+    return Op("Transpose", (_by_token(name),), attrs=_perm(0, 2, 1, 3))
+
+
+QUERY = maybe("Mul", _by_head("query"), Scalar("early_scale"), bind="early")
+KEY_T = AnyOf(
+    (
+        Op(
+            "Transpose", (_by_token("key"),), attrs=_perm(0, 2, 3, 1)
+        ),  # torch merges two transposes into this
+        Op("Transpose", (_by_head("key"),), attrs=_perm(0, 1, 3, 2)),
+    )
+)
+QK = Op("MatMul", (QUERY, KEY_T), bind="qk")
+LOGITS = maybe("Mul", QK, Scalar("late_scale"), bind="late")
+IN_FLOAT32 = maybe("Cast", LOGITS)
+ATTENUATED = AnyOf(
+    (
+        Op("Add", (IN_FLOAT32, Var("bias")), bind="attenuation"),
+        Op("Where", (Var("flags"), Var("replacement"), IN_FLOAT32), bind="attenuation"),
+        IN_FLOAT32,
+    )
+)
+SOFTMAX = Op("Softmax", (ATTENUATED,), bind="softmax")
+CONTEXT = Op("MatMul", (maybe("Cast", SOFTMAX), _by_head("value")), bind="context")
+
+
+@dataclass(frozen=True)
+class AttentionSite:
+    """One self-attention; sites are counted along the graph, so that `layer` is the block's number."""
+
+    layer: int
+    query: gs.Tensor
+    """(B, N, C), the projection with its bias, unscaled; `key` and `value` alike."""
+    key: gs.Tensor
+    value: gs.Tensor
+    heads: int
+    head_dim: int
+    qk: gs.Node
+    late: gs.Node | None
+    """The Mul after the first MatMul, where the scale stands there."""
+    early: gs.Node | None
+    """The Mul on the query, where the scale stands there."""
+    scale: float
+    softmax: gs.Node
+    attenuation: gs.Node | None
+    """What `inject_itae` put before the softmax."""
+
+    @property
+    def scope(self) -> str:
+        """Prefix of names for what is added here."""
+        return f"layer{self.layer}"
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        return int(shape_of(self.query)[1])
+
+
+def find_attention(graph: gs.Graph, expected: int) -> list[AttentionSite]:
+    """All self-attention sites, in the order of the graph.
+
+    Args:
+        graph: topologically sorted.
+        expected: how many there must be.
+
+    Raises:
+        SurgeryError: there are more or fewer; the message gives what came nearest to one.
+    """
+    sites: list[AttentionSite] = []
+    misses: list[Miss] = []
+    for node in graph.nodes:
+        if node.op == "MatMul":
+            found = match(CONTEXT, node.outputs[0])
+            if isinstance(found, Match):
+                found = _whole(found)
+            if isinstance(found, Match):
+                sites.append(_site(found, len(sites)))
+            else:
+                misses.append(found)
+    if len(sites) != expected:
+        raise SurgeryError(_describe(graph, len(sites), expected, misses))
+    return sites
+
+
+def _whole(found: Match) -> Match | Miss:
+    """Refuse a match one of whose inner tensors is used elsewhere too: a rewrite would change that use."""
+    inside = {id(node) for node in found.inside}
+    outer = id(found.nodes["context"])
+    projections = {id(found.nodes[f"{name}_reshape"]) for name in ("query", "key", "value")}
+    for node in found.inside:
+        if id(node) == outer or id(node) in projections:
+            continue
+        for consumer in node.outputs[0].outputs:
+            if id(consumer) not in inside and not is_ours(consumer):
+                what = f"{node.op} {node.name!r} used by the attention alone"
+                return Miss(
+                    len(inside), f"looked for {what}, found it used by {consumer.op} {consumer.name!r} too"
+                )
+    return found
+
+
+def _site(found: Match, layer: int) -> AttentionSite:
+    by_head = shape_of(found.nodes["query_reshape"].outputs[0])
+    scale = found.tensors.get("late_scale") if "late" in found.nodes else found.tensors.get("early_scale")
+    return AttentionSite(
+        layer=layer,
+        query=found.tensors["query"],
+        key=found.tensors["key"],
+        value=found.tensors["value"],
+        heads=int(by_head[2]),
+        head_dim=int(by_head[3]),
+        qk=found.nodes["qk"],
+        late=found.nodes.get("late"),
+        early=found.nodes.get("early"),
+        scale=float(scale.values.item()) if scale is not None else 1.0,
+        softmax=found.nodes["softmax"],
+        attenuation=found.nodes.get("attenuation"),
+    )
+
+
+def _describe(graph: gs.Graph, found: int, expected: int, misses: list[Miss]) -> str:
+    text = f"looked for {expected} attention sites (MatMul, Mul, Softmax, MatMul over q, k, v by head), found {found}"
+    if not misses:
+        softmax = sum(node.op == "Softmax" for node in graph.nodes)
+        return f"{text}; the graph has no MatMul and {softmax} Softmax nodes: is it a DINOv2?"
+    nearest = max(misses, key=lambda miss: miss.depth)
+    return f"{text}; the nearest miss, after {nearest.depth} matching nodes: {nearest.reason}"
+
+
+def logits_of(site: AttentionSite) -> gs.Tensor:
+    """The tensor (B, H, N, N) that goes into the softmax."""
+    return site.softmax.inputs[0]
+
+
+def is_injected(site: AttentionSite) -> bool:
+    """Whether this site was attenuated by an earlier run of the surgery."""
+    return site.attenuation is not None and is_ours(site.attenuation)

@@ -1,0 +1,119 @@
+"""nn.Module -> ONNX, by torch.onnx's dynamo exporter, weights in a file of their own beside the graph."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx.external_data_helper
+import torch
+from transformers import AttentionInterface
+
+from exporter.architecture import PATCH
+from exporter.spec import ExportSpec
+
+ATTENTION = "itae_traced"
+OPSET = 20
+"""The first with Gelu. LayerNormalization is one node since 17."""
+TOKENS = "tokens"
+"""The traced graph's only output: all tokens after the final norm, (B, N, C)."""
+SMALL = 4096
+"""Bytes; constants up to this size (scales, shapes, indices) lie in the graph, for the surgery to read."""
+
+
+def attend(
+    _: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    **__: object,
+) -> tuple[torch.Tensor, None]:
+    """Plain attention: q, k, v (B, H, N, d) -> (B, N, H, d), as MatMul, Mul, Softmax, MatMul and nothing else.
+
+    transformers' own eager attention adds an all-zero mask; its SDPA export wraps the softmax in IsNaN and Where.
+    """
+    assert attention_mask is None
+    weights = torch.softmax(query @ key.transpose(2, 3) * scaling, dim=-1)
+    return (weights @ value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION, attend)
+
+
+class _Tokens(torch.nn.Module):
+    """The model with one input and one output."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        tokens: torch.Tensor = self.model(pixel_values).last_hidden_state
+        return tokens
+
+
+def to_onnx(model: Any, spec: ExportSpec, folder: Path) -> Path:  # noqa: ANN401  # transformers' class has no useful type
+    """Trace a DINOv2 of transformers, its position embedding baked, to `traced.onnx` (+ `.data`) in `folder`.
+
+    Input `pixel_values` (B, 3, H, W), output `tokens` (B, N, C), both float32; B is dynamic.
+    """
+    model.set_attn_implementation(ATTENTION)
+    rows, columns = spec.grid
+    example = torch.zeros(2, 3, rows * PATCH, columns * PATCH)
+    with _quiet():
+        program = torch.onnx.export(
+            _Tokens(model).eval(),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["pixel_values"],
+            output_names=[TOKENS],
+            dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch")}},
+            verbose=False,
+        )
+        assert program is not None
+        path = folder / "traced.onnx"
+        program.save(path, external_data=True)
+    _clean(path)
+    return path
+
+
+def _clean(path: Path) -> None:
+    """Strip what torch says of the exporting machine (stack traces with paths), and bring small constants inside."""
+    model = onnx.load(path, load_external_data=False)
+    del model.metadata_props[:]
+    model.doc_string = model.graph.doc_string = ""
+    for holder in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    for holder in (*model.graph.input, *model.graph.output):
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    for tensor in model.graph.initializer:
+        if tensor.external_data and 4 * math.prod(tensor.dims) <= SMALL:
+            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
+    onnx.save(model, path)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.onnx warns of its own deprecated calls and of torchvision, which we don't use; failures still raise."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
