@@ -1,36 +1,48 @@
 """ONNX to a TensorRT plan: one code path for TensorRT 10, 11 and TensorRT-RTX.
 
-All three share one Python interface. TensorRT needs a GPU to build, and without one it crashes the process instead of
-saying so; TensorRT-RTX builds on any machine and compiles for the GPU where the engine is loaded.
+All three share one Python interface. TensorRT needs a GPU to build, and without one it crashes the process
+instead of saying so; TensorRT-RTX builds on any machine and compiles for the GPU where the engine is loaded.
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import platform
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from exporter.engine_log import BuildLog, Log, trt_logger, trt_monitor
+from exporter.engine_log import (
+    BuildLog,
+    Log,
+    TrtObject,
+    one_line,
+    stopped_by_callbacks,
+    trt_logger,
+    trt_monitor,
+)
 from runtime.atomic import cannot_write
+from runtime.backends.cuda import require_gpu
 from runtime.errors import BackendError, BuildError
 from runtime.manifest import Builder
+
+if TYPE_CHECKING:
+    from onnx import ValueInfoProto
 
 BackendName = Literal["tensorrt", "tensorrt-rtx"]
 
 _MODULES: dict[BackendName, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _EXTRAS: dict[BackendName, str] = {"tensorrt": "gpu", "tensorrt-rtx": "rtx"}
 _OLDEST: dict[BackendName, int] = {"tensorrt": 10, "tensorrt-rtx": 1}
-"""Major versions; TensorRT 8 and 9 have weak typing and another log."""
-_ONNX_NAMES = {"HALF": "FLOAT16", "BF16": "BFLOAT16"}
-"""TensorRT's data types that ONNX calls otherwise."""
+"""Major versions. Before TensorRT 10 precision was the builder's choice and not the graph's."""
+_DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+"""TensorRT's data types that numpy calls otherwise."""
 
 Tensors = tuple[tuple[str, str], ...]
-"""Name and ONNX data type (`FLOAT`, `FLOAT16`, `UINT8`, `BOOL`, `INT64` ...) of each tensor."""
+"""Name and data type (`float32`, `float16`, `uint8`, `bool` ...) of each tensor."""
 
 
 @dataclass(frozen=True)
@@ -64,21 +76,8 @@ def choose_backend(requested: Literal["auto", "tensorrt", "tensorrt-rtx"]) -> Ba
     Raises:
         BackendError: what was asked for isn't here; the message says what to install.
     """
-    if requested == "tensorrt-rtx":
-        _load(requested)
-        return requested
-    has_gpu = _count_gpus() > 0
-    if requested == "tensorrt":
-        if not has_gpu:
-            raise BackendError(
-                "--backend tensorrt needs an NVIDIA GPU with its driver, and there is none here: "
-                "use --backend tensorrt-rtx, which builds without a GPU"
-            )
-        _load(requested)
-        return requested
-    candidates: tuple[BackendName, ...] = ("tensorrt", "tensorrt-rtx") if has_gpu else ("tensorrt-rtx",)
     reasons = []
-    for candidate in candidates:
+    for candidate in _candidates(requested):
         try:
             _load(candidate)
         except BackendError as error:
@@ -88,11 +87,23 @@ def choose_backend(requested: Literal["auto", "tensorrt", "tensorrt-rtx"]) -> Ba
     raise BackendError("; or ".join(reasons))
 
 
+def _candidates(requested: Literal["auto", "tensorrt", "tensorrt-rtx"]) -> tuple[BackendName, ...]:
+    if requested == "tensorrt-rtx":
+        return ("tensorrt-rtx",)
+    try:
+        require_gpu("--backend tensorrt")
+    except BackendError as error:
+        if requested == "tensorrt":
+            raise BackendError(f"{error}; --backend tensorrt-rtx builds without one") from error
+        return ("tensorrt-rtx",)
+    return ("tensorrt",) if requested == "tensorrt" else ("tensorrt", "tensorrt-rtx")
+
+
 def build(onnx: Path, plan: Path, request: EngineRequest, log: Log | None = None) -> EngineResult:
     """Build the engine of `onnx` and write it to `plan`, a file in a work folder: not atomically.
 
-    Precision is the graph's own (strong typing), float32 is never rounded to TF32, and external weights are found
-    beside `onnx`. The same file and library give the same bytes again (TensorRT-RTX; TensorRT times kernels).
+    Precision is the graph's own (strong typing), float32 is never rounded to TF32, and external weights are
+    found beside `onnx`. TensorRT-RTX gives the same bytes again for the same file; TensorRT times kernels.
 
     Args:
         onnx: a model that passed the checker, dimension 0 of every input dynamic or of the asked-for size.
@@ -108,12 +119,8 @@ def build(onnx: Path, plan: Path, request: EngineRequest, log: Log | None = None
     inputs, outputs = _onnx_tensors(onnx)
     trt = _load(request.backend)
     build_log = BuildLog(log)
-    try:
+    with stopped_by_callbacks(build_log):
         serialized, got = _serialize(trt, onnx, request, build_log)
-    except BuildError:
-        _reraise(build_log)
-        raise
-    _reraise(build_log)
     if got != (inputs, outputs):
         raise BuildError(f"{onnx}: TensorRT read inputs and outputs {got}, the file has {(inputs, outputs)}")
     try:
@@ -136,7 +143,7 @@ def build(onnx: Path, plan: Path, request: EngineRequest, log: Log | None = None
 
 def _serialize(
     trt: ModuleType, onnx: Path, request: EngineRequest, log: BuildLog
-) -> tuple[Any, tuple[Tensors, Tensors]]:
+) -> tuple[TrtObject, tuple[Tensors, Tensors]]:
     """The plan in TensorRT's memory, and inputs and outputs as TensorRT read them."""
     logger = trt_logger(trt, log)
     try:
@@ -147,8 +154,9 @@ def _serialize(
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(onnx)):
-        reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-        raise BuildError(f"{request.backend} can't read {onnx}: {_one_line(reasons) or log.last_errors()}")
+        raise BuildError(
+            f"{request.backend} can't read {onnx}: {_parser_errors(parser) or log.last_errors()}"
+        )
     monitor = trt_monitor(trt, log)  # must outlive the config
     config = _config(trt, builder, request, monitor)
     config.add_optimization_profile(_profile(builder, network, request, onnx))
@@ -159,7 +167,12 @@ def _serialize(
     return serialized, _network_tensors(network)
 
 
-def _config(trt: ModuleType, builder: Any, request: EngineRequest, monitor: Any) -> Any:
+def _parser_errors(parser: TrtObject) -> str:
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    return "; ".join(one_line(f"{error.node_operator()}: {error.desc()}") for error in errors)
+
+
+def _config(trt: ModuleType, builder: TrtObject, request: EngineRequest, monitor: TrtObject) -> TrtObject:
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # on by default: ten bits of mantissa under the name of float32
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the log has no kernels
@@ -169,7 +182,7 @@ def _config(trt: ModuleType, builder: Any, request: EngineRequest, monitor: Any)
     return config
 
 
-def _profile(builder: Any, network: Any, request: EngineRequest, onnx: Path) -> Any:
+def _profile(builder: TrtObject, network: TrtObject, request: EngineRequest, onnx: Path) -> TrtObject:
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
@@ -184,14 +197,13 @@ def _profile(builder: Any, network: Any, request: EngineRequest, onnx: Path) -> 
     return profile
 
 
-def _network_tensors(network: Any) -> tuple[Tensors, Tensors]:
+def _network_tensors(network: TrtObject) -> tuple[Tensors, Tensors]:
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     outputs = [network.get_output(index) for index in range(network.num_outputs)]
 
-    def describe(tensors: list[Any]) -> Tensors:
-        return tuple(
-            (tensor.name, _ONNX_NAMES.get(tensor.dtype.name, tensor.dtype.name)) for tensor in tensors
-        )
+    def describe(tensors: list[TrtObject]) -> Tensors:
+        names = [(tensor.name, tensor.dtype.name) for tensor in tensors]
+        return tuple((name, _DTYPES.get(dtype, dtype.lower())) for name, dtype in names)
 
     return describe(inputs), describe(outputs)
 
@@ -206,8 +218,10 @@ def _onnx_tensors(path: Path) -> tuple[Tensors, Tensors]:
     except (OSError, DecodeError) as error:
         raise BuildError(f"can't read the ONNX file {path}: {error}") from error
 
-    def describe(values: Any) -> Tensors:
-        return tuple((v.name, onnx.TensorProto.DataType.Name(v.type.tensor_type.elem_type)) for v in values)
+    def describe(values: Iterable[ValueInfoProto]) -> Tensors:
+        return tuple(
+            (v.name, onnx.helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type).name) for v in values
+        )
 
     if not graph.input or not graph.output:
         raise BuildError(f"the ONNX file {path} has no inputs or no outputs: it is empty or truncated")
@@ -233,24 +247,3 @@ def _load(backend: BackendName) -> ModuleType:
             f"{backend} {version} is too old, {_OLDEST[backend]} or newer is needed: {hint} --upgrade"
         )
     return module
-
-
-def _count_gpus() -> int:
-    """How many GPUs the CUDA driver offers; 0 without a driver. Loads nothing but the driver."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
-
-
-def _reraise(log: BuildLog) -> None:
-    if log.raised is not None:
-        raise log.raised
-
-
-def _one_line(messages: list[str]) -> str:
-    return "; ".join(" ".join(message.split()) for message in messages)

@@ -1,30 +1,39 @@
 """What TensorRT says while it builds: its errors, and the kernels it chose.
 
-TensorRT has no call that names the kernels of a plan without a GPU; the verbose log does, in one last message.
+No call names the kernels of a plan without a GPU; the verbose log does, in one last message.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
+import signal
 import threading
-from collections.abc import Callable, Iterable
-from types import ModuleType
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType, ModuleType
 from typing import Any
 
+from runtime.errors import BuildError
+
+TrtObject = Any
+"""An object of TensorRT's bindings, which ship no types."""
 Log = Callable[[str, str], None]
 """Takes a severity (`verbose`, `info`, `warning`, `error`, `internal error`) and a message."""
 
 MAX_ERRORS = 3
 MAX_ERROR_CHARS = 1200
+"""Of one line: TensorRT quotes whole tensors."""
 _KERNEL = re.compile(r"^Name: (\S+), LayerType: ", re.MULTILINE)
+_NO_DRIVER = "cudaError 35"
+"""In a line that TensorRT-RTX adds to every error where there is no GPU; it would read as the cause."""
 _FUSED_ATTENTION = ("_gemm_mha", "_gemv_mha")
 
 
 class BuildLog:
     """Keeps the errors and the kernels of one build, and hands every message on.
 
-    TensorRT calls from C++ that lets no exception through, and a Ctrl-C arrives in whatever Python runs: so whatever
-    is raised in here is kept in `raised` for the caller, who ends the build and raises it again.
+    TensorRT swallows what is raised in a callback and goes on. So it is kept in `raised`, which ends the
+    build (`trt_monitor`) and is raised again after it (`stopped_by_callbacks`).
     """
 
     def __init__(self, forward: Log | None = None) -> None:
@@ -46,17 +55,24 @@ class BuildLog:
                     self._errors.append(message)
                 if self._forward is not None and self.raised is None:
                     self._forward(severity, message)
-        except BaseException as error:  # noqa: BLE001  # see the class
+        except BaseException as error:  # Ctrl-C too: see the class
             self.raised = error
 
     def last_errors(self) -> str:
         """The builder's own last words on one line, the same only once; empty if it gave none."""
-        lines = [" ".join(error.split()) for error in self._errors]
-        return "; ".join(list(dict.fromkeys(lines))[-MAX_ERRORS:])[:MAX_ERROR_CHARS]
+        latest_first = dict.fromkeys(one_line(error) for error in reversed(self._errors))
+        return "; ".join(reversed(list(latest_first)[:MAX_ERRORS]))
+
+
+def one_line(text: str) -> str:
+    """The text without its line breaks and without complaints about a missing driver, cut where very long."""
+    lines = text.splitlines()
+    line = " ".join(" ".join([line for line in lines if _NO_DRIVER not in line] or lines).split())
+    return line if len(line) <= MAX_ERROR_CHARS else line[:MAX_ERROR_CHARS] + "..."
 
 
 def kernel_names(layers: str) -> tuple[str, ...]:
-    """The kernels in the message `Layers:` of the verbose log of a build with detailed profiling verbosity."""
+    """The kernels in the message `Layers:` of a verbose log with detailed profiling verbosity."""
     return tuple(_KERNEL.findall(layers))
 
 
@@ -65,20 +81,48 @@ def count_fused_attention(kernels: Iterable[str]) -> int:
     return sum(name.startswith(_FUSED_ATTENTION) for name in kernels)
 
 
-def trt_logger(trt: ModuleType, log: BuildLog) -> Any:
+@contextlib.contextmanager
+def stopped_by_callbacks(log: BuildLog) -> Iterator[None]:
+    """A block that runs the builder and then raises what `log` kept, a Ctrl-C included.
+
+    Python raises a Ctrl-C in whatever it runs next, during a build a callback, where it would be lost.
+    """
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        log.raised = KeyboardInterrupt()
+
+    # Only the main thread may set handlers; one that someone else chose, or "ignore", stays.
+    ours = threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if ours:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except BuildError:  # there is no engine because it was stopped
+        if log.raised is None:
+            raise
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    if log.raised is not None:
+        raise log.raised
+
+
+def trt_logger(trt: ModuleType, log: BuildLog) -> TrtObject:
     """A TensorRT logger that records in `log`; `trt.Logger` would print to stdout."""
 
     class Logger(trt.ILogger):  # type: ignore[name-defined,misc]  # the base is known at run time only
         def __init__(self) -> None:
             trt.ILogger.__init__(self)  # pybind11 refuses super().__init__
 
-        def log(self, severity: Any, message: str) -> None:
+        def log(self, severity: TrtObject, message: str) -> None:
             log.record(severity.name.lower().replace("_", " "), message)
 
     return Logger()
 
 
-def trt_monitor(trt: ModuleType, log: BuildLog) -> Any:
+def trt_monitor(trt: ModuleType, log: BuildLog) -> TrtObject:
     """A TensorRT progress monitor that stops the build once `log` has something to raise."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined,misc]  # the base is known at run time only

@@ -6,8 +6,9 @@ agreement is the proof. Works in the model's own dtype, float64 included.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,8 +32,33 @@ class Eager:
     """(B, K, P) bool."""
     norm: torch.Tensor
     """(B, K, P)."""
-    margin: torch.Tensor
-    """(B,): the smallest distance of a norm to its threshold, as a share of that norm; infinity without ITAE."""
+    distance: torch.Tensor
+    """(B, K, P): how far each norm is from the threshold, as a share of itself."""
+
+    @property
+    def margin(self) -> torch.Tensor:
+        """(B,): the smallest distance of an image; infinity without ITAE."""
+        far = self.distance.new_full((len(self.distance), 1), math.inf)
+        return torch.cat([self.distance.flatten(1), far], dim=1).amin(dim=1)
+
+    @property
+    def is_mixed(self) -> torch.Tensor:
+        """(B,): whether a chosen layer has some but not all of its patches flagged."""
+        return (self.artifact.any(dim=2) & ~self.artifact.all(dim=2)).any(dim=1)
+
+    def take(self, index: Sequence[int]) -> Eager:
+        """The results of some of the images."""
+        chosen = torch.tensor(list(index), dtype=torch.long)
+        return Eager(*(value[chosen] for value in _values(self)))
+
+
+def concatenate(results: Sequence[Eager]) -> Eager:
+    """The results of several calls as one."""
+    return Eager(*(torch.cat(values) for values in zip(*map(_values, results), strict=True)))
+
+
+def _values(eager: Eager) -> list[torch.Tensor]:
+    return [getattr(eager, field.name) for field in dataclasses.fields(eager)]
 
 
 @dataclass
@@ -44,7 +70,7 @@ class _Recorder:
     prefix: int
     artifact: list[torch.Tensor] = field(default_factory=list)
     norm: list[torch.Tensor] = field(default_factory=list)
-    margin: list[torch.Tensor] = field(default_factory=list)
+    distance: list[torch.Tensor] = field(default_factory=list)
 
 
 @torch.inference_mode()
@@ -74,14 +100,13 @@ def _embed_one(model: Any, image: torch.Tensor, itae: ItaeConfig | None) -> Eage
     P = tokens.shape[1] - prefix
     if recorder is None:
         none = tokens.new_zeros((1, 0, P))
-        far = tokens.new_full((1,), math.inf)
-        return Eager(tokens[:, 0], tokens[:, prefix:], none.bool(), none, far)
+        return Eager(tokens[:, 0], tokens[:, prefix:], none.bool(), none, none)
     return Eager(
         tokens[:, 0],
         tokens[:, prefix:],
         torch.stack(recorder.artifact, 1),
         torch.stack(recorder.norm, 1),
-        torch.stack(recorder.margin, 1).amin(1),
+        torch.stack(recorder.distance, 1),
     )
 
 
@@ -102,10 +127,10 @@ def attend(
         source = {"query": query, "key": key, "value": value}[itae_recorder.itae.source]
         patches = source[:, :, itae_recorder.prefix :]
         norm = patches.square().sum(dim=(1, 3)).sqrt()  # (B, P), over all heads and channels
-        artifact, margin = detect(norm, itae_recorder.itae)
+        artifact, distance = detect(norm, itae_recorder.itae)
         itae_recorder.norm.append(norm)
         itae_recorder.artifact.append(artifact)
-        itae_recorder.margin.append(margin)
+        itae_recorder.distance.append(distance)
         logits = attenuate(logits, artifact, itae_recorder.prefix, itae_recorder.itae.attenuation)
     return (logits.softmax(dim=-1) @ value).transpose(1, 2).contiguous(), None
 
@@ -117,48 +142,65 @@ def detect(norm: torch.Tensor, itae: ItaeConfig) -> tuple[torch.Tensor, torch.Te
     """Which patches are artifacts. Source: itae.md 1.
 
     Args:
-        norm: (B, P), the L2 norm of each patch.
+        norm: (..., P), the L2 norm of each patch.
         itae: threshold and side.
 
     Returns:
-        artifact (B, P) bool, and margin (B,): the smallest distance of a norm to the threshold, as a share of it.
+        artifact (..., P) bool, and distance (..., P): how far each norm is from the threshold, as a share of itself.
     """
     number = itae.limit.number
     above: torch.Tensor
     below: torch.Tensor
     if itae.limit.kind == "absolute":
         above, below = norm > number, norm <= number
-        high = low = torch.full_like(norm[:, :1], number)
+        high = low = torch.full_like(norm[..., :1], number)
     elif itae.limit.kind == "ratio":
         middle = _median(norm)
         high, low = number * middle, middle / number
         above, below = norm > high, norm < low
     else:
         centre, spread = _centre_and_spread(norm, itae.limit.kind)
-        z = (norm - centre) / (spread + 1e-6)
+        z = (norm - centre) / spread
         above, below = z > number, z < -number
-        high, low = centre + number * (spread + 1e-6), centre - number * (spread + 1e-6)
+        high, low = centre + number * spread, centre - number * spread
     sides = {"high": (above, high), "low": (below, low)}
-    used = sides.values() if itae.side == "both" else [sides[itae.side]]
+    used = list(sides.values()) if itae.side == "both" else [sides[itae.side]]
     artifact = torch.stack([flags for flags, _ in used]).any(dim=0)
     distance = torch.stack([(norm - limit).abs() / norm.clamp_min(1e-30) for _, limit in used])
-    return artifact, distance.amin(dim=(0, 2))
+    return artifact, distance.amin(dim=0)
+
+
+def score(norm: torch.Tensor, itae: ItaeConfig) -> torch.Tensor:
+    """What the threshold's number is compared with, (..., P): a norm is flagged where this is larger.
+
+    Only for `absolute` on the low side it is flagged where this is not larger.
+    """
+    if itae.limit.kind == "absolute":
+        return norm
+    if itae.limit.kind == "ratio":
+        high = norm / _median(norm)
+        low = 1 / high
+    else:
+        centre, spread = _centre_and_spread(norm, itae.limit.kind)
+        high = (norm - centre) / spread
+        low = -high
+    return {"high": high, "low": low, "both": torch.maximum(high, low)}[itae.side]
 
 
 def _centre_and_spread(norm: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Median and scaled MAD, or mean and population standard deviation, each (B, 1)."""
+    """Median and scaled MAD, or mean and population standard deviation, each (..., 1); spreads never 0."""
     if kind == "mad":
         centre = _median(norm)
-        return centre, 1.4826 * _median((norm - centre).abs())
-    centre = norm.mean(dim=1, keepdim=True)
-    return centre, norm.std(dim=1, correction=0, keepdim=True)
+        return centre, 1.4826 * _median((norm - centre).abs()) + 1e-6
+    centre = norm.mean(dim=-1, keepdim=True)
+    return centre, norm.std(dim=-1, correction=0, keepdim=True) + 1e-6
 
 
 def _median(values: torch.Tensor) -> torch.Tensor:
-    """(B, P) -> (B, 1); of an even count the mean of the two middle ones, as numpy has it (torch takes the lower)."""
-    ordered = values.sort(dim=1).values
-    P = values.shape[1]
-    return (ordered[:, (P - 1) // 2] + ordered[:, P // 2])[:, None] / 2
+    """(..., P) -> (..., 1); of an even count the mean of the two middle ones, as numpy has it (torch: the lower)."""
+    ordered = values.sort(dim=-1).values
+    P = values.shape[-1]
+    return (ordered[..., (P - 1) // 2] + ordered[..., P // 2])[..., None] / 2
 
 
 def attenuate(logits: torch.Tensor, artifact: torch.Tensor, prefix: int, how: Choice) -> torch.Tensor:

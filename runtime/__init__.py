@@ -1,1 +1,35 @@
-"""The runtime."""
+"""Uses the models that `exporter` makes: embeds images, clusters the embeddings, verifies the models.
+
+from runtime import load
+
+with load("itae.onnx") as model:
+    vectors = model.embed(["cat.jpg", "dog.png"])  # (2, C) float32
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runtime.embedder import Model
+
+__all__ = ["load"]
+
+
+def load(path: str | os.PathLike[str], provider: str = "auto") -> Model:
+    """Load a model after checking its files; close it, or use it as a context manager.
+
+    Args:
+        path: `X.onnx` or `X.engine`, with its manifest beside it.
+        provider: where an ONNX model runs: `auto` (the CPU), `cpu` or `cuda`.
+
+    Raises:
+        ItaeError: the model is missing, altered or too new, or can't run here; see `runtime.errors`.
+    """
+    from pathlib import Path
+
+    from runtime.backends import open_session
+    from runtime.embedder import Model  # here, so that `--help` and the exporter pay for none of it
+
+    return Model(open_session(Path(path), provider))

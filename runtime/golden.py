@@ -30,6 +30,8 @@ class Golden:
     """(N, C)."""
     flags: Flags
     """(N, K, P): which patches are artifacts."""
+    flag_distance: Float32
+    """(N, K, P): how far each norm is from its threshold, as a share of itself."""
     patch_tokens: Float32 | None = None
     """(N, P, C), stored where the model outputs it."""
     artifact_norm: Float32 | None = None
@@ -48,7 +50,12 @@ class Golden:
 
 def golden_bytes(golden: Golden) -> bytes:
     """The sample as an npz file, the same bytes for the same arrays."""
-    arrays = {"input": golden.input, "flags": golden.flags, **golden.outputs()}
+    arrays = {
+        "input": golden.input,
+        "flags": golden.flags,
+        "flag_distance": golden.flag_distance,
+        **golden.outputs(),
+    }
     del arrays["artifact_mask"]  # stored once, as `flags`
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub confuses **arrays with allow_pickle
@@ -75,6 +82,7 @@ def read_golden(model: Path, manifest: Manifest) -> Golden:
                 input=file["input"],
                 embedding=file["embedding"],
                 flags=file["flags"],
+                flag_distance=file["flag_distance"],
                 patch_tokens=file.get("patch_tokens"),
                 artifact_norm=file.get("artifact_norm"),
             )
@@ -94,6 +102,7 @@ def _check_shapes(golden: Golden, manifest: Manifest, path: Path) -> None:
         "input": ((samples, *image), manifest.input.dtype),
         "embedding": ((samples, width_c), "float32"),
         "flags": ((samples, layers, patches), "bool"),
+        "flag_distance": ((samples, layers, patches), "float32"),
         "patch_tokens": ((samples, patches, width_c), "float32"),
         "artifact_norm": ((samples, layers, patches), "float32"),
     }

@@ -136,6 +136,8 @@ class ParityCheck(_Record):
     """Samples whose flags differ inside `flag_margin`, left out of the figures."""
     max_abs: float
     min_cosine: float
+    effect: float | None = None
+    """Largest absolute change of an element of the eager embeddings by ITAE: what the check could have seen."""
 
 
 class ParityReport(_Record):

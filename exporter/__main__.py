@@ -1,0 +1,89 @@
+"""`python -m exporter`: parse, export, say what was made."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from exporter import export
+from exporter.arguments import parser, to_spec
+from exporter.progress import Progress
+from runtime.command import run
+
+if TYPE_CHECKING:
+    from exporter.pipeline import ExportResult
+    from runtime.manifest import Manifest, ParityCheck
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; gives its exit code: 0, 1 for a failed check, 2 for bad use or what the machine lacks."""
+    given = list(sys.argv[1:] if argv is None else argv)
+
+    def body() -> int:
+        arguments = parser().parse_args(given)
+        # SIGTERM as Ctrl-C, so that the work folder goes.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        progress = Progress(quiet=arguments.quiet, verbose=arguments.verbose)
+        result = export(to_spec(arguments), progress)
+        if not arguments.quiet:
+            print("\n".join(summary(result)))  # noqa: T201
+        return 0
+
+    return run("exporter", body, verbose=lambda: "--verbose" in given)
+
+
+def summary(result: ExportResult) -> list[str]:
+    """What was made, in lines for people."""
+    m = result.manifest
+    o = m.options
+    height, width = o.image_size
+    made = f"{m.builder.name} {m.builder.version}, {m.files.model.bytes / 1e6:.1f} MB"
+    if m.files.external_data is not None:
+        made += f" + {m.files.external_data.bytes / 1e6:.1f} MB of weights in {m.files.external_data.name}"
+    batch = f"batch {','.join(map(str, o.batch))}" if o.batch else "any batch"
+    revision = f" at {m.model.revision}" if m.model.revision else ""
+    lines = [
+        f"{result.path}: {made}",
+        f"  model    {o.size}, {o.precision}, {height}x{width}, {batch}, weights {o.weights}{revision}",
+        f"  ITAE     {_itae(m)}",
+        f"  input    {m.input.name} {m.input.dtype} {_shape(m.input.shape)}",
+        *(f"  output   {one.name} {one.dtype} {_shape(one.shape)}" for one in m.outputs),
+        *(f"  parity   {_check(one)}" for one in m.parity.checks),
+        f"  seconds  {', '.join(f'{name} {s:.1f}' for name, s in result.seconds.items())}",
+    ]
+    if o.weights.startswith("random"):
+        lines.append("  These weights are random: good for trying things out, not for embeddings.")
+    return lines
+
+
+def _itae(m: Manifest) -> str:
+    itae = m.options.itae
+    if itae is None:
+        return "none, plain DINOv2"
+    layers = ",".join(map(str, itae.layers))
+    return f"layers {layers}, {itae.source} norm, {itae.threshold} on {itae.side}, attenuate {itae.attenuate}"
+
+
+def _check(check: ParityCheck) -> str:
+    """One comparison on a line."""
+    text = f"max abs {check.max_abs:.2g}, cosine {check.min_cosine:.7f} on {check.samples} images"
+    if check.threshold is None:
+        return text
+    text = f"{check.threshold}: {check.flagged} of {check.patches} patches flagged; {text}"
+    if check.purpose != "as exported":
+        text += " (a threshold that flags more, to test the same surgery)"
+    if check.effect is not None:
+        text += f"; ITAE moves them by up to {check.effect:.2g}"
+    if check.borderline:
+        text += f"; {len(check.borderline)} borderline, left out"
+    return text
+
+
+def _shape(shape: tuple[int | str, ...]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""The last station: model, golden sample and manifest take their places, the manifest last."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporter.architecture import PATCH
+from exporter.golden_sample import Sample
+from exporter.spec import ExportSpec
+from exporter.weights import Weights
+from runtime import atomic
+from runtime.golden import golden_bytes
+from runtime.manifest import (
+    Backbone,
+    Builder,
+    Files,
+    Manifest,
+    Options,
+    ParityCheck,
+    ParityReport,
+    manifest_path,
+    parity_path,
+    record_file,
+)
+from runtime.parity import LIMITS
+from runtime.preprocess import standard_preprocessing
+
+VERSIONS = ("torch", "transformers", "onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "itae")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the weights came from, without the weights."""
+
+    source: str
+    revision: str | None
+    sha256: str
+
+    @classmethod
+    def of(cls, weights: Weights) -> Origin:
+        """What stays known of `weights` when its model is released."""
+        return cls(weights.source, weights.revision, weights.sha256)
+
+
+@dataclass(frozen=True)
+class Product:
+    """One finished model in the work folder, and where it goes."""
+
+    target: Path
+    model: Path
+    data: Path | None
+    builder: Builder
+
+
+def publish(
+    product: Product, spec: ExportSpec, origin: Origin, sample: Sample, checks: tuple[ParityCheck, ...]
+) -> Manifest:
+    """Move a finished model to its place with its golden sample and manifest.
+
+    Every file takes its place whole. Between the first and the manifest an older manifest matches no longer, so that
+    readers refuse rather than mix.
+
+    Raises:
+        OutputFileError: a file can't be written.
+    """
+    target = product.target
+    data_name = f"{target.name}.data"
+    golden = product.model.with_name("golden.npz")
+    golden.write_bytes(golden_bytes(sample.golden))
+    files = Files(
+        model=record_file(product.model, target.name),
+        external_data=record_file(product.data, data_name) if product.data else None,
+        parity=record_file(golden, parity_path(target).name),
+    )
+    manifest = _manifest(product, spec, origin, checks, files)
+    if product.data is not None:
+        atomic.publish(product.data, target.with_name(data_name))
+    atomic.publish(product.model, target)
+    atomic.publish(golden, parity_path(target))
+    atomic.write_atomically(manifest_path(target), manifest.to_json())
+    if product.data is None and target.suffix == ".onnx":
+        target.with_name(data_name).unlink(missing_ok=True)  # of a larger model that was here before
+    return manifest
+
+
+def _manifest(
+    product: Product, spec: ExportSpec, origin: Origin, checks: tuple[ParityCheck, ...], files: Files
+) -> Manifest:
+    arch = spec.backbone
+    is_engine = product.builder.name != "onnx"
+    return Manifest(
+        options=Options(
+            size=arch.name,
+            weights=origin.source,
+            backend="none" if product.builder.name == "onnx" else product.builder.name,
+            precision=spec.resolved_precision,
+            image_size=(spec.height, spec.width),
+            batch=spec.profile if is_engine else None,
+            itae=spec.itae.resolved(arch.depth) if spec.itae else None,
+            outputs=spec.outputs,
+            input=spec.input,
+            pos_embed=spec.pos_embed,
+            workspace_mib=spec.workspace_mib if is_engine else None,
+            parity_samples=spec.parity_samples,
+        ),
+        model=Backbone(
+            size=arch.name,
+            registers=arch.registers,
+            patch=PATCH,
+            width=arch.width,
+            heads=arch.heads,
+            depth=arch.depth,
+            weight_source=origin.source,
+            revision=origin.revision,
+            weights_sha256=origin.sha256,
+        ),
+        inputs=(spec.input_info(),),
+        outputs=tuple(spec.output_info(name) for name in spec.outputs),
+        preprocessing=standard_preprocessing((spec.height, spec.width), spec.input),
+        builder=product.builder,
+        parity=ParityReport(limits=LIMITS[spec.resolved_precision], checks=checks),
+        files=files,
+        versions={name: _version(name) for name in VERSIONS},
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,147 @@
+"""What every backend answers, and the checks around each of its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.errors import CheckError, InputError, UsageError
+from runtime.manifest import Manifest
+
+Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
+
+DEFAULT_BATCH = 8
+"""For ONNX, whose batch is dynamic. On a CPU larger ones are no faster."""
+
+
+class Session(Protocol):
+    """A loaded model. Each backend's `run` checks the batch, runs it and checks what came out."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """The model's manifest, against which its files were checked."""
+
+    @property
+    def name(self) -> str:
+        """What runs the model, with its version: for reports."""
+
+    def run(self, batch: Array, outputs: Sequence[str] | None = None) -> Arrays:
+        """Run a batch of the manifest's input dtype and shape, B >= 1; give `outputs`, or all, by name.
+
+        Raises:
+            InputError: the batch has another dtype or shape than the model, no image, too many, or NaN.
+            UsageError: the model has no such output, or the session is closed.
+            CheckError: an output holds NaN or infinity, or has another shape than the manifest says.
+            BackendError: the backend failed: out of memory, for one.
+        """
+
+    def close(self) -> None:
+        """Release the model; a second call does nothing."""
+
+
+def batch_limits(manifest: Manifest) -> tuple[int, int, int | None]:
+    """Smallest, preferred and largest batch that the model takes; no largest for ONNX."""
+    if manifest.options.batch is None or manifest.builder.name == "onnx":
+        return 1, DEFAULT_BATCH, None
+    return manifest.options.batch
+
+
+def check_batch(manifest: Manifest, batch: Array) -> None:
+    """Check a batch before a backend sees it: ONNX Runtime takes B = 0 and NaN without a word.
+
+    Raises:
+        InputError: as `Session.run`.
+    """
+    expected = manifest.input
+    shape = ", ".join(str(size) for size in expected.shape)
+    wanted = f"the model takes `{expected.name}` as {expected.dtype} ({shape})"
+    if not isinstance(batch, np.ndarray):
+        raise InputError(f"a batch is a numpy array, not {type(batch).__name__}: {wanted}")
+    if batch.dtype != expected.dtype:
+        raise InputError(f"a batch of dtype {batch.dtype}: {wanted}")
+    if len(batch.shape) != len(expected.shape) or batch.shape[1:] != expected.shape[1:]:
+        raise InputError(f"a batch of shape {batch.shape}: {wanted}")
+    smallest, _, largest = batch_limits(manifest)
+    if batch.shape[0] < smallest or (largest is not None and batch.shape[0] > largest):
+        upto = "or more" if largest is None else f"to {largest}"
+        raise InputError(f"a batch of {batch.shape[0]} images: the model takes {smallest} {upto}")
+    if batch.dtype == np.float32 and not np.isfinite(batch).all():
+        raise InputError(f"a batch that holds NaN or infinity: {wanted}")
+
+
+def check_names(manifest: Manifest, outputs: Sequence[str] | None) -> tuple[str, ...]:
+    """The outputs to ask for: all of the model's where None.
+
+    Raises:
+        UsageError: the model has no such output.
+    """
+    names = manifest.output_names()
+    for name in outputs or ():
+        if name not in names:
+            raise UsageError(
+                f"the model has no output `{name}`, only {', '.join(names)}; see the exporter's --outputs"
+            )
+    return names if outputs is None else tuple(outputs)
+
+
+def check_outputs(manifest: Manifest, samples: int, outputs: Mapping[str, Array]) -> None:
+    """Check what a backend gave for a batch of `samples` images.
+
+    Raises:
+        CheckError: an output holds NaN or infinity, or has another dtype or shape than the manifest says.
+    """
+    declared = {output.name: output for output in manifest.outputs}
+    for name, array in outputs.items():
+        shape = (samples, *declared[name].shape[1:])
+        if array.shape != shape or array.dtype != declared[name].dtype:
+            raise CheckError(
+                f"{manifest.files.model.name} gave `{name}` as {array.dtype} {array.shape}, "
+                f"its manifest says {declared[name].dtype} {shape}: export it again"
+            )
+        if array.dtype == np.float32 and not np.isfinite(array).all():
+            rows = int((~np.isfinite(array.reshape(samples, -1)).all(axis=1)).sum())
+            raise CheckError(
+                f"{manifest.files.model.name} gave NaN or infinity in `{name}` for {rows} of {samples} images: "
+                "its precision can't hold them; export it with --precision fp32"
+            )
+
+
+def chosen_batch(manifest: Manifest, batch: int | None) -> int:
+    """How many images to run at a time: `batch`, or the model's preferred number where None.
+
+    Raises:
+        UsageError: the model does not take so many, or so few.
+    """
+    smallest, preferred, largest = batch_limits(manifest)
+    if batch is None:
+        return preferred
+    if batch < 1 or (largest is not None and batch > largest):
+        raise UsageError(f"a batch of {batch}: the model takes 1 to {largest or 'any number'} at a time")
+    return max(batch, smallest)
+
+
+def run_in_batches(
+    session: Session, inputs: Array, batch: int | None = None, outputs: Sequence[str] | None = None
+) -> Arrays:
+    """Run any number of images, `batch` at a time (the model's preferred number where None).
+
+    Where fewer are left than the model takes, the last is repeated and its extra results dropped.
+
+    Raises:
+        InputError, UsageError, CheckError, BackendError: as `Session.run`.
+    """
+    smallest, _, _ = batch_limits(session.manifest)
+    size = chosen_batch(session.manifest, batch)
+    if len(inputs) == 0:
+        check_batch(session.manifest, inputs)
+    pieces: list[Arrays] = []
+    for start in range(0, len(inputs), size):
+        piece = inputs[start : start + size]
+        missing = max(0, smallest - len(piece))
+        padded = np.concatenate([piece, np.repeat(piece[-1:], missing, axis=0)]) if missing else piece
+        pieces.append({name: array[: len(piece)] for name, array in session.run(padded, outputs).items()})
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
