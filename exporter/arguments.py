@@ -37,9 +37,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     what = p.add_argument_group("what to export")
-    what.add_argument(
-        "--size", default="vitb14", metavar="SIZE", help=f"{', '.join(ARCHITECTURES)} (default: vitb14)"
-    )
+    what.add_argument("--size", default="vitb14", metavar="SIZE", help=f"{', '.join(ARCHITECTURES)} (default: vitb14)")
     what.add_argument(
         "--weights", default="auto", metavar="W",
         help="auto (the official model from the Hugging Face hub), a path (.pth in Meta's naming, .safetensors, "
@@ -88,9 +86,7 @@ def _itae_group(p: argparse.ArgumentParser, itae: ItaeConfig) -> None:
         metavar="LIST",
         help="last, all, or a list such as 0,5,8-11 (default: last)",
     )
-    group.add_argument(
-        "--source", choices=SOURCES, default=itae.source, help="whose norm is looked at (default: key)"
-    )
+    group.add_argument("--source", choices=SOURCES, default=itae.source, help="whose norm is looked at (default: key)")
     group.add_argument(
         "--threshold", default=itae.threshold, metavar="KIND:X",
         help="mad:λ, zscore:λ, ratio:λ (λ > 1) or absolute:τ (default: mad:5)",
@@ -118,12 +114,8 @@ def _engine_group(p: argparse.ArgumentParser) -> None:
         "--batch", default="1,8,64", metavar="MIN,OPT,MAX|N",
         help="batch sizes of the engine's profile, or one fixed size; ONNX takes any (default: 1,8,64)",
     )  # fmt: skip
-    group.add_argument(
-        "--workspace-mib", type=_whole("--workspace-mib"), metavar="M", help="scratch memory, MiB"
-    )
-    group.add_argument(
-        "--keep-onnx", metavar="FILE", help="leave the ONNX file that the engine was built from"
-    )
+    group.add_argument("--workspace-mib", type=_whole("--workspace-mib"), metavar="M", help="scratch memory, MiB")
+    group.add_argument("--keep-onnx", metavar="FILE", help="leave the ONNX file that the engine was built from")
 
 
 def to_spec(a: argparse.Namespace) -> ExportSpec:
@@ -134,9 +126,7 @@ def to_spec(a: argparse.Namespace) -> ExportSpec:
     """
     itae = ItaeConfig(a.layers, a.source, a.threshold, a.side, a.attenuate)
     if a.no_itae and itae != ItaeConfig():
-        raise UsageError(
-            "--no-itae contradicts --layers, --source, --threshold, --side and --attenuate: drop either"
-        )
+        raise UsageError("--no-itae contradicts --layers, --source, --threshold, --side and --attenuate: drop either")
     return ExportSpec(
         out=a.out,
         size=a.size,
@@ -156,9 +146,7 @@ def to_spec(a: argparse.Namespace) -> ExportSpec:
 
 
 def _image_size(text: str) -> int | tuple[int, int]:
-    sides = [
-        _number("--image-size", text, side, "N or HxW, such as 224 or 224x448") for side in text.split("x")
-    ]
+    sides = [_number("--image-size", text, side, "N or HxW, such as 224 or 224x448") for side in text.split("x")]
     if len(sides) > 2:
         _refuse("--image-size", text, "N or HxW, such as 224 or 224x448")
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])

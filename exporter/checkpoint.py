@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
-import zipfile
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +41,7 @@ def meta_entries(arch: Architecture) -> dict[str, Entry]:
         "cls_token": Entry((1, 1, C), ("embeddings.cls_token",)),
         "pos_embed": Entry((1, 1 + TRAINED_GRID**2, C), ("embeddings.position_embeddings",)),
         "mask_token": Entry((1, C), ("embeddings.mask_token",)),
-        "patch_embed.proj.weight": Entry(
-            (C, 3, PATCH, PATCH), ("embeddings.patch_embeddings.projection.weight",)
-        ),
+        "patch_embed.proj.weight": Entry((C, 3, PATCH, PATCH), ("embeddings.patch_embeddings.projection.weight",)),
         "patch_embed.proj.bias": Entry((C,), ("embeddings.patch_embeddings.projection.bias",)),
         "norm.weight": Entry((C,), ("layernorm.weight",)),
         "norm.bias": Entry((C,), ("layernorm.bias",)),
@@ -121,6 +119,8 @@ def translate(tensors: Mapping[str, torch.Tensor], arch: Architecture, source: s
         tensor = tensors[name].detach()
         if not tensor.is_floating_point():
             raise WeightsError(f"{source}: {name} is {tensor.dtype}, expected floating point")
+        if tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise WeightsError(f"{source}: {name} is sparse or has no values, expected a plain tensor")
         tensor = tensor.to(torch.float32)
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"{source}: {name} holds NaN or infinity: the file is damaged, get it again")
@@ -177,12 +177,17 @@ def read_checkpoint(path: Path) -> Tensors:
 
 def _read_pickle(path: Path) -> Tensors:
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its own deprecated calls, into our one line
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path} holds more than tensors and was not loaded, since it could run code: save its state dict alone"
+            f"{path} is damaged or holds more than tensors, and was not loaded, since it could run code: "
+            "save its state dict alone"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file makes torch.load raise nearly anything
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path} is truncated or not a checkpoint ({first}): get it again") from error
     if not isinstance(tensors, dict) or not all(
@@ -204,11 +209,11 @@ def _read_folder(folder: Path) -> Tensors:
         if index.stat().st_size > MAX_INDEX_BYTES:
             raise WeightsError(f"{index} is larger than {MAX_INDEX_BYTES} bytes: not an index of shards")
         shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{index} is not an index of shards ({error})") from error
     tensors: Tensors = {}
     for shard in shards:
-        if not isinstance(shard, str) or Path(shard).name != shard:
+        if not isinstance(shard, str) or Path(shard).name != shard or Path(shard).suffix != ".safetensors":
             raise WeightsError(f"{index} names {shard!r}, which is not a file of its folder")
         tensors.update(read_checkpoint(folder / shard))
     return tensors
@@ -223,7 +228,7 @@ def check_config(path: Path, arch: Architecture) -> None:
     try:
         config = json.loads(path.read_text())
         found = {key: config[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(f"{path} is not the config of a DINOv2 ({error})") from error
     expected = {
         "hidden_size": arch.width,

@@ -154,9 +154,7 @@ def _serialize(
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(onnx)):
-        raise BuildError(
-            f"{request.backend} can't read {onnx}: {_parser_errors(parser) or log.last_errors()}"
-        )
+        raise BuildError(f"{request.backend} can't read {onnx}: {_parser_errors(parser) or log.last_errors()}")
     monitor = trt_monitor(trt, log)  # must outlive the config
     config = _config(trt, builder, request, monitor)
     config.add_optimization_profile(_profile(builder, network, request, onnx))
@@ -219,9 +217,7 @@ def _onnx_tensors(path: Path) -> tuple[Tensors, Tensors]:
         raise BuildError(f"can't read the ONNX file {path}: {error}") from error
 
     def describe(values: Iterable[ValueInfoProto]) -> Tensors:
-        return tuple(
-            (v.name, onnx.helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type).name) for v in values
-        )
+        return tuple((v.name, onnx.helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type).name) for v in values)
 
     if not graph.input or not graph.output:
         raise BuildError(f"the ONNX file {path} has no inputs or no outputs: it is empty or truncated")
@@ -243,7 +239,5 @@ def _load(backend: BackendName) -> ModuleType:
         raise BackendError(f"{backend} is installed but does not load ({error}): {hint}") from error
     version = str(module.__version__)
     if int(version.split(".")[0]) < _OLDEST[backend]:
-        raise BackendError(
-            f"{backend} {version} is too old, {_OLDEST[backend]} or newer is needed: {hint} --upgrade"
-        )
+        raise BackendError(f"{backend} {version} is too old, {_OLDEST[backend]} or newer is needed: {hint} --upgrade")
     return module

@@ -91,20 +91,23 @@ def stopped_by_callbacks(log: BuildLog) -> Iterator[None]:
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         log.raised = KeyboardInterrupt()
 
-    # Only the main thread may set handlers; one that someone else chose, or "ignore", stays.
-    ours = threading.current_thread() is threading.main_thread() and (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if ours:
-        signal.signal(signal.SIGINT, interrupt)
+    # Only the main thread may set handlers; one that does not raise Ctrl-C stays, "ignore" too.
+    ours = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if threading.current_thread() is threading.main_thread()
+        and signal.getsignal(number) is signal.default_int_handler
+    ]
+    for number in ours:
+        signal.signal(number, interrupt)
     try:
         yield
     except BuildError:  # there is no engine because it was stopped
         if log.raised is None:
             raise
     finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in ours:
+            signal.signal(number, signal.default_int_handler)
     if log.raised is not None:
         raise log.raised
 

@@ -10,12 +10,14 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from exporter import reference
+from exporter.architecture import PATCH
 from exporter.itae import ItaeConfig
 from exporter.spec import ExportSpec
 from runtime.errors import UsageError
@@ -66,9 +68,7 @@ def make_samples(model: torch.nn.Module, spec: ExportSpec, progress: Progress) -
     samples = [_with_effect(model, eager.take(best), images[best], spec, spec.itae, progress)]
     if samples[0].mixed * 2 < S:
         moved, best = _move_threshold(eager.norm, spec.itae, S)
-        progress(
-            f"{spec.itae.threshold} flags {samples[0].flagged} patches: a second check at {moved.threshold}"
-        )
+        progress(f"{spec.itae.threshold} flags {samples[0].flagged} patches: a second check at {moved.threshold}")
         again = _run(model, images[best], moved, progress)
         samples.append(_with_effect(model, again, images[best], spec, moved, progress))
     return samples
@@ -86,19 +86,19 @@ def candidate(index: int, height: int, width: int) -> Images:
         return noise
     if kind == 1:
         flat = np.full_like(noise, rng.integers(0, 256, 3))
-        loud = _per_patch(rng.random((height // 14, width // 14)) < 0.05)
-        return np.where(loud[..., None], noise, flat)
+        loud = _per_patch(rng.random((height // PATCH, width // PATCH)) < 0.05)
+        return np.asarray(np.where(loud[..., None], noise, flat), np.uint8)
     if kind == 2:
-        y, x = np.mgrid[:height, :width] / 14
+        y, x = np.mgrid[:height, :width] / PATCH
         angles, phases = rng.uniform(0, 2 * math.pi, (2, 3))
         wave = np.sin((np.multiply.outer(y, np.sin(angles)) + np.multiply.outer(x, np.cos(angles))) + phases)
-        return (127.5 + 127.4 * wave).astype(np.uint8)
-    bright = _per_patch(rng.random((height // 14, width // 14)) ** 3)
-    return (noise * bright[..., None]).astype(np.uint8)
+        return np.asarray(127.5 + 127.4 * wave, np.uint8)
+    bright = _per_patch(rng.random((height // PATCH, width // PATCH)) ** 3)
+    return np.asarray(noise * bright[..., None], np.uint8)
 
 
-def _per_patch(grid: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    return grid.repeat(14, axis=0).repeat(14, axis=1)
+def _per_patch(grid: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return grid.repeat(PATCH, axis=0).repeat(PATCH, axis=1)
 
 
 def model_input(images: Images, spec: ExportSpec) -> npt.NDArray[np.float32] | Images:
@@ -112,9 +112,7 @@ def normalize(images: Images) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
 
 
-def _run(
-    model: torch.nn.Module, images: Images, itae: ItaeConfig | None, progress: Progress
-) -> reference.Eager:
+def _run(model: torch.nn.Module, images: Images, itae: ItaeConfig | None, progress: Progress) -> reference.Eager:
     results = []
     for number, image in enumerate(images, 1):
         progress(f"eager PyTorch, image {number} of {len(images)}")
@@ -151,7 +149,7 @@ def _move_threshold(norm: torch.Tensor, itae: ItaeConfig, S: int) -> tuple[ItaeC
         itae: the options whose threshold is moved.
         S: how many images to choose.
     """
-    ordered = reference.score(norm, itae).double().flatten().unique()  # sorted
+    ordered = torch.from_numpy(np.unique(reference.score(norm, itae).double().numpy()))
     low, high = (int(share * len(ordered)) for share in VISIBLE)
     gaps = ordered[low + 1 : high + 1] - ordered[low:high]
     widest = gaps.topk(min(THRESHOLDS_TRIED, len(gaps))).indices + low

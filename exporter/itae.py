@@ -6,6 +6,7 @@ The paper's own form is `ItaeConfig(layers="last", side="low", threshold="absolu
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +20,8 @@ Side = Literal["high", "low", "both"]
 SOURCES = ("query", "key", "value")
 SIDES = ("high", "low", "both")
 FLOAT32_MAX = 3.4028234663852886e38
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+"""As in JSON and C++; Python's `float` takes spaces, underscores and other scripts' digits too."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +71,9 @@ def parse_choice(option: str, text: str, kinds: dict[str, Kind]) -> Choice:
         if colon:
             raise UsageError(f"{option} {text!r}: {kind} takes no number")
         return Choice(kind)
-    try:
-        value = float(number)
-    except ValueError:
-        value = math.nan
+    value = float(number) if _NUMBER.fullmatch(number) else math.nan
     if not (abs(value) <= FLOAT32_MAX and kinds[kind].holds(value)):
-        raise UsageError(
-            f"{option} {text!r}: {kind} needs {domain} (in float32), as in {kind}:{_example(kind)}"
-        )
+        raise UsageError(f"{option} {text!r}: {kind} needs {domain} (in float32), as in {kind}:{_example(kind)}")
     return Choice(kind, value)
 
 
@@ -142,9 +140,7 @@ class ItaeConfig:
             return tuple(range(depth))
         chosen = _parse_layers(self.layers)
         if chosen[-1] >= depth:
-            raise UsageError(
-                f"--layers {self.layers}: no layer {chosen[-1]}, this model has layers 0 to {depth - 1}"
-            )
+            raise UsageError(f"--layers {self.layers}: no layer {chosen[-1]}, this model has layers 0 to {depth - 1}")
         return chosen
 
     def resolved(self, depth: int) -> ItaeOptions:

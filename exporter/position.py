@@ -64,9 +64,7 @@ def bake_position_embedding(model: torch.nn.Module, grid: tuple[int, int], varia
 
     def baked(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
         if (height // PATCH, width // PATCH) != grid:
-            raise ValueError(
-                f"this model takes {grid[0] * PATCH}x{grid[1] * PATCH} pixels, not {height}x{width}"
-            )
+            raise ValueError(f"this model takes {grid[0] * PATCH}x{grid[1] * PATCH} pixels, not {height}x{width}")
         return table.to(tokens.dtype)
 
-    embeddings.interpolate_pos_encoding = baked
+    embeddings.interpolate_pos_encoding = baked  # type: ignore[assignment]  # a method, replaced on this instance

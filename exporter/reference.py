@@ -83,9 +83,7 @@ def embed(model: torch.nn.Module, images: torch.Tensor, itae: ItaeConfig | None)
         itae: None for plain DINOv2.
     """
     one_by_one = [_embed_one(model, image[None], itae) for image in images]
-    return Eager(
-        *(torch.cat([getattr(one, name) for one in one_by_one]) for name in Eager.__dataclass_fields__)
-    )
+    return Eager(*(torch.cat([getattr(one, name) for one in one_by_one]) for name in Eager.__dataclass_fields__))
 
 
 def _embed_one(model: Any, image: torch.Tensor, itae: ItaeConfig | None) -> Eager:  # noqa: ANN401
@@ -205,9 +203,7 @@ def _median(values: torch.Tensor) -> torch.Tensor:
 
 def attenuate(logits: torch.Tensor, artifact: torch.Tensor, prefix: int, how: Choice) -> torch.Tensor:
     """Logits (B, H, N, N) with the columns of the artifacts (B, P) attenuated, for every row. Source: itae.md 2."""
-    somewhere = artifact & ~artifact.all(
-        dim=1, keepdim=True
-    )  # an image without a normal patch stays as it is
+    somewhere = artifact & ~artifact.all(dim=1, keepdim=True)  # an image without a normal patch stays as it is
     tokens = torch.nn.functional.pad(somewhere, (prefix, 0))[:, None, None, :]  # (B, 1, 1, N)
     patches = logits[..., prefix:]
     rules: dict[str, Callable[[], torch.Tensor]] = {

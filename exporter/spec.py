@@ -14,7 +14,7 @@ from typing import Literal
 from exporter.architecture import PATCH, Architecture, architecture
 from exporter.itae import ItaeConfig
 from runtime.errors import OutputFileError, UsageError
-from runtime.manifest import TensorInfo
+from runtime.manifest import TensorInfo, manifest_path, parity_path
 
 Precision = Literal["fp32", "fp16"]
 Backend = Literal["auto", "tensorrt", "tensorrt-rtx"]
@@ -70,6 +70,7 @@ class ExportSpec:
         _check_word("--input", self.input, INPUTS)
         _check_word("--pos-embed", self.pos_embed, POS_EMBEDS)
         self._check_out()
+        self._check_forms()
         self._check_numbers()
         self._check_outputs()
         if self.itae is not None:
@@ -91,6 +92,20 @@ class ExportSpec:
             if not self.makes_engine:
                 raise UsageError("--keep-onnx is for engines: --out is an ONNX file already")
 
+    def _check_forms(self) -> None:
+        for option, value, length, form in (
+            ("--image-size", self.image_size, 2, "N or (H, W)"),
+            ("--batch", self.batch, 3, "N or (MIN, OPT, MAX)"),
+        ):
+            parts = value if isinstance(value, tuple) and len(value) == length else (value,)
+            if not all(isinstance(part, int) for part in parts):
+                raise UsageError(f"{option} {value!r}: must be {form}, whole numbers")
+        for option, text in (("--out", self.out), ("--keep-onnx", self.keep_onnx), ("--weights", self.weights)):
+            try:
+                str(text).encode()
+            except UnicodeEncodeError as error:
+                raise UsageError(f"{option} {str(text)!r}: must be UTF-8, for the manifest") from error
+
     def _check_numbers(self) -> None:
         for side in (self.height, self.width):
             if not (PATCH <= side <= MAX_SIDE and side % PATCH == 0):
@@ -111,9 +126,7 @@ class ExportSpec:
             _check_word("--outputs", name, OUTPUTS)
         if not self.outputs or len(set(self.outputs)) != len(self.outputs):
             raise UsageError(f"--outputs {','.join(self.outputs)}: name each output once, at least one")
-        if self.itae is None and (
-            artifacts := [name for name in self.outputs if name.startswith("artifact_")]
-        ):
+        if self.itae is None and (artifacts := [name for name in self.outputs if name.startswith("artifact_")]):
             raise UsageError(f"--outputs {artifacts[0]} needs ITAE, and --no-itae was given")
 
     @property
@@ -182,24 +195,21 @@ class ExportSpec:
         C, P, K = self.backbone.width, self.patches, len(self.layers)
         shapes: dict[str, tuple[int, ...]] = {"embedding": (C,), "patch_tokens": (P, C)}
         shape = shapes.get(name, (K, P))
-        return TensorInfo(
-            name=name, dtype="bool" if name == "artifact_mask" else "float32", shape=("batch", *shape)
-        )
+        return TensorInfo(name=name, dtype="bool" if name == "artifact_mask" else "float32", shape=("batch", *shape))
 
     def check_folder(self) -> None:
         """Refuse before the work what could not be published after it.
 
         Raises:
-            OutputFileError: a folder to write to is missing, or a target is a folder.
+            OutputFileError: a folder to write to is missing or read-only, or a file's place is taken by a folder.
         """
         targets = [self.path] if self.keep_onnx is None else [self.path, Path(self.keep_onnx)]
         for target in targets:
             if not target.parent.is_dir():
-                raise OutputFileError(
-                    f"can't write {target}: there is no folder {target.parent}; make it first"
-                )
-            if target.is_dir():
-                raise OutputFileError(f"can't write {target}: it is a folder")
+                raise OutputFileError(f"can't write {target}: there is no folder {target.parent}; make it first")
+            for file in (target, manifest_path(target), parity_path(target)):
+                if file.is_dir():
+                    raise OutputFileError(f"can't write {file}: it is a folder")
             if not os.access(target.parent, os.W_OK):
                 raise OutputFileError(f"can't write {target}: the folder {target.parent} is read-only")
 

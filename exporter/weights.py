@@ -6,7 +6,9 @@ import hashlib
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
+import huggingface_hub.utils
 import numpy as np
 import torch
 import transformers
@@ -62,7 +64,7 @@ def load(arch: Architecture, weights: str) -> Weights:
 
 
 def build_model(arch: Architecture, parameters: checkpoint.Tensors) -> torch.nn.Module:
-    """transformers' DINOv2 that uses exactly these tensors, in eval mode; nothing is copied."""
+    """A DINOv2 of transformers that uses exactly these tensors, in eval mode; nothing is copied."""
     options = {
         "hidden_size": arch.width,
         "num_hidden_layers": arch.depth,
@@ -71,7 +73,7 @@ def build_model(arch: Architecture, parameters: checkpoint.Tensors) -> torch.nn.
         "patch_size": PATCH,
         "use_swiglu_ffn": arch.swiglu,
     }
-    model: torch.nn.Module
+    model: Any
     with torch.device("meta"):  # no time and memory for an initialisation that is thrown away
         if arch.registers:
             model = Dinov2WithRegistersModel(
@@ -80,7 +82,7 @@ def build_model(arch: Architecture, parameters: checkpoint.Tensors) -> torch.nn.
         else:
             model = Dinov2Model(Dinov2Config(**options))  # type: ignore[arg-type]
     model.load_state_dict(parameters, strict=True, assign=True)
-    return model.eval().requires_grad_(False)
+    return cast("torch.nn.Module", model.eval().requires_grad_(False))
 
 
 def random_tensors(arch: Architecture, seed: int) -> checkpoint.Tensors:
@@ -151,13 +153,9 @@ def _download(repository: str, revision: str, filename: str) -> Path:
     try:
         return Path(hf_hub_download(repository, filename, revision=revision or None))
     except hub_errors.HFValidationError as error:
-        raise UsageError(
-            f"--weights hf:{name}: not the name of a repository, such as facebook/dinov2-base"
-        ) from error
+        raise UsageError(f"--weights hf:{name}: not the name of a repository, such as facebook/dinov2-base") from error
     except hub_errors.RepositoryNotFoundError as error:
-        raise WeightsError(
-            f"the Hugging Face hub has no repository {repository}, or it is private"
-        ) from error
+        raise WeightsError(f"the Hugging Face hub has no repository {repository}, or it is private") from error
     except hub_errors.RevisionNotFoundError as error:
         raise WeightsError(f"the Hugging Face hub has no revision {revision} of {repository}") from error
     except hub_errors.RemoteEntryNotFoundError as error:
@@ -169,12 +167,13 @@ def _download(repository: str, revision: str, filename: str) -> Path:
         ) from error
     except (hub_errors.HfHubHTTPError, OSError) as error:
         raise WeightsError(f"the Hugging Face hub did not give {filename} of {name}: {error}") from error
+    except Exception as error:  # its HTTP library's own, which is one or another by version
+        raise WeightsError(f"{CANT_REACH} for {filename} of {name}: {error or type(error).__name__}") from error
 
 
 def quiet_libraries() -> None:
     """Keep transformers' and the hub's progress bars and warnings off the terminal: errors are ours to tell."""
-    import huggingface_hub.utils
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    huggingface_hub.utils.logging.set_verbosity_error()
+    libraries: tuple[Any, ...] = (transformers.utils.logging, huggingface_hub.utils.logging)  # untyped
+    for logging in libraries:
+        logging.set_verbosity_error()
+    libraries[0].disable_progress_bar()

@@ -23,7 +23,7 @@ from runtime.errors import CheckError, ItaeError, ParityError, UsageError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with `argv` (`sys.argv` where None) and give its exit code.
 
-    0: done; 1: nothing could be embedded, or a check failed; 2: bad use, bad input, or what this machine lacks.
+    0: done; 1: nothing could be embedded, or a check failed; 2: bad use, bad input, a lack of this machine.
     """
     arguments = argparse.Namespace(verbose="--verbose" in (sys.argv[1:] if argv is None else argv))
 
@@ -48,6 +48,7 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"itae {metadata.version('itae')}")
+    top.add_argument("--verbose", action="store_true", help=_VERBOSE)
     top.set_defaults(run=_choose)
     commands = top.add_subparsers(metavar="COMMAND")
     _add(commands, "embed", "embed images into parquet files", _embed_arguments, _embed, _EMBED_EXAMPLES)
@@ -70,6 +71,8 @@ def parser() -> Parser:
     _add(commands, "info", "print the manifest of a model as JSON", _info_arguments, _info, _INFO_EXAMPLES)
     return top
 
+
+_VERBOSE = "show the traceback of an error"
 
 _EMBED_EXAMPLES = """examples:
   %(prog)s itae.onnx photos/ --out embeddings/
@@ -112,7 +115,7 @@ def _add(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(sub)
-    sub.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    sub.add_argument("--verbose", action="store_true", default=argparse.SUPPRESS, help=_VERBOSE)
     sub.set_defaults(run=call)
 
 
@@ -121,13 +124,17 @@ def _choose(arguments: argparse.Namespace) -> int:
 
 
 def _embed_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("model", metavar="MODEL", type=Path, help="X.onnx or X.engine, its manifest beside it")
-    sub.add_argument("images", metavar="IMAGES", nargs="+", type=Path, help="image files and folders of them")
-    sub.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the embeddings")
-    sub.add_argument(
-        "--batch", metavar="N", type=int, help="images to run at a time (default: 8; an engine's own)"
-    )
+    sub.add_argument("model", metavar="MODEL", type=_path, help="X.onnx or X.engine, its manifest beside it")
+    sub.add_argument("images", metavar="IMAGES", nargs="+", type=_path, help="image files and folders of them")
+    sub.add_argument("--out", metavar="DIR", type=_path, required=True, help="folder for the embeddings")
+    sub.add_argument("--batch", metavar="N", type=int, help="images to run at a time (default: 8; an engine's own)")
     _provider_argument(sub)
+
+
+def _path(text: str) -> Path:
+    if not text:  # of an unset variable, say: Path would take it for the current folder
+        raise argparse.ArgumentTypeError("an empty path")
+    return Path(text)
 
 
 def _provider_argument(sub: argparse.ArgumentParser) -> None:
@@ -146,7 +153,8 @@ def _embed(arguments: argparse.Namespace) -> int:
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     start = time.monotonic()
     found = find_images(arguments.images)
-    with load(arguments.model, arguments.provider) as model, progress(len(found.files)) as advance:
+    total = len(found.files) + len(found.unreadable)
+    with load(arguments.model, arguments.provider) as model, progress(total) as advance:
         result = embed_files(model, found, arguments.out, arguments.batch, advance)
     bad = len(result.unreadable)
     if result.images == 0:
@@ -160,8 +168,8 @@ def _embed(arguments: argparse.Namespace) -> int:
 
 
 def _verify_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("model", metavar="MODEL", type=Path, help="X.onnx or X.engine, its manifest beside it")
-    sub.add_argument("--junit", metavar="FILE", type=Path, help="also write a JUnit XML report")
+    sub.add_argument("model", metavar="MODEL", type=_path, help="X.onnx or X.engine, its manifest beside it")
+    sub.add_argument("--junit", metavar="FILE", type=_path, help="also write a JUnit XML report")
     sub.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _provider_argument(sub)
 
@@ -185,7 +193,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _info_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("model", metavar="MODEL", type=Path, help="X.onnx or X.engine, its manifest beside it")
+    sub.add_argument("model", metavar="MODEL", type=_path, help="X.onnx or X.engine, its manifest beside it")
 
 
 def _info(arguments: argparse.Namespace) -> int:

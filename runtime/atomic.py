@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,17 +51,67 @@ def write_atomically(path: Path, data: bytes) -> None:
 def work_folder(beside: Path) -> Iterator[Path]:
     """A folder on the same file system as `beside`, removed at the end, for results that are moved out of it.
 
+    Folders that killed processes of this host left there are removed first.
+
     Raises:
         OutputFileError: the folder of `beside` is missing or can't be written.
     """
+    _remove_abandoned(beside.parent)
     try:
-        folder = Path(tempfile.mkdtemp(dir=beside.parent, prefix=f".{beside.name}.work-"))
+        folder = Path(tempfile.mkdtemp(dir=beside.parent, prefix=f".{beside.name}.work-{_host()}-{os.getpid()}-"))
     except OSError as error:
         raise cannot_write(beside, error) from error
     try:
-        yield folder
+        with _locked(folder):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove work folders of processes of this host that were killed; of others nothing can be known."""
+    ours = re.compile(rf"\..+\.work-{re.escape(_host())}-(\d{{1,9}})-[a-z0-9_]+")
+    with contextlib.suppress(OSError):
+        for folder in parent.iterdir():
+            found = ours.fullmatch(folder.name)
+            if found and not _is_alive(int(found[1])) and folder.is_dir() and not folder.is_symlink():
+                # A container may share the host's name and not its process numbers: then the lock tells.
+                with _locked(folder) as is_free:
+                    if is_free:
+                        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a folder, which goes with the process however it ends; false where another has it."""
+    descriptor = None
+    is_free = True
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        is_free = False
+    except OSError:  # a file system without locks: the process number alone tells
+        pass
+    try:
+        yield is_free
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())[:64]
 
 
 def publish(source: Path, target: Path) -> None:
@@ -86,9 +139,7 @@ def cannot_write(path: Path, error: OSError) -> OutputFileError:
     reason = error.strerror or str(error)
     if not path.parent.is_dir():
         return OutputFileError(f"can't write {path}: the folder {path.parent} does not exist; make it first")
-    return OutputFileError(
-        f"can't write {path}: {reason}; nothing was left there, and what was there is as before"
-    )
+    return OutputFileError(f"can't write {path}: {reason}; nothing was left there, and what was there is as before")
 
 
 def _umask() -> int:

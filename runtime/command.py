@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import traceback
@@ -31,6 +32,8 @@ def run(program: str, body: Callable[[], int], *, verbose: Callable[[], bool] = 
         body: the command; gives its own exit code.
         verbose: asked after an error: whether to print the traceback before the line.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal can't show λ, nor any a name that isn't UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = body()
         sys.stdout.flush()

@@ -17,7 +17,7 @@ from runtime.errors import CheckError, InputError
 from runtime.images import Found, ImageFile, Unreadable, load_image
 from runtime.manifest import Manifest
 from runtime.preprocess import preprocess
-from runtime.store import StoreWriter, new_store
+from runtime.store_writer import StoreWriter, new_store
 
 Float32 = npt.NDArray[np.float32]
 Picture = str | os.PathLike[str] | Image.Image
@@ -34,9 +34,7 @@ class Model:
         """Everything about the model that its file doesn't say."""
         return self.session.manifest
 
-    def embed(
-        self, images: Picture | Sequence[Picture] | npt.NDArray[Any], batch: int | None = None
-    ) -> Float32:
+    def embed(self, images: Picture | Sequence[Picture] | npt.NDArray[Any], batch: int | None = None) -> Float32:
         """Embed n pictures as (n, C) float32.
 
         Args:
@@ -58,9 +56,7 @@ class Model:
         size = chosen_batch(self.manifest, batch)
         return np.concatenate(
             [
-                self._run(
-                    np.stack([self._input(picture) for picture in pictures[start : start + size]]), size
-                )
+                self._run(np.stack([self._input(picture) for picture in pictures[start : start + size]]), size)
                 for start in range(0, len(pictures), size)
             ]
         )
@@ -133,9 +129,7 @@ def embed_files(
     return Embedded(images, tuple(unreadable))
 
 
-def _embed_batch(
-    model: Model, files: Sequence[ImageFile], inputs: npt.NDArray[Any], writer: StoreWriter
-) -> None:
+def _embed_batch(model: Model, files: Sequence[ImageFile], inputs: npt.NDArray[Any], writer: StoreWriter) -> None:
     try:
         vectors = model.embed(inputs, len(files))
     except CheckError as error:

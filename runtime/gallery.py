@@ -71,14 +71,14 @@ def _header(clusters: Sequence[Cluster], unreadable: int) -> list[str]:
     """The lines above the rows: what is drawn, and what is not."""
     images = sum(cluster.size for cluster in clusters)
     lines = [
-        f"{_count(images, 'image')} in {_count(len(clusters), 'cluster')}",
+        f"{count(images, 'image')} in {count(len(clusters), 'cluster')}",
         f"a row for each cluster: at most {MAX_IMAGES} images, nearest to its centre first",
     ]
     if left := clusters[MAX_ROWS:]:
-        hidden = _count(sum(cluster.size for cluster in left), "image")
+        hidden = count(sum(cluster.size for cluster in left), "image")
         lines.append(f"only the first {MAX_ROWS} clusters are drawn, not the other {len(left):,} with {hidden}")
     if unreadable:
-        lines.append(f"crossed out: {_count(unreadable, 'image')} that can't be read any more")
+        lines.append(f"crossed out: {count(unreadable, 'image')} that can't be read any more")
     return lines
 
 
@@ -98,7 +98,7 @@ def _draw(shown: Sequence[Cluster], tiles: Iterator[Image.Image | None], header:
         pen.line((_MARGIN, y, width - _MARGIN, y), _RULE)
         y += 2 * _GAP
         pen.text((_MARGIN, y + TILE // 2 - 22), f"cluster {cluster.number}", _INK, large)
-        pen.text((_MARGIN, y + TILE // 2 + 4), _count(cluster.size, "image"), _FAINT, small)
+        pen.text((_MARGIN, y + TILE // 2 + 4), count(cluster.size, "image"), _FAINT, small)
         for column in range(min(len(cluster.central), MAX_IMAGES)):
             x = _MARGIN + _LABEL_WIDTH + column * (TILE + _GAP)
             picture.paste(next(tiles) or _placeholder(), (x, y))
@@ -136,5 +136,6 @@ def _quiet_pillow() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def _count(number: int, what: str) -> str:
+def count(number: int, what: str) -> str:
+    """A number of things in words: `1 image`, `1,234 images`."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

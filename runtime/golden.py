@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from runtime.errors import ManifestError
+from runtime.errors import ManifestError, one_line
 from runtime.manifest import Manifest, check_file
 
 MAX_GOLDEN_BYTES = 2 << 30
@@ -66,35 +66,43 @@ def read_golden(model: Path, manifest: Manifest) -> Golden:
     """The golden sample of `model`, checked against its manifest.
 
     Raises:
-        ManifestError: it is missing, altered, of another model, or its arrays have other shapes than the
-            model's.
+        ManifestError: it is missing, altered, of another model, lacks an output of the model, or its arrays have
+            other shapes than the model's.
     """
     record = manifest.files.parity
     path = model.with_name(record.name)
     if record.bytes > MAX_GOLDEN_BYTES:
-        raise ManifestError(
-            f"{path}: the manifest gives it {record.bytes} bytes, more than {MAX_GOLDEN_BYTES}"
-        )
+        raise ManifestError(f"{path}: the manifest gives it {record.bytes} bytes, more than {MAX_GOLDEN_BYTES}")
     check_file(path, record, model)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            golden = Golden(
-                input=file["input"],
-                embedding=file["embedding"],
-                flags=file["flags"],
-                flag_distance=file["flag_distance"],
-                patch_tokens=file.get("patch_tokens"),
-                artifact_norm=file.get("artifact_norm"),
-            )
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise ManifestError(f"{path} is not a golden sample ({error}); export the model again") from error
+        golden = _load(path)
+    except (
+        Exception
+    ) as error:  # numpy and zipfile fed a hostile file raise anything: TokenError, zlib.error, MemoryError
+        raise ManifestError(f"{path} is not a golden sample ({one_line(error)}); export the model again") from error
     _check_shapes(golden, manifest, path)
     return golden
 
 
+def _load(path: Path) -> Golden:
+    with zipfile.ZipFile(path) as archive:  # sizes before allocation
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > MAX_GOLDEN_BYTES:
+        raise ValueError(f"it unpacks to {unpacked} bytes, more than {MAX_GOLDEN_BYTES}")
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        return Golden(
+            input=file["input"],
+            embedding=file["embedding"],
+            flags=file["flags"],
+            flag_distance=file["flag_distance"],
+            patch_tokens=file.get("patch_tokens"),
+            artifact_norm=file.get("artifact_norm"),
+        )
+
+
 def _check_shapes(golden: Golden, manifest: Manifest, path: Path) -> None:
     height, width = manifest.options.image_size
-    samples, width_c = golden.input.shape[0], manifest.model.width
+    samples, width_c = (golden.input.shape or (0,))[0], manifest.model.width
     patches = (height // manifest.model.patch) * (width // manifest.model.patch)
     layers = len(manifest.options.itae.layers) if manifest.options.itae else 0
     image = (3, height, width) if manifest.input.dtype == "float32" else (height, width, 3)
@@ -108,10 +116,11 @@ def _check_shapes(golden: Golden, manifest: Manifest, path: Path) -> None:
     }
     for name, (shape, dtype) in expected.items():
         array = getattr(golden, name)
+        if array is None and name in manifest.output_names():
+            raise ManifestError(f"{path} holds no `{name}`, which the model outputs; export the model again")
         if array is not None and (array.shape != shape or array.dtype != dtype):
             raise ManifestError(
-                f"{path}: `{name}` is {array.dtype}{array.shape}, expected {dtype}{shape}; "
-                "export the model again"
+                f"{path}: `{name}` is {array.dtype}{array.shape}, expected {dtype}{shape}; export the model again"
             )
     if samples < 1:
         raise ManifestError(f"{path} holds no sample; export the model again")

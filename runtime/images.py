@@ -20,6 +20,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp",
 MAX_PIXELS = 178_956_970
 """Larger pictures are refused before they are decoded: Pillow's own limit, 680 MiB as it holds them."""
 
+_WITH_ALPHA = frozenset({"LA", "PA", "RGBA", "RGBa"})
 _ORIENTATION = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -80,13 +81,13 @@ def load_image(path: Path) -> Image.Image:
                 reason = f"has {pixels:,} pixels ({image.width} x {image.height}), more than {MAX_PIXELS:,}"
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    except Image.DecompressionBombError as error:  # Pillow's own check, on opening: the same limit as ours
+        raise InputError(f"{path}: has more than {MAX_PIXELS:,} pixels") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: is damaged, or none of {', '.join(FORMATS)}") from error
     except FileNotFoundError as error:
         raise InputError(f"{path}: does not exist, or is a link to what does not") from error
-    except (
-        Exception
-    ) as error:  # a decoder fed a hostile file raises anything: KeyError, struct.error, MemoryError
+    except Exception as error:  # a decoder fed a hostile file raises anything: KeyError, struct.error, MemoryError
         raise InputError(f"{path}: can't be decoded ({_reason(error)})") from error
     raise InputError(f"{path}: {reason}")
 
@@ -97,7 +98,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     16-bit grey is divided by 257 and rounded, where Pillow's own conversion would clip it at 255.
 
     Raises:
-        InputError: its values have no known range (32-bit grey), or Pillow can't convert them (CIE Lab).
+        InputError: its values have no known range (32-bit grey), or Pillow can't convert its mode.
     """
     image.load()  # TIFF turns itself upright here, and drops the tag
     turn = _TRANSPOSE.get(_orientation(image))
@@ -107,13 +108,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
     elif image.mode in ("I", "F"):
         raise InputError(f"has 32-bit grey values (Pillow's mode {image.mode}), whose range is not known")
     try:
-        if "A" in image.getbands() or image.info.get("transparency") is not None:
+        if image.mode in _WITH_ALPHA or image.info.get("transparency") is not None:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         rgb = image.convert("RGB")  # a copy, also of RGB
     except ValueError as error:
         raise InputError(f"can't be converted from {image.mode} to RGB") from error
-    return rgb if turn is None else rgb.transpose(turn)
+    upright = rgb if turn is None else rgb.transpose(turn)
+    upright.info.clear()  # EXIF among it: the next reader must not turn the picture again
+    return upright
 
 
 def _not_a_file(path: Path) -> str | None:
@@ -173,9 +176,7 @@ def _search(root: Path, unreadable: dict[Unreadable, None]) -> list[str]:
 
     def cannot_list(error: OSError) -> None:
         path = Path(error.filename).relative_to(root).as_posix()
-        entry = Unreadable(
-            _printable(str(root)), _printable(path), f"folder can't be listed: {error.strerror}"
-        )
+        entry = Unreadable(_printable(str(root)), _printable(path), f"folder can't be listed: {error.strerror}")
         unreadable[entry] = None
 
     paths: list[str] = []

@@ -17,8 +17,6 @@ STARTS = 10
 """k-means++ starts; the one of the lowest inertia is kept."""
 MAX_ITERATIONS = 300
 """Lloyd iterations of a start at most: scikit-learn's own limit."""
-MAX_SEED = 2**32 - 1
-"""What numpy's generator takes."""
 
 _CHUNK_ROWS = 4096
 
@@ -58,13 +56,10 @@ def normalize_rows(vectors: Float32, name: Callable[[int], str] = str) -> Float3
     """
     norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
     if (bad := np.flatnonzero(~np.isfinite(norms))).size:
-        raise InputError(
-            f"the embedding of {name(int(bad[0]))} (row {bad[0]}) holds NaN or infinity; make it again"
-        )
+        raise InputError(f"the embedding of {name(int(bad[0]))} (row {bad[0]}) holds NaN or infinity; make it again")
     if (bad := np.flatnonzero(norms == 0)).size:
         raise InputError(
-            f"the embedding of {name(int(bad[0]))} (row {bad[0]}) is all zeros and can't be normalised; "
-            "make it again"
+            f"the embedding of {name(int(bad[0]))} (row {bad[0]}) is all zeros and can't be normalised; make it again"
         )
     units = np.empty_like(vectors, order="C")
     np.divide(vectors, norms[:, None], out=units, casting="same_kind")  # float64 inside, a buffer at a time
@@ -98,7 +93,7 @@ def cluster(points: Float32, k: int, seed: int = 0) -> Clustering:
     check_k(k, points)
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it
 
     # One thread: scikit-learn's add up their partial sums in the order in which they happen to end, and a
     # last bit there moved points to other clusters in runs with the same seed.
@@ -129,9 +124,7 @@ def cluster(points: Float32, k: int, seed: int = 0) -> Clustering:
     )
 
 
-def _distances(
-    points: Float32, centroids: Float32, labels: npt.NDArray[np.int32]
-) -> npt.NDArray[np.float64]:
+def _distances(points: Float32, centroids: Float32, labels: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
     """Distance of each point to its own centroid, (n,) float64."""
     distances = np.empty(len(points))
     for start in range(0, len(points), _CHUNK_ROWS):

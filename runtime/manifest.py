@@ -81,7 +81,7 @@ def read_manifest(model: Path) -> Manifest:
         ManifestError: there is no model or no manifest, or it isn't JSON, isn't of this format, was written
             by a newer version, or doesn't match its own hash.
     """
-    if not model.is_file():
+    if not _is_file(model):
         raise ManifestError(f"{model}: no such model file; make one with `python -m exporter --out {model}`")
     path = manifest_path(model)
     again = f"export {model.name} again"
@@ -89,9 +89,7 @@ def read_manifest(model: Path) -> Manifest:
         with path.open("rb") as file:
             text = file.read(MAX_MANIFEST_BYTES + 1)
     except FileNotFoundError:
-        raise ManifestError(
-            f"{model} has no manifest {path.name} beside it: copy it along, or {again}"
-        ) from None
+        raise ManifestError(f"{model} has no manifest {path.name} beside it: copy it along, or {again}") from None
     except OSError as error:
         raise ManifestError(f"can't read {path}: {error.strerror}") from error
     if len(text) > MAX_MANIFEST_BYTES:
@@ -105,7 +103,7 @@ def read_manifest(model: Path) -> Manifest:
 
 def _validate(fields: object, path: Path, again: str) -> Manifest:
     version = fields.get("format_version") if isinstance(fields, dict) else None
-    if not isinstance(fields, dict) or not isinstance(version, int):
+    if not isinstance(fields, dict) or type(version) is not int:  # not isinstance: true is an int in Python
         raise ManifestError(f"{path} has no format_version: not a manifest of this project; {again}")
     if version > FORMAT_VERSION:
         raise ManifestError(
@@ -116,9 +114,7 @@ def _validate(fields: object, path: Path, again: str) -> Manifest:
     except (ValueError, RecursionError) as error:  # lone surrogates, deep nesting
         raise ManifestError(f"{path} can't be hashed ({error}): it was altered; {again}") from error
     if fields.get("manifest_sha256") != expected:
-        raise ManifestError(
-            f"{path} does not match its own hash: it was altered or only partly written; {again}"
-        )
+        raise ManifestError(f"{path} does not match its own hash: it was altered or only partly written; {again}")
     try:
         # Through JSON: strict mode takes JSON's arrays as tuples, but not Python's lists.
         return Manifest.model_validate_json(canonical_json(fields))
@@ -126,6 +122,13 @@ def _validate(fields: object, path: Path, again: str) -> Manifest:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ManifestError(f"{path}: {where}: {first['msg']}; {again}") from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise ManifestError(f"can't read {path}: {error.strerror}") from error
 
 
 def _refuse_constant(name: str) -> None:
@@ -154,9 +157,7 @@ def check_file(path: Path, record: FileRecord, model: Path) -> None:
         if size == record.bytes and sha256_file(path) == record.sha256:
             return
     except OSError as error:
-        raise ManifestError(
-            f"can't read {path}, which the manifest of {model} names: {error.strerror}"
-        ) from error
+        raise ManifestError(f"can't read {path}, which the manifest of {model} names: {error.strerror}") from error
     what = f"has {size} bytes, not the {record.bytes}" if size != record.bytes else "has not the SHA-256"
     raise ManifestError(
         f"{path} {what} that {manifest_path(model).name} gives: it was swapped, altered or "

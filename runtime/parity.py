@@ -55,7 +55,9 @@ def compare(
         golden: the expected results of N samples.
         limits: what to hold `got` to.
     """
-    failures: list[str] = []
+    failures = _comparable(got, golden)
+    if failures:
+        return Parity(np.nan, np.nan, np.nan, "artifact_mask" in got, 0, (), tuple(failures))
     samples = len(golden.embedding)
     for name, value in got.items():
         if value.dtype != np.bool_ and not np.isfinite(value).all():
@@ -69,15 +71,14 @@ def compare(
             "--precision fp32"
         )
         kept = np.arange(samples)
-    max_abs, min_cosine, norm_relative = _figures(got, golden, kept)
+    with np.errstate(invalid="ignore"):  # infinity less infinity: a failure already
+        max_abs, min_cosine, norm_relative = _figures(got, golden, kept)
     if limits.max_abs is not None and not max_abs <= limits.max_abs:
         failures.append(f"max abs {max_abs:.3g} is over the limit {limits.max_abs:g}")
     if limits.min_cosine is not None and not min_cosine >= limits.min_cosine:
         failures.append(f"cosine {min_cosine:.7f} is under the limit {limits.min_cosine:g}")
     if limits.flag_margin is not None and not norm_relative <= limits.flag_margin:
-        failures.append(
-            f"artifact_norm is off by {norm_relative:.3g} of itself, limit {limits.flag_margin:g}"
-        )
+        failures.append(f"artifact_norm is off by {norm_relative:.3g} of itself, limit {limits.flag_margin:g}")
     return Parity(
         max_abs,
         min_cosine,
@@ -87,6 +88,19 @@ def compare(
         tuple(borderline),
         tuple(failures),
     )
+
+
+def _comparable(got: Mapping[str, npt.NDArray[Any]], golden: Golden) -> list[str]:
+    """Why the outputs can't be compared at all: numpy would broadcast some wrong shapes, and find them equal."""
+    expected = golden.outputs()
+    failures = [
+        f"{name} has shape {value.shape}, expected {expected[name].shape}"
+        if name in expected
+        else f"{name} is not in the golden sample"
+        for name, value in got.items()
+        if name not in expected or value.shape != expected[name].shape
+    ]
+    return failures or ([] if got else ["there is no output to compare"])
 
 
 def _flags(

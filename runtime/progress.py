@@ -40,9 +40,7 @@ def _lines(total: int, stream: TextIO) -> Callable[[int, int], None]:
         if now - last >= SECONDS_BETWEEN_LINES:
             last = now
             speed = embedded / (now - start)
-            stream.write(
-                f"embedded {embedded} of {total} images, {unreadable} unreadable, {speed:.1f} a second\n"
-            )
+            stream.write(f"embedded {embedded} of {total} images, {unreadable} unreadable, {speed:.1f} a second\n")
             stream.flush()
 
     return advance

@@ -12,7 +12,8 @@ from pydantic import Field
 FORMAT_VERSION: Literal[1] = 1
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-FileName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^/\\\x00]+$")]
+FileName = Annotated[str, Field(max_length=255, pattern=r"^(\.{0,2}[^/\\\x00.]|\.{3})[^/\\\x00]*$")]
+"""The name of a file in the manifest's own folder: no separator, neither `.` nor `..`."""
 Positive = Annotated[int, Field(gt=0)]
 Size2 = tuple[Positive, Positive]
 Three = tuple[float, float, float]
@@ -83,9 +84,7 @@ class Preprocessing(_Record):
     color: Literal["RGB"] = "RGB"
     alpha: Literal["blended over white"] = "blended over white"
     gray16: Literal["divided by 257"] = "divided by 257"
-    resize_filter: Literal["bicubic, a=-0.5, antialiased, 8-bit result"] = (
-        "bicubic, a=-0.5, antialiased, 8-bit result"
-    )
+    resize_filter: Literal["bicubic, a=-0.5, antialiased, 8-bit result"] = "bicubic, a=-0.5, antialiased, 8-bit result"
     resize_order: Literal["rows; columns first where the height shrinks by over twice the width's"] = (
         "rows; columns first where the height shrinks by over twice the width's"
     )
@@ -207,9 +206,7 @@ class Manifest(_Record):
 
 def canonical_json(fields: dict[str, Any]) -> bytes:
     """UTF-8 JSON with sorted keys, no spaces, numbers as Python's `repr` writes them."""
-    return json.dumps(
-        fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def own_hash(fields: dict[str, Any]) -> str:

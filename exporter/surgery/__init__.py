@@ -58,7 +58,7 @@ def run_pass(operate: Pass, graph: gs.Graph, spec: ExportSpec) -> PassReport:
     find_attention(graph, expected=spec.backbone.depth)
     if operate not in MAY_CHANGE_INTERFACE and _interface(graph) != before:
         raise SurgeryError(f"changed the interface from {before} to {_interface(graph)}")
-    names = [node.name for node in graph.nodes]
+    names = [node.name for node in graph.nodes if is_ours(node)]
     if len(set(names)) != len(names):
         raise SurgeryError("left two nodes of one name")
     for node in filter(is_ours, graph.nodes):
@@ -69,6 +69,4 @@ def run_pass(operate: Pass, graph: gs.Graph, spec: ExportSpec) -> PassReport:
 
 
 def _interface(graph: gs.Graph) -> list[tuple[str, str, tuple[int | str, ...]]]:
-    return [
-        (tensor.name, str(tensor.dtype), tuple(tensor.shape)) for tensor in (*graph.inputs, *graph.outputs)
-    ]
+    return [(tensor.name, str(tensor.dtype), tuple(tensor.shape)) for tensor in (*graph.inputs, *graph.outputs)]

@@ -33,9 +33,7 @@ def _by_head(name: str) -> Op:
 QUERY = maybe("Mul", _by_head("query"), Scalar("early_scale"), bind="early")
 KEY_T = AnyOf(
     (
-        Op(
-            "Transpose", (_by_token("key"),), attrs=_perm(0, 2, 3, 1)
-        ),  # torch merges two transposes into this
+        Op("Transpose", (_by_token("key"),), attrs=_perm(0, 2, 3, 1)),  # torch merges two transposes into this
         Op("Transpose", (_by_head("key"),), attrs=_perm(0, 1, 3, 2)),
     )
 )
@@ -122,9 +120,7 @@ def _whole(found: Match) -> Match | Miss:
         for consumer in node.outputs[0].outputs:
             if id(consumer) not in inside and not is_ours(consumer):
                 what = f"{node.op} {node.name!r} used by the attention alone"
-                return Miss(
-                    len(inside), f"looked for {what}, found it used by {consumer.op} {consumer.name!r} too"
-                )
+                return Miss(len(inside), f"looked for {what}, found it used by {consumer.op} {consumer.name!r} too")
     return found
 
 

@@ -46,9 +46,7 @@ def _unless_all(edit: Editor, artifact: gs.Tensor) -> gs.Tensor:
 
 def _bias(edit: Editor, flags: gs.Tensor, addend: np.float32, prefix: int) -> gs.Tensor:
     """Flags (B, P) -> what to add to each column: (B, 1, 1, N) float32, 0 for CLS and registers."""
-    patches = edit.node(
-        "Where", [flags, addend, np.float32(0)], "patch_bias", dtype=np.float32, shape=shape_of(flags)
-    )
+    patches = edit.node("Where", [flags, addend, np.float32(0)], "patch_bias", dtype=np.float32, shape=shape_of(flags))
     return _for_tokens(edit, patches, prefix, "bias")
 
 
@@ -83,9 +81,7 @@ def _row_mean(edit: Editor, logits: gs.Tensor, flags: gs.Tensor, prefix: int) ->
     """Mean logit of each row over the patches that are not artifacts: (B, H, N, 1), summed in float32."""
     batch, H, N, columns = shape_of(logits)
     P = int(columns) - prefix
-    weights = edit.node(
-        "Where", [flags, np.float32(0), np.float32(1)], "normal", dtype=np.float32, shape=(batch, P)
-    )
+    weights = edit.node("Where", [flags, np.float32(0), np.float32(1)], "normal", dtype=np.float32, shape=(batch, P))
     across = edit.node(
         "Unsqueeze", [weights, np.array([1, 2], np.int64)], "normal_columns", dtype=np.float32,
         shape=(batch, 1, 1, P),
@@ -94,11 +90,7 @@ def _row_mean(edit: Editor, logits: gs.Tensor, flags: gs.Tensor, prefix: int) ->
     exact = edit.cast(patches, np.float32, "patch_logits_float32")
     kept = edit.node("Mul", [exact, across], "normal_logits", dtype=np.float32, shape=(batch, H, N, P))
     last = np.array([3], np.int64)
-    total = edit.node(
-        "ReduceSum", [kept, last], "row_sum", dtype=np.float32, shape=(batch, H, N, 1), keepdims=1
-    )
-    count = edit.node(
-        "ReduceSum", [across, last], "normal_count", dtype=np.float32, shape=(batch, 1, 1, 1), keepdims=1
-    )
+    total = edit.node("ReduceSum", [kept, last], "row_sum", dtype=np.float32, shape=(batch, H, N, 1), keepdims=1)
+    count = edit.node("ReduceSum", [across, last], "normal_count", dtype=np.float32, shape=(batch, 1, 1, 1), keepdims=1)
     mean = edit.node("Div", [total, count], "row_mean_float32", dtype=np.float32, shape=(batch, H, N, 1))
     return edit.cast(mean, logits.dtype, "row_mean")

@@ -24,9 +24,7 @@ def patch_norm(edit: Editor, site: AttentionSite, itae: ItaeConfig, prefix: int)
     batch, tokens, _ = shape_of(source)
     # A squared norm overflows float16.
     exact = edit.cast(source, np.float32, f"{itae.source}_float32")
-    norms = edit.node(
-        "ReduceL2", [exact, _axes(2)], "token_norm", dtype=np.float32, shape=(batch, tokens), keepdims=0
-    )
+    norms = edit.node("ReduceL2", [exact, _axes(2)], "token_norm", dtype=np.float32, shape=(batch, tokens), keepdims=0)
     return cut(edit, norms, NORM, axis=1, start=prefix, stop=int(tokens))
 
 
@@ -48,12 +46,8 @@ def find_artifacts(edit: Editor, norm: gs.Tensor, itae: ItaeConfig) -> gs.Tensor
         middle = _median(edit, norm, "median")
         one = (shape[0], 1)
         scored = norm
-        upper: gs.Tensor | np.float32 = edit.node(
-            "Mul", [middle, number], "upper", dtype=np.float32, shape=one
-        )
-        lower: gs.Tensor | np.float32 = edit.node(
-            "Div", [middle, number], "lower", dtype=np.float32, shape=one
-        )
+        upper: gs.Tensor | np.float32 = edit.node("Mul", [middle, number], "upper", dtype=np.float32, shape=one)
+        lower: gs.Tensor | np.float32 = edit.node("Div", [middle, number], "lower", dtype=np.float32, shape=one)
     else:
         scored = _score(edit, norm, itae.limit.kind)
         upper, lower = number, np.float32(-number)
@@ -76,14 +70,10 @@ def _score(edit: Editor, norm: gs.Tensor, kind: str) -> gs.Tensor:
         mad = _median(edit, size, "mad")
         spread = edit.node("Mul", [mad, MAD_TO_SIGMA], "spread", dtype=np.float32, shape=one)
     else:
-        centre = edit.node(
-            "ReduceMean", [norm, _axes(1)], "mean_norm", dtype=np.float32, shape=one, keepdims=1
-        )
+        centre = edit.node("ReduceMean", [norm, _axes(1)], "mean_norm", dtype=np.float32, shape=one, keepdims=1)
         off = edit.node("Sub", [norm, centre], "deviation", dtype=np.float32, shape=shape)
         squares = edit.node("Mul", [off, off], "squared_deviation", dtype=np.float32, shape=shape)
-        variance = edit.node(
-            "ReduceMean", [squares, _axes(1)], "variance", dtype=np.float32, shape=one, keepdims=1
-        )
+        variance = edit.node("ReduceMean", [squares, _axes(1)], "variance", dtype=np.float32, shape=one, keepdims=1)
         spread = edit.node("Sqrt", [variance], "spread", dtype=np.float32, shape=one)
     divisor = edit.node("Add", [spread, EPSILON], "divisor", dtype=np.float32, shape=one)
     return edit.node("Div", [off, divisor], "score", dtype=np.float32, shape=shape)

@@ -47,7 +47,7 @@ def half_precision(graph: gs.Graph, spec: ExportSpec) -> PassReport:
 
 
 def _is_half(node: gs.Node) -> bool:
-    return node.outputs[0].dtype == np.float16
+    return bool(node.outputs[0].dtype == np.float16)
 
 
 def _belongs(node: gs.Node, half: dict[int, gs.Node]) -> bool:
@@ -64,7 +64,7 @@ def _belongs(node: gs.Node, half: dict[int, gs.Node]) -> bool:
     if node.op == "Add":  # a bias; without a constant it is the residual stream, which stays float32
         return len(constants) == 1 and len(shape_of(constants[0])) == 1
     if node.op == "Mul":  # a scale, or SwiGLU's gate; LayerScale, a vector, belongs to the residual stream
-        return all(math.prod(shape_of(tensor)) == 1 for tensor in constants)  # type: ignore[arg-type]
+        return all(math.prod(shape_of(tensor)) == 1 for tensor in constants)
     return False
 
 

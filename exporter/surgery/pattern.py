@@ -99,11 +99,7 @@ def _match(pattern: Pattern, tensor: gs.Tensor, so_far: Match) -> Match | Miss:
         if value is None or value.size != 1:
             return _miss(so_far, f"a scalar constant `{pattern.name}`", tensor)
         return Match({**so_far.tensors, pattern.name: tensor}, so_far.nodes, so_far.inside)
-    return (
-        so_far
-        if isinstance(tensor, gs.Constant) or value is not None
-        else _miss(so_far, "a constant", tensor)
-    )
+    return so_far if isinstance(tensor, gs.Constant) or value is not None else _miss(so_far, "a constant", tensor)
 
 
 def _match_op(pattern: Op, tensor: gs.Tensor, so_far: Match) -> Match | Miss:

@@ -31,9 +31,7 @@ def uint8_input(graph: gs.Graph, spec: ExportSpec) -> PassReport:
     edit = Editor(graph, "input")
     # Cast first: TensorRT takes a uint8 input only so, and refuses to transpose one.
     decimal = edit.cast(images, np.float32, "float32")
-    planes = edit.node(
-        "Transpose", [decimal], "planes", dtype=np.float32, shape=shape_of(old), perm=[0, 3, 1, 2]
-    )
+    planes = edit.node("Transpose", [decimal], "planes", dtype=np.float32, shape=shape_of(old), perm=[0, 3, 1, 2])
     # x / 255, minus mean, divided by std, as one multiplication and one addition.
     mean, std = (np.array(three, np.float64).reshape(1, 3, 1, 1) for three in (MEAN, STD))
     factor, offset = (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)

@@ -32,9 +32,7 @@ def open_session(model: Path, provider: str = "auto") -> Session:
 
         return OrtSession(model, manifest, provider)
     if provider != "auto":
-        raise UsageError(
-            f"{model} is an engine of {manifest.builder.name}: it takes no provider {provider!r}"
-        )
+        raise UsageError(f"{model} is an engine of {manifest.builder.name}: it takes no provider {provider!r}")
     from runtime.backends.trt import open_engine
 
     return open_engine(model, manifest)

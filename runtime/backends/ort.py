@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.backends.session import Array, Arrays, check_batch, check_names, check_outputs
-from runtime.errors import BackendError, ItaeError, UsageError, one_line
+from runtime.errors import BackendError, InputError, ItaeError, UsageError, one_line
 from runtime.manifest import Manifest
 
 _ERRORS_ONLY = 3
@@ -27,9 +27,12 @@ class OrtSession:
         """Load `model`, which must have been checked against `manifest`, as `open_session` does.
 
         Raises:
+            InputError: the path of `model` is not UTF-8.
             BackendError: ONNX Runtime is not installed, has no such provider here, or can't load the model.
         """
         self._manifest = manifest
+        if str(model).encode(errors="replace").decode() != str(model):
+            raise InputError(f"{model}: ONNX Runtime opens no path that is not UTF-8; rename it")
         try:
             import onnxruntime
         except ImportError as error:

@@ -82,9 +82,7 @@ def check_names(manifest: Manifest, outputs: Sequence[str] | None) -> tuple[str,
     names = manifest.output_names()
     for name in outputs or ():
         if name not in names:
-            raise UsageError(
-                f"the model has no output `{name}`, only {', '.join(names)}; see the exporter's --outputs"
-            )
+            raise UsageError(f"the model has no output `{name}`, only {', '.join(names)}; see the exporter's --outputs")
     return names if outputs is None else tuple(outputs)
 
 
@@ -105,8 +103,8 @@ def check_outputs(manifest: Manifest, samples: int, outputs: Mapping[str, Array]
         if array.dtype == np.float32 and not np.isfinite(array).all():
             rows = int((~np.isfinite(array.reshape(samples, -1)).all(axis=1)).sum())
             raise CheckError(
-                f"{manifest.files.model.name} gave NaN or infinity in `{name}` for {rows} of {samples} images: "
-                "its precision can't hold them; export it with --precision fp32"
+                f"{manifest.files.model.name} gave NaN or infinity in `{name}` for {rows} of {samples} images"
+                "; export it with --precision fp32"
             )
 
 

@@ -109,9 +109,7 @@ def build_model(tmp_path):
     [
         pytest.param("float16", "plain", BLOCKS, id="fp16 plain: every attention fuses"),
         pytest.param("float16", "bias", BLOCKS, id="fp16 with a bias per key: every attention fuses"),
-        pytest.param(
-            "float16", "row minimum", 0, id="fp16 with a row minimum: none fuses, so the count can drop"
-        ),
+        pytest.param("float16", "row minimum", 0, id="fp16 with a row minimum: none fuses, so the count can drop"),
         pytest.param("float", "plain", 0, id="fp32: none fuses"),
     ],
 )
@@ -198,9 +196,7 @@ TWO_DYNAMIC = text_model("wide (float[batch, n] a) => (float[batch, n] c) { c = 
         pytest.param(TWO_DYNAMIC, DYNAMIC, r"input a has shape \(-1, -1\)", id="a second dynamic dimension"),
     ],
 )
-def test_refused_model_is_a_one_line_error_with_the_builders_words(
-    build_model, tmp_path, model, request_, words
-):
+def test_refused_model_is_a_one_line_error_with_the_builders_words(build_model, tmp_path, model, request_, words):
     with pytest.raises(BuildError, match=words) as caught:
         build_model(model, request_)
     assert caught.value.exit_code == 1
@@ -233,9 +229,7 @@ def test_broken_file_is_a_build_error_that_names_it(tmp_path, content):
 
 def test_external_weights_are_found_beside_the_file_from_any_folder(tmp_path, monkeypatch):
     path = tmp_path / "x.onnx"
-    onnx.save(
-        attention_model("float16"), path, save_as_external_data=True, location="x.onnx.data", size_threshold=0
-    )
+    onnx.save(attention_model("float16"), path, save_as_external_data=True, location="x.onnx.data", size_threshold=0)
     assert (tmp_path / "x.onnx.data").stat().st_size > C * 3 * C * 2 * BLOCKS
     monkeypatch.chdir(Path(__file__).parent)
     result = build(path, tmp_path / "x.plan", DYNAMIC, None)
@@ -279,9 +273,7 @@ def test_full_disk_is_an_output_error(build_model, monkeypatch):
         build_model(model)
 
 
-@pytest.mark.parametrize(
-    "stop", [OSError("stderr is closed"), KeyboardInterrupt()], ids=["error", "interrupt"]
-)
+@pytest.mark.parametrize("stop", [OSError("stderr is closed"), KeyboardInterrupt()], ids=["error", "interrupt"])
 def test_what_a_callback_raises_ends_the_build(build_model, tmp_path, stop):
     def log(_severity: str, _message: str) -> None:
         raise stop
@@ -291,17 +283,22 @@ def test_what_a_callback_raises_ends_the_build(build_model, tmp_path, stop):
     assert not (tmp_path / "x.plan").exists()
 
 
-def test_ctrl_c_ends_the_build_and_the_handler_is_put_back(build_model, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM raised as Ctrl-C"])
+def test_interrupt_ends_the_build_and_the_handler_is_put_back(build_model, tmp_path, number):
     sent = []
 
     def log(_severity: str, message: str) -> None:
         if not sent and "optimization" in message:
-            sent.append(os.kill(os.getpid(), signal.SIGINT))
+            sent.append(os.kill(os.getpid(), number))
 
-    with pytest.raises(KeyboardInterrupt):
-        build_model(attention_model("float16"), log=log)
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build_model(attention_model("float16"), log=log)
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
     assert sent
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert not (tmp_path / "x.plan").exists()
 
 
@@ -413,9 +410,7 @@ def machine(monkeypatch):
         pytest.param(1, {"tensorrt_rtx": "1.7"}, "auto", "tensorrt-rtx", id="GPU and RTX"),
         pytest.param(0, {"tensorrt": "11.0", "tensorrt_rtx": "1.7"}, "auto", "tensorrt-rtx", id="no GPU"),
         pytest.param(2, {"tensorrt": "11.0"}, "tensorrt", "tensorrt", id="TensorRT by name"),
-        pytest.param(
-            1, {"tensorrt": "11.0", "tensorrt_rtx": "1.7"}, "tensorrt-rtx", "tensorrt-rtx", id="RTX by name"
-        ),
+        pytest.param(1, {"tensorrt": "11.0", "tensorrt_rtx": "1.7"}, "tensorrt-rtx", "tensorrt-rtx", id="RTX by name"),
     ],
 )
 def test_backend_is_chosen_by_what_is_here(machine, gpus, modules, requested, chosen):

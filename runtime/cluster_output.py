@@ -1,0 +1,150 @@
+"""The files of one clustering: `labels.parquet`, `centroids.npy`, `clusters.png`, and `summary.json` last.
+
+The summary holds SHA-256 of the other three. An older result is replaced so: all four files are finished in a
+hidden folder in OUT; the old summary goes; the three are moved in; the new summary is moved in. So an OUT
+with a summary is whole, and files of two runs never pass as one: where a run is cut short there is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runtime.atomic import cannot_write, publish, sync_folder, work_folder
+from runtime.errors import OutputFileError, UsageError
+from runtime.kmeans import Clustering
+
+LABELS = "labels.parquet"
+CENTROIDS = "centroids.npy"
+PICTURE = "clusters.png"
+SUMMARY = "summary.json"
+
+
+@contextlib.contextmanager
+def output_folder(out: Path, source: Path) -> Iterator[Path]:
+    """A hidden work folder inside `out`, which is made where its parent exists, and unmade if nothing came.
+
+    Args:
+        out: where the results go.
+        source: the folder of embeddings, which must not be `out`.
+
+    Raises:
+        UsageError: `out` holds embeddings, or would be taken for a part of them.
+        OutputFileError: `out` can't be made or written.
+    """
+    _check_place(out, source)
+    made = False
+    try:
+        if not out.is_dir():
+            out.mkdir()
+            made = True
+        in_the_way = [name for name in (LABELS, CENTROIDS, PICTURE, SUMMARY) if (out / name).is_dir()]
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    if in_the_way:
+        raise OutputFileError(f"can't write {out / in_the_way[0]}: a folder is in its place; move it away")
+    try:
+        with work_folder(beside=out / SUMMARY) as work:
+            yield work
+    finally:
+        if made:
+            with contextlib.suppress(OSError):  # not empty: it worked
+                out.rmdir()
+
+
+def _check_place(out: Path, source: Path) -> None:
+    """Keep `labels.parquet` away from embeddings: readers take every `.parquet` beside them for a part."""
+    try:
+        held = next(out.glob("part-*.parquet"), None) if out.is_dir() else None
+        inside = out.parent.is_dir() and out.parent.samefile(source) and out.suffix == ".parquet"
+        same = out.is_dir() and out.samefile(source)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    if same:
+        raise UsageError(f"--out {out} is the folder of the embeddings itself: give it one of its own")
+    if held is not None:
+        raise UsageError(f"--out {out} holds embeddings ({held.name}): give it a folder of its own")
+    if inside:
+        raise UsageError(f"--out {out} would look like a part of the embeddings: drop the .parquet")
+
+
+def publish_results(
+    out: Path,
+    work: Path,
+    roots: Sequence[str],
+    paths: Sequence[str],
+    clustering: Clustering,
+    png: bytes,
+    summary: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write the four files; gives the summary as written, `files` added.
+
+    Args:
+        out: where they go.
+        work: from `output_folder`.
+        roots: folder of each of the n images.
+        paths: path of each in its folder.
+        clustering: their clusters.
+        png: the picture.
+        summary: everything else that the summary tells, as JSON.
+
+    Raises:
+        OutputFileError: a file can't be written; an older result is then as before, or has lost its summary.
+    """
+    contents = {
+        LABELS: _labels_parquet(roots, paths, clustering),
+        CENTROIDS: _npy(clustering),
+        PICTURE: png,
+    }
+    files = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
+    full = {**summary, "files": files}
+    contents[SUMMARY] = _json(full)
+    for name, data in contents.items():
+        try:
+            (work / name).write_bytes(data)
+        except OSError as error:
+            raise cannot_write(out / name, error) from error
+    try:
+        (out / SUMMARY).unlink(missing_ok=True)
+        sync_folder(out)
+    except OSError as error:
+        raise cannot_write(out / SUMMARY, error) from error
+    for name in contents:  # the summary is the last
+        publish(work / name, out / name)
+    return full
+
+
+def _labels_parquet(roots: Sequence[str], paths: Sequence[str], clustering: Clustering) -> bytes:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = pa.table(
+        {
+            "root": pa.array(roots, pa.string()),
+            "path": pa.array(paths, pa.string()),
+            "label": pa.array(clustering.labels, pa.int32()),
+            "distance": pa.array(clustering.distances, pa.float32()),
+        }
+    )
+    sink = io.BytesIO()
+    parquet.write_table(table, sink, use_dictionary=["root"], write_page_checksum=True)
+    return sink.getvalue()
+
+
+def _npy(clustering: Clustering) -> bytes:
+    import numpy as np
+
+    sink = io.BytesIO()
+    np.save(sink, clustering.centroids, allow_pickle=False)
+    return sink.getvalue()
+
+
+def _json(summary: Mapping[str, Any]) -> bytes:
+    """Indented JSON; half of a surrogate pair, as in a folder's name that is not UTF-8, is escaped."""
+    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")

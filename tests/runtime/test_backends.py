@@ -1,0 +1,367 @@
+"""Every backend answers one protocol, and says no clearly."""
+
+import ctypes
+import importlib.util
+import sys
+import types
+from collections.abc import Sequence
+from contextlib import closing
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from runtime.backends import open_session
+from runtime.backends.cuda import require_gpu
+from runtime.backends.session import (
+    batch_limits,
+    check_batch,
+    check_names,
+    check_outputs,
+    chosen_batch,
+    run_in_batches,
+)
+from runtime.errors import BackendError, CheckError, InputError, ManifestError, UsageError
+from runtime.golden import read_golden
+from runtime.manifest import manifest_path, parity_path, read_manifest, verified_manifest
+
+ALL = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
+TOLERANCE = 1e-4
+"""Of float32 sums over 588 products against float64; the figures are of order 1."""
+
+
+class FakeSession:
+    """A `Session` that gives each image's mean as its embedding, and remembers the batches it was given."""
+
+    name = "fake"
+
+    def __init__(self, manifest) -> None:
+        self.manifest = manifest
+        self.batches: list[int] = []
+        self.closed = False
+
+    def run(self, batch: np.ndarray, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        if self.closed:
+            raise UsageError("the session is closed")
+        names = check_names(self.manifest, outputs)
+        check_batch(self.manifest, batch)
+        self.batches.append(len(batch))
+        value = batch.reshape(len(batch), -1).mean(axis=1, dtype=np.float32)
+        width = self.manifest.outputs[0].shape[1]
+        results = {name: np.repeat(value[:, None], width, axis=1) for name in names}
+        check_outputs(self.manifest, len(batch), results)
+        return results
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture(params=["onnxruntime", "fake"])
+def session(request, tiny):
+    made = open_session(tiny) if request.param == "onnxruntime" else FakeSession(verified_manifest(tiny))
+    with closing(made):
+        yield made
+
+
+def images(count: int, side: int = 42) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((count, 3, side, side)).astype(np.float32)
+
+
+# Conformance: every backend
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_session_embeds_each_image_of_a_batch_by_itself(session, count) -> None:
+    batch = images(count)
+    got = session.run(batch)
+    assert got["embedding"].shape == (count, 6)
+    assert got["embedding"].dtype == np.float32
+    for row in range(count):
+        alone = session.run(batch[row : row + 1])["embedding"][0]
+        np.testing.assert_allclose(got["embedding"][row], alone, rtol=0, atol=TOLERANCE)
+
+
+WRONG_BATCHES = {
+    "no image": (np.empty((0, 3, 42, 42), np.float32), "0 images"),
+    "other size": (images(1, 56), r"shape \(1, 3, 56, 56\)"),
+    "no batch dimension": (images(1)[0], r"shape \(3, 42, 42\)"),
+    "channels last": (images(1).transpose(0, 2, 3, 1), r"shape \(1, 42, 42, 3\)"),
+    "float64": (images(1).astype(np.float64), "float64"),
+    "uint8": (images(1).astype(np.uint8), "uint8"),
+    "NaN": (np.full((1, 3, 42, 42), np.nan, np.float32), "NaN"),
+    "a list": ([[1.0]], "not list"),
+}
+
+
+@pytest.mark.parametrize(("batch", "message"), WRONG_BATCHES.values(), ids=WRONG_BATCHES)
+def test_session_refuses_what_the_model_does_not_take(session, batch, message) -> None:
+    with pytest.raises(InputError, match=message):
+        session.run(batch)
+
+
+def test_session_names_the_outputs_there_are_when_asked_for_another(session) -> None:
+    with pytest.raises(UsageError, match="no output `patch_tokens`, only embedding"):
+        session.run(images(1), ["patch_tokens"])
+
+
+def test_session_can_be_closed_twice_and_then_refuses_to_run(session) -> None:
+    session.close()
+    session.close()
+    with pytest.raises(UsageError, match="closed"):
+        session.run(images(1))
+
+
+def test_session_has_the_manifest_and_a_name(session, tiny) -> None:
+    assert session.manifest == read_manifest(tiny)
+    assert session.name
+
+
+# ONNX Runtime
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_onnxruntime_gives_every_output_as_expected(dtype, make_model, tmp_path) -> None:
+    path = make_model(tmp_path, outputs=ALL, dtype=dtype)
+    golden = read_golden(path, read_manifest(path))
+    with closing(open_session(path)) as session:
+        got = session.run(golden.input)
+    assert tuple(got) == ALL
+    for name, expected in golden.outputs().items():
+        assert got[name].dtype == expected.dtype
+        np.testing.assert_allclose(got[name], expected, rtol=0, atol=TOLERANCE)
+
+
+def test_onnxruntime_gives_only_the_outputs_asked_for(make_model, tmp_path) -> None:
+    with closing(open_session(make_model(tmp_path, outputs=ALL))) as session:
+        assert tuple(session.run(images(1), ["artifact_norm", "embedding"])) == ("artifact_norm", "embedding")
+
+
+def test_onnxruntime_tells_of_nan_and_of_how_many_images(make_model, tmp_path) -> None:
+    dark, bright = -np.ones((1, 3, 42, 42), np.float32), np.ones((1, 3, 42, 42), np.float32)
+    with closing(open_session(make_model(tmp_path, nan=True))) as session:
+        session.run(dark)
+        with pytest.raises(CheckError, match=r"tiny.onnx gave NaN or infinity in `embedding` for 1 of 2") as info:
+            session.run(np.concatenate([dark, bright]))
+    assert info.value.exit_code == 1
+
+
+def test_onnxruntime_output_of_another_shape_than_the_manifest_says_is_told(make_model, tmp_path) -> None:
+    manifest = read_manifest(make_model(tmp_path))
+    with pytest.raises(CheckError, match=r"float32 \(2, 5\), its manifest says float32 \(2, 6\)"):
+        check_outputs(manifest, 2, {"embedding": np.zeros((2, 5), np.float32)})
+    with pytest.raises(CheckError, match="float16"):
+        check_outputs(manifest, 2, {"embedding": np.zeros((2, 6), np.float16)})
+
+
+def test_cuda_is_refused_where_this_onnxruntime_has_none(tiny) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    with pytest.raises(BackendError, match=r"no CUDAExecutionProvider: .*itae\[gpu\]"):
+        open_session(tiny, "cuda")
+
+
+class FakeOrt:
+    """Stands for an `onnxruntime` whose CUDA provider is built in; `started` are those that come up."""
+
+    def __init__(self, started: list[str]) -> None:
+        self.started = started
+        self.asked = None
+
+    def InferenceSession(self, path, settings, providers):  # noqa: N802
+        assert isinstance(path, str)
+        self.asked = providers
+        return types.SimpleNamespace(get_providers=lambda: self.started)
+
+    def __getattr__(self, name):
+        if name == "get_available_providers":
+            return lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        return getattr(onnxruntime, name)
+
+
+def test_cuda_that_quietly_falls_back_to_the_cpu_is_refused(tiny, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", FakeOrt(["CPUExecutionProvider"]))
+    with pytest.raises(BackendError, match="CUDAExecutionProvider does not start here"):
+        open_session(tiny, "cuda")
+
+
+def test_cuda_is_asked_for_without_tf32(tiny, monkeypatch) -> None:
+    fake = FakeOrt(["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    assert "CUDA" in open_session(tiny, "cuda").name
+    assert fake.asked == [("CUDAExecutionProvider", {"use_tf32": "0"})]
+
+
+def test_missing_onnxruntime_says_what_to_install(tiny, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # what import takes for "not there"
+    with pytest.raises(BackendError, match=r"pip install 'itae\[cpu\]'"):
+        open_session(tiny)
+
+
+def test_a_model_that_onnxruntime_cannot_load_is_one_error_of_ours(make_model, tmp_path) -> None:
+    path = make_model(tmp_path)
+    path.write_bytes(b"not ONNX at all")
+    rehash(path)
+    with pytest.raises(BackendError, match=r"ONNX Runtime can't load .*tiny.onnx"):
+        open_session(path)
+
+
+def test_unknown_provider_is_refused(tiny) -> None:
+    with pytest.raises(UsageError, match="no provider 'gpu': choose from auto, cpu, cuda"):
+        open_session(tiny, "gpu")
+
+
+# Files are checked before any parser sees them
+
+
+def rehash(path) -> None:
+    """Make the manifest of `path` fit its files again."""
+    from runtime.manifest import record_file
+
+    manifest = read_manifest(path)
+    files = manifest.files.model_copy(update={"model": record_file(path), "parity": record_file(parity_path(path))})
+    manifest_path(path).write_bytes(manifest.model_copy(update={"files": files}).to_json())
+
+
+def flip(path, where: float) -> None:
+    data = bytearray(path.read_bytes())
+    data[int(where * (len(data) - 1))] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("where", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("builder", ["onnx", "tensorrt"])
+def test_model_altered_by_one_bit_is_refused(builder, where, make_model, tmp_path) -> None:
+    path = make_model(tmp_path, builder=builder)
+    flip(path, where)
+    with pytest.raises(ManifestError, match="SHA-256"):
+        open_session(path)
+
+
+def test_truncated_model_is_refused(tiny) -> None:
+    tiny.write_bytes(tiny.read_bytes()[:-1])
+    with pytest.raises(ManifestError, match="bytes"):
+        open_session(tiny)
+
+
+def test_model_swapped_for_another_is_refused(tiny, make_model, tmp_path) -> None:
+    other = make_model(tmp_path / "other", outputs=ALL)
+    tiny.write_bytes(other.read_bytes())
+    with pytest.raises(ManifestError, match="export it again"):
+        open_session(tiny)
+
+
+@pytest.mark.parametrize("where", [0.1, 0.5, 0.9])
+def test_manifest_altered_by_one_bit_is_refused(where, tiny) -> None:
+    flip(manifest_path(tiny), where)
+    with pytest.raises(ManifestError):
+        open_session(tiny)
+
+
+@pytest.mark.parametrize("missing", ["model", "manifest"])
+def test_missing_file_is_named(missing, tiny) -> None:
+    (tiny if missing == "model" else manifest_path(tiny)).unlink()
+    with pytest.raises(ManifestError, match="no such model file" if missing == "model" else "no manifest"):
+        open_session(tiny)
+
+
+# Engines
+
+
+@pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
+def engine(request, make_model, tmp_path):
+    return make_model(tmp_path, "tiny.engine", builder=request.param, batch=(2, 4, 4))
+
+
+class FakeDriver:
+    """Stands for libcuda: what cuInit answers, and how many devices there are."""
+
+    def __init__(self, status: int, devices: int) -> None:
+        self.cuInit = lambda flags: status
+        self.devices = devices
+
+    def cuDeviceGetCount(self, count) -> int:  # noqa: N802
+        count._obj.value = self.devices
+        return 0
+
+
+def no_driver(name: str):
+    raise OSError(f"{name}: cannot open shared object file")
+
+
+DRIVERS = {
+    "no driver": (no_driver, "there is no driver here"),
+    "no device": (lambda name: FakeDriver(100, 0), "finds none"),
+    "no device, driver starts": (lambda name: FakeDriver(0, 0), "finds none"),
+    "driver of another version": (lambda name: FakeDriver(803, 1), "CUDA error 803"),
+    "not a driver": (lambda name: object(), "there is no driver here"),
+}
+
+
+@pytest.mark.parametrize(("driver", "message"), DRIVERS.values(), ids=DRIVERS)
+def test_engine_is_refused_in_one_line_before_tensorrt_is_touched(driver, message, engine, monkeypatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", driver)
+    for module in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, module, None)  # an import would fail with another message
+    with pytest.raises(BackendError, match=message) as info:
+        open_session(engine)
+    assert "needs an NVIDIA GPU" in str(info.value)
+    assert "\n" not in str(info.value)
+    assert info.value.exit_code == 2
+
+
+@pytest.mark.parametrize("installed", [True, False], ids=["library installed", "library missing"])
+def test_engine_is_refused_with_a_gpu_too(installed, engine, monkeypatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(0, 1))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
+    message = "comes in a later version" if installed else r"pip install 'itae\[(gpu|rtx)\]'"
+    with pytest.raises(BackendError, match=message):
+        open_session(engine)
+
+
+def test_gpus_are_counted(monkeypatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(0, 3))
+    assert require_gpu("a test") == 3
+
+
+def test_engine_takes_no_provider(engine) -> None:
+    with pytest.raises(UsageError, match="takes no provider 'cpu'"):
+        open_session(engine, "cpu")
+
+
+# Batches
+
+
+def test_batches_of_an_engine_keep_to_its_profile_and_are_padded(engine) -> None:
+    session = FakeSession(verified_manifest(engine))
+    assert batch_limits(session.manifest) == (2, 4, 4)
+    inputs = images(9)
+    got = run_in_batches(session, inputs)["embedding"]
+    assert session.batches == [4, 4, 2]  # one image is left, the profile begins at 2
+    np.testing.assert_array_equal(got[:, 0], inputs.reshape(9, -1).mean(axis=1, dtype=np.float32))
+
+
+@pytest.mark.parametrize(("asked", "size"), [(None, 4), (1, 2), (2, 2), (3, 3), (4, 4)])
+def test_chosen_batch_of_an_engine_is_within_its_profile(asked, size, engine) -> None:
+    assert chosen_batch(read_manifest(engine), asked) == size
+
+
+@pytest.mark.parametrize("asked", [-1, 0, 5])
+def test_batch_beyond_the_profile_is_refused(asked, engine) -> None:
+    with pytest.raises(UsageError, match=f"a batch of {asked}: the model takes 1 to 4"):
+        chosen_batch(read_manifest(engine), asked)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_engine_refuses_a_batch_outside_its_profile(count, engine) -> None:
+    with pytest.raises(InputError, match=f"a batch of {count} images: the model takes 2 to 4"):
+        check_batch(read_manifest(engine), images(count))
+
+
+@pytest.mark.parametrize(("asked", "size"), [(None, 8), (1, 1), (1000, 1000)])
+def test_batch_of_onnx_is_free(asked, size, tiny) -> None:
+    assert chosen_batch(read_manifest(tiny), asked) == size
+
+
+def test_running_no_image_at_all_is_refused(tiny) -> None:
+    with closing(open_session(tiny)) as session, pytest.raises(InputError, match="0 images"):
+        run_in_batches(session, images(0))

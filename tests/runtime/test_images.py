@@ -1,0 +1,375 @@
+"""Pictures from files, good and hostile."""
+
+import contextlib
+import errno
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime import images
+from runtime.errors import InputError
+from runtime.images import ImageFile, find_images, load_image, to_rgb
+
+GRADIENT = np.stack(np.meshgrid(np.arange(40) * 6, np.arange(30) * 8, indexing="xy"), -1).astype(np.uint8)
+PICTURE = np.concatenate([GRADIENT, np.full((30, 40, 1), 77, np.uint8)], axis=-1)  # (30, 40, 3), smooth
+
+LOSSLESS = {
+    "png": {},
+    "bmp": {},
+    "tiff": {},
+    "gif": None,  # 256 colours
+    "webp": {"lossless": True},
+    "jpg": None,
+}
+
+
+@pytest.mark.parametrize("suffix", LOSSLESS)
+def test_every_format_is_read(suffix, tmp_path) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(PICTURE).save(path, **(LOSSLESS[suffix] or {}))
+    got = load_image(path)
+    assert (got.mode, got.size) == ("RGB", (40, 30))
+    tolerance = 0 if LOSSLESS[suffix] is not None else 40
+    assert np.abs(np.asarray(got).astype(int) - PICTURE).max() <= tolerance
+
+
+def test_first_frame_of_an_animation_is_read(tmp_path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert load_image(tmp_path / "a.gif").getpixel((4, 4)) == (255, 0, 0)
+
+
+def test_first_picture_of_a_phones_jpeg_with_several_is_read(tmp_path) -> None:
+    red, blue = Image.new("RGB", (16, 16), "red"), Image.new("RGB", (16, 16), "blue")
+    red.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[blue])
+    assert load_image(tmp_path / "a.jpg").getpixel((8, 8)) == (254, 0, 0)
+
+
+def test_content_counts_not_the_name(tmp_path) -> None:
+    Image.fromarray(PICTURE).save(tmp_path / "a.jpg", format="PNG")
+    np.testing.assert_array_equal(np.asarray(load_image(tmp_path / "a.jpg")), PICTURE)
+
+
+def test_other_formats_of_pillow_are_not_read(tmp_path) -> None:
+    Image.fromarray(PICTURE).save(tmp_path / "a.png", format="PPM")
+    with pytest.raises(InputError, match=r"a.png: is damaged, or none of JPEG, PNG, WEBP, BMP, TIFF, GIF"):
+        load_image(tmp_path / "a.png")
+
+
+# EXIF
+
+CORNERS = np.zeros((16, 32, 3), np.uint8)
+CORNERS[:8, :8] = 255  # top left is white, so that each of the eight turns is told apart
+CORNERS[8:, :8, 0] = 255  # bottom left is red
+UPRIGHT = {  # EXIF's own words: what row 0 and column 0 of the stored picture are to the viewer
+    1: CORNERS,
+    2: CORNERS[:, ::-1],
+    3: CORNERS[::-1, ::-1],
+    4: CORNERS[::-1],
+    5: CORNERS.transpose(1, 0, 2),
+    6: np.rot90(CORNERS, -1),
+    7: CORNERS[::-1, ::-1].transpose(1, 0, 2),
+    8: np.rot90(CORNERS, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("suffix", ["png", "webp", "tiff"])
+def test_exif_orientation_is_applied(suffix, orientation, tmp_path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{suffix}"
+    options = {"lossless": True} if suffix == "webp" else {}
+    Image.fromarray(CORNERS).save(path, exif=exif, **options)
+    np.testing.assert_array_equal(np.asarray(load_image(path)), UPRIGHT[orientation])
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 300], ids=str)
+def test_orientation_that_means_nothing_is_left_alone(orientation, tmp_path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(CORNERS).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(np.asarray(load_image(tmp_path / "a.png")), CORNERS)
+
+
+def test_damaged_exif_does_not_cost_the_picture(tmp_path) -> None:
+    Image.fromarray(PICTURE).save(tmp_path / "a.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + b"\xff" * 40)
+    np.testing.assert_array_equal(np.asarray(load_image(tmp_path / "a.png")), PICTURE)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tiff", "jpg"])
+def test_a_turned_picture_is_not_turned_again(suffix, tmp_path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(CORNERS).save(tmp_path / f"a.{suffix}", exif=exif)
+    once = load_image(tmp_path / f"a.{suffix}")
+    assert once.size == (16, 32)
+    np.testing.assert_array_equal(np.asarray(to_rgb(once)), np.asarray(once))
+
+
+# Modes
+
+GREY16 = np.array([[0, 128, 129, 257, 32767, 32768, 65406, 65407, 65535]], np.uint16)
+GREY8 = [0, 0, 1, 1, 127, 128, 254, 255, 255]  # round(v / 257): clipped at 255, Pillow gives 0 128 129 255 ...
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_sixteen_bit_grey_is_scaled_and_rounded(suffix, tmp_path) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(GREY16).save(path)
+    got = np.asarray(load_image(path))
+    assert got[0, :, 0].tolist() == GREY8
+    assert (got == got[..., :1]).all()
+
+
+def test_sixteen_bit_grey_of_the_other_byte_order_is_read(tmp_path) -> None:
+    Image.frombytes("I;16B", (9, 1), GREY16.astype(">u2").tobytes()).save(tmp_path / "a.tiff")
+    with Image.open(tmp_path / "a.tiff") as stored:
+        assert stored.mode == "I;16B"
+    assert np.asarray(load_image(tmp_path / "a.tiff"))[0, :, 0].tolist() == GREY8
+
+
+def test_every_sixteen_bit_value_is_its_rounded_share_of_257() -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    got = np.asarray(to_rgb(Image.fromarray(values)))[..., 0]
+    np.testing.assert_array_equal(got, np.round(values / 257.0))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32], ids=["I", "F"])
+def test_grey_of_unknown_range_is_refused(dtype, tmp_path) -> None:
+    Image.fromarray(np.full((4, 4), 7, dtype)).save(tmp_path / "a.tiff")
+    with pytest.raises(InputError, match=r"a.tiff: has 32-bit grey values"):
+        load_image(tmp_path / "a.tiff")
+
+
+def test_cmyk_jpeg_is_read_as_rgb(tmp_path) -> None:
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "a.jpg")
+    red, green, blue = load_image(tmp_path / "a.jpg").getpixel((8, 8))
+    assert (red, green, blue) == pytest.approx((255, 0, 0), abs=4)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("RGBA", (200, 0, 0, 0), (255, 255, 255)),
+        ("RGBA", (200, 0, 0, 255), (200, 0, 0)),
+        ("RGBA", (0, 0, 0, 128), (127, 127, 127)),
+        ("LA", (0, 0), (255, 255, 255)),
+        ("LA", (90, 255), (90, 90, 90)),
+        ("1", 1, (255, 255, 255)),
+    ],
+    ids=str,
+)
+def test_transparency_is_blended_over_white(mode, colour, expected, tmp_path) -> None:
+    Image.new(mode, (5, 5), colour).save(tmp_path / "a.png")
+    assert load_image(tmp_path / "a.png").getpixel((2, 2)) == expected
+
+
+def test_palette_with_alpha_per_entry_is_read_without_a_warning(tmp_path) -> None:
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.save(tmp_path / "a.png", transparency=bytes([0, 255]))
+    assert load_image(tmp_path / "a.png").getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_cie_lab_is_not_taken_for_transparency() -> None:
+    assert to_rgb(Image.new("LAB", (3, 3), (128, 128, 128))).getpixel((1, 1)) == (119, 119, 119)
+
+
+def test_picture_of_a_mode_that_cannot_be_rgb_is_refused() -> None:
+    with pytest.raises(InputError, match="can't be converted from La to RGB"):
+        to_rgb(Image.new("La", (3, 3)))
+
+
+# Hostile files
+
+
+def good(suffix: str, tmp_path: Path) -> bytes:
+    path = tmp_path / f"good.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "tiff", "gif"])
+def test_truncated_picture_is_refused(suffix, share, tmp_path) -> None:
+    data = good(suffix, tmp_path)
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(InputError, match=rf"^{path}: "):
+        load_image(path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "tiff", "gif"])
+def test_altered_picture_is_read_or_refused_but_never_anything_else(suffix, tmp_path) -> None:
+    data = good(suffix, tmp_path)
+    rng = np.random.default_rng(1)
+    path = tmp_path / f"a.{suffix}"
+    for _ in range(60):
+        altered = bytearray(data)
+        for place in rng.integers(0, min(len(data), 400), 4):
+            altered[place] = rng.integers(256)
+        path.write_bytes(altered)
+        with contextlib.suppress(InputError):
+            assert load_image(path).mode == "RGB"
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that says it has so many pixels, and a little data."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(50_000, 50_000), (2**31 - 1, 1)], ids=str)
+def test_decompression_bomb_is_refused(size, tmp_path) -> None:
+    (tmp_path / "a.png").write_bytes(png_header(*size))
+    with pytest.raises(InputError, match=r"a.png: has (more than|2,147,483,647 pixels).*178,956,970"):
+        load_image(tmp_path / "a.png")
+
+
+def test_too_large_a_picture_is_refused_before_it_is_decoded(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 1199)
+    Image.fromarray(PICTURE).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was decoded"))
+    with pytest.raises(InputError, match=r"a.png: has 1,200 pixels \(40 x 30\), more than 1,199"):
+        load_image(tmp_path / "a.png")
+
+
+def test_empty_file_is_refused(tmp_path) -> None:
+    (tmp_path / "a.png").touch()
+    with pytest.raises(InputError, match=r"a.png: is empty \(0 bytes\)"):
+        load_image(tmp_path / "a.png")
+
+
+def test_dangling_link_is_refused(tmp_path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(InputError, match=r"a.png: does not exist, or is a link to what does not"):
+        load_image(tmp_path / "a.png")
+
+
+def test_link_to_itself_is_refused(tmp_path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a.png: can't be decoded .*symbolic links"):
+        load_image(tmp_path / "a.png")
+
+
+def test_named_pipe_is_refused_and_not_waited_for(tmp_path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a.png: is a folder or a device, not a file"):
+        load_image(tmp_path / "a.png")
+
+
+def test_folder_is_refused_as_a_picture(tmp_path) -> None:
+    with pytest.raises(InputError, match="is a folder or a device"):
+        load_image(tmp_path)
+
+
+def test_file_without_permission_is_refused(tmp_path, monkeypatch) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+
+    def denied(*args, **rest):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", denied)
+    with pytest.raises(InputError, match=r"a.png: can't be decoded \(PermissionError: Permission denied\)"):
+        load_image(tmp_path / "a.png")
+
+
+# Which there are
+
+
+def names(found) -> list[str]:
+    return [file.path for file in found.files]
+
+
+def test_folders_are_searched_through_in_sorted_order(pictures) -> None:
+    found = find_images([pictures])
+    assert names(found) == [
+        *[f"cats/{number}.png" for number in range(4)],
+        *[f"dogs/deep/{number}.jpg" for number in range(4, 8)],
+    ]
+    assert {file.root for file in found.files} == {str(pictures.resolve())}
+    assert found.unreadable == ()
+
+
+@pytest.mark.parametrize("name", ["a.JPG", "a.jpeg", "a.Png", "a.webp", "a.bmp", "a.tif", "a.TIFF", "a.gif"])
+def test_suffixes_of_any_case_count(name, tmp_path) -> None:
+    (tmp_path / name).touch()
+    (tmp_path / "notes.txt").touch()
+    assert names(find_images([tmp_path])) == [name]
+
+
+def test_file_named_itself_needs_no_suffix_and_its_folder_is_the_root(tmp_path) -> None:
+    (tmp_path / "scan").touch()
+    assert find_images([tmp_path / "scan"]).files == (ImageFile(str(tmp_path.resolve()), "scan"),)
+
+
+def test_arguments_keep_their_order_and_nothing_is_listed_twice(pictures) -> None:
+    cat = pictures / "cats" / "1.png"
+    found = find_images([cat, pictures / "cats", pictures / "cats"])
+    assert names(found) == ["1.png", "0.png", "2.png", "3.png"]
+
+
+def test_relative_arguments_have_absolute_roots(pictures, monkeypatch) -> None:
+    monkeypatch.chdir(pictures)
+    for file in find_images(["cats", "dogs/deep/4.jpg", "."]).files:
+        assert Path(file.root).is_absolute()
+        assert file.location.is_file()
+
+
+def test_linked_folders_are_not_followed_unless_named(pictures, tmp_path) -> None:
+    (tmp_path / "album").mkdir()
+    (tmp_path / "album" / "link").symlink_to(pictures)
+    (tmp_path / "album" / "loop").symlink_to(tmp_path / "album")
+    (tmp_path / "album" / "a.png").symlink_to(pictures / "cats" / "0.png")
+    assert names(find_images([tmp_path / "album"])) == ["a.png"]
+    assert len(find_images([tmp_path / "album" / "link"]).files) == 8
+
+
+def test_name_that_is_not_utf8_is_recorded_as_unreadable(pictures) -> None:
+    os.rename(os.fsencode(pictures / "cats" / "0.png"), os.fsencode(pictures) + b"/cats/caf\xe9.png")  # noqa: PTH104
+    found = find_images([pictures])
+    assert len(found.files) == 7
+    (problem,) = found.unreadable
+    assert problem.path == r"cats/caf\udce9.png"
+    assert "not UTF-8" in problem.error
+
+
+def test_folder_that_cannot_be_listed_is_recorded(pictures, monkeypatch) -> None:
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("dogs"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = find_images([pictures])
+    assert len(found.files) == 4
+    (problem,) = found.unreadable
+    assert (problem.path, problem.error) == ("dogs", "folder can't be listed: Permission denied")
+
+
+@pytest.mark.parametrize("what", ["empty", "only text", "only an empty folder"])
+def test_folder_without_pictures_is_refused(what, tmp_path) -> None:
+    if what == "only text":
+        (tmp_path / "a.txt").write_text("png")
+    if what == "only an empty folder":
+        (tmp_path / "sub").mkdir()
+    with pytest.raises(InputError, match=r"no image in .*: looked for files that end in bmp, gif"):
+        find_images([tmp_path])
+
+
+@pytest.mark.parametrize("argument", ["nowhere", "a\0b"], ids=["missing", "NUL in the name"])
+def test_argument_that_does_not_exist_is_refused(argument, pictures) -> None:
+    with pytest.raises(InputError, match="give image files or folders"):
+        find_images([pictures, argument])

@@ -1,0 +1,139 @@
+"""The wheel: built, looked into, installed, and its two commands run from outside of the checkout."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SOURCES = ("exporter", "runtime")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of a clean copy: a checkout's `build/` would leak files that are gone into it."""
+    copy = tmp_path_factory.mktemp("source")
+    for name in ["pyproject.toml", "README.md", "LICENSE", *SOURCES]:
+        (copy / name).symlink_to(ROOT / name)
+    out = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, copy],
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    (built,) = out.iterdir()
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """The scripts folder of a fresh environment with the wheel in it; its dependencies are borrowed from here."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / "bin" / "python"
+    (target,) = folder.glob("lib/python*/site-packages")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert names
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--quiet", wheel],
+        check=True,
+        timeout=300,
+    )
+    # Behind the wheel's own files in the path, and without the .pth of the checkout's editable install.
+    (target / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    return folder / "bin"
+
+
+def run(command: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    return subprocess.run([command, *arguments], cwd=cwd, env=clean, capture_output=True, text=True, timeout=300)
+
+
+def test_wheel_holds_the_packages_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    expected = {
+        str(path.relative_to(ROOT))
+        for source in SOURCES
+        for path in (ROOT / source).rglob("*")
+        if path.suffix == ".py" or path.name == "py.typed"
+    }
+    assert names == expected
+    assert {"exporter/py.typed", "runtime/py.typed"} <= names
+
+
+def test_wheel_says_who_it_is(wheel):
+    assert re.fullmatch(r"itae-\d+\.\d+\.\d+-py3-none-any\.whl", wheel.name)
+    with zipfile.ZipFile(wheel) as archive:
+        files = {name.split(".dist-info/")[1]: name for name in archive.namelist() if ".dist-info/" in name}
+        metadata = archive.read(files["METADATA"]).decode()
+        entry_points = archive.read(files["entry_points.txt"]).decode()
+        license_text = archive.read(files["licenses/LICENSE"]).decode()
+    assert "\nName: itae\n" in metadata
+    assert "\nLicense-Expression: Apache-2.0\n" in metadata
+    assert "\nRequires-Python: >=3.11\n" in metadata
+    assert "itae = runtime.__main__:main\n" in entry_points
+    assert "itae-export = exporter.__main__:main\n" in entry_points
+    assert license_text == (ROOT / "LICENSE").read_text()
+    assert "Apache License" in license_text
+
+
+@pytest.mark.parametrize("command", ["itae", "itae-export"])
+def test_installed_command_answers_from_outside_of_the_checkout(installed, tmp_path, command):
+    result = run(installed / command, "--help", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("usage: ")
+    wrong = run(installed / command, "--no-such-option", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert len(wrong.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("package", SOURCES)
+def test_installed_package_is_the_wheels_own(installed, tmp_path, package):
+    result = run(installed / "python", "-c", f"import {package}; print({package}.__file__)", cwd=tmp_path)
+    assert Path(result.stdout.strip()).is_relative_to(installed.parent), result.stderr
+
+
+def names_of(requirements: list[str]) -> set[str]:
+    return {Requirement(text).name for text in requirements}
+
+
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+
+
+def test_extras_are_the_promised_ones():
+    assert set(EXTRAS) == {"cpu", "gpu", "rtx", "export", "dev"}
+    assert names_of(EXTRAS["gpu"]) == {"onnxruntime-gpu", "tensorrt"}
+    assert names_of(EXTRAS["rtx"]) == {"tensorrt-rtx"}
+    assert {"torch", "transformers", "onnx", "onnxscript", "onnx-graphsurgeon"} <= names_of(EXTRAS["export"])
+
+
+def test_base_install_is_the_runtime_without_torch():
+    base = names_of(PROJECT["project"]["dependencies"])
+    assert not base & {"torch", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt-rtx"}
+
+
+@pytest.mark.parametrize("extra", sorted(EXTRAS))
+def test_onnxruntime_comes_by_one_extra_only(extra):
+    """The packages onnxruntime and onnxruntime-gpu overwrite each other's files."""
+    by_extra = {"cpu": {"onnxruntime"}, "gpu": {"onnxruntime-gpu"}}
+    found = names_of(EXTRAS[extra]) & {"onnxruntime", "onnxruntime-gpu"}
+    assert found == by_extra.get(extra, set())
+
+
+def test_setup_never_asks_for_both_onnxruntimes():
+    (asked,) = re.findall(r"-e '\.\[(.*)\]'", (ROOT / "scripts/setup").read_text())
+    assert set(asked.split(",")) == {"cpu", "rtx", "export", "dev"}

@@ -1,0 +1,257 @@
+"""The scripts: the only door to set-up, tests and quickstart, tried with a stand-in for Python where they are long."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+ROOT = Path(__file__).parents[1]
+SHELL = ["check", "gpu-check", "quickstart", "setup", "test"]
+
+FAKE_PYTHON = """#!/bin/sh
+# Stands in for Python: writes what it was called with to $CALLS; fails as the file `answers` beside $CALLS says.
+echo "$*" >>"$CALLS"
+case "$1 ${2:-} ${3:-}" in
+    "-m venv "*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    "-c "*) case "$2" in *runtime.store*) exec "$REAL_PYTHON" "$@" ;; esac ;;
+esac
+if [ -f "${CALLS%calls}answers" ]; then
+    while IFS='|' read -r pattern status message; do
+        case "$*" in *$pattern*) [ -z "$message" ] || echo "$message" >&2; exit "$status" ;; esac
+    done <"${CALLS%calls}answers"
+fi
+"""
+UNREACHABLE = "exporter: can't reach the Hugging Face hub (offline): give --weights a path"
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the scripts with a stand-in for Python: `run(name, ...)` and `calls()`."""
+    return Checkout(tmp_path)
+
+
+class Checkout:
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "a checkout"
+        self.folder = folder
+        shutil.copytree(ROOT / "scripts", self.root / "scripts")
+        shutil.copy(ROOT / "pyproject.toml", self.root)
+        self.python = folder / "python"
+        self.python.write_text(FAKE_PYTHON)
+        self.python.chmod(0o755)
+
+    def answer(self, *rules: tuple[str, int, str]) -> None:
+        """Each: a part of the command line, the exit code, what to say on stderr."""
+        lines = "".join(f"{pattern}|{status}|{message}\n" for pattern, status, message in rules)
+        (self.folder / "answers").write_text(lines)
+
+    def run(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.root / "scripts" / name, *arguments],
+            cwd=self.folder,  # not the checkout: scripts work from anywhere
+            env={
+                **os.environ,
+                "PYTHON": str(self.python),
+                "CALLS": str(self.folder / "calls"),
+                "REAL_PYTHON": sys.executable,
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def calls(self, start: str) -> list[str]:
+        """The calls since the last time that begin so, without this beginning."""
+        path = self.folder / "calls"
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return [line.removeprefix(start).strip() for line in lines if line.startswith(start)]
+
+
+PIP = "-m pip --disable-pip-version-check install -qq"
+
+
+def test_setup_installs_the_exact_torch_first_and_is_quick_when_done(checkout):
+    first = checkout.run("setup")
+    assert first.returncode == 0, first.stderr
+    assert checkout.calls(PIP) == ["torch==2.13.0", "-e .[cpu,rtx,export,dev]"]
+    again = checkout.run("setup")
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    assert checkout.calls(PIP) == []
+
+
+@pytest.mark.parametrize("changed", ["pyproject.toml", "scripts/setup"])
+def test_setup_runs_again_after_a_change_of(checkout, changed):
+    checkout.run("setup")
+    checkout.calls(PIP)
+    with (checkout.root / changed).open("a") as file:
+        file.write("\n# changed\n")
+    assert checkout.run("setup").returncode == 0
+    assert len(checkout.calls(PIP)) == 2
+
+
+@pytest.mark.parametrize("failing", ["torch==2.13.0", "-e .["])
+def test_setup_that_was_cut_short_is_done_again(checkout, failing):
+    checkout.answer((failing, 1, "pip: no network"))
+    broken = checkout.run("setup")
+    assert broken.returncode == 1
+    assert "no network" in broken.stderr
+    checkout.answer()
+    checkout.calls(PIP)
+    assert checkout.run("setup").returncode == 0
+    assert len(checkout.calls(PIP)) == 2
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        pytest.param("-c import sys", "Python 3.11 or newer is needed", id="an old Python"),
+        pytest.param("-c import ensurepip", "python3-venv", id="no venv module"),
+    ],
+)
+def test_setup_says_what_the_machine_lacks(checkout, rule, words):
+    checkout.answer((rule, 1, ""))
+    result = checkout.run("setup")
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert checkout.calls(PIP) == []
+
+
+def test_test_checks_first_and_hands_its_arguments_to_pytest(checkout):
+    (checkout.root / "scripts/check").write_text('#!/bin/sh\nset -eu\nscripts/setup\necho checked >>"$CALLS"\n')
+    checkout.run("test", "-k", "some name")
+    calls = checkout.calls("")
+    assert calls[-2:] == ["checked", "-m pytest -k some name"]
+    checkout.run("test", "--slow", "-x")
+    assert checkout.calls("-m pytest") == ["-m not gpu -x"]
+
+
+@pytest.mark.parametrize("tool", ["ruff format --check", "ruff check", "mypy"])
+def test_test_stops_where_a_check_fails(checkout, tool):
+    checkout.answer((f"-m {tool}", 1, "found something"))
+    assert checkout.run("test").returncode == 1
+    assert checkout.calls("-m pytest") == []
+
+
+def test_gpu_check_runs_the_tests_that_need_a_gpu(checkout):
+    assert checkout.run("gpu-check").returncode == 0
+    assert checkout.calls("-m pytest") == ["-m gpu -rs"]
+
+
+def test_quickstart_uses_the_official_weights_where_it_can(checkout):
+    result = checkout.run("quickstart")
+    assert result.returncode == 0, result.stderr
+    calls = checkout.calls("")
+    exports = [call for call in calls if call.startswith("-m exporter")]
+    assert exports == [
+        "-m exporter --size vitb14 --weights auto --out quickstart/itae.engine",
+        "-m exporter --size vitb14 --weights auto --out quickstart/itae.onnx",
+    ]
+    assert [call for call in calls if "runtime" in call or "digits" in call] == [
+        "-m runtime verify quickstart/itae.onnx",
+        "scripts/make_digits.py quickstart/digits",
+        "-m runtime embed quickstart/itae.onnx quickstart/digits --out quickstart/embeddings",
+        "-m runtime cluster quickstart/embeddings --k 10 --labels folders --out quickstart/clusters",
+    ]
+    assert "DEMONSTRATION" not in result.stdout + result.stderr
+    assert f"{checkout.root}/quickstart" in result.stdout
+    assert "clusters/clusters.png" in result.stdout
+
+
+def test_quickstart_without_the_hub_says_so_loudly_and_goes_on_with_random_weights(checkout):
+    checkout.answer(("--weights auto", 2, UNREACHABLE))
+    result = checkout.run("quickstart")
+    assert result.returncode == 0, result.stderr
+    weights = [call.split()[5] for call in checkout.calls("") if call.startswith("-m exporter")]
+    assert weights == ["auto", "random:0", "random:0"]
+    assert UNREACHABLE in result.stderr
+    assert "RANDOM weights" in result.stderr
+    assert "a DEMONSTRATION with random weights" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        pytest.param(("-m exporter", 2, "exporter: tensorrt-rtx is not installed"), "not installed", id="no TensorRT"),
+        pytest.param(("itae.engine", 1, f"parity failed; {UNREACHABLE}"), "parity failed", id="a failed check"),
+        pytest.param(("random:0", 1, "exporter: parity failed"), "parity failed", id="random weights fail too"),
+        pytest.param(("itae.onnx", 1, "no twin"), "no twin", id="no ONNX twin"),
+        pytest.param(("runtime verify", 1, "it is off"), "it is off", id="verify fails"),
+        pytest.param(("runtime cluster", 2, "bad k"), "bad k", id="clustering fails"),
+    ],
+)
+def test_quickstart_ends_with_the_code_of_what_failed(checkout, rule, words):
+    rules = [rule] if rule[0] != "random:0" else [rule, ("--weights auto", 2, UNREACHABLE)]
+    checkout.answer(*rules)
+    result = checkout.run("quickstart")
+    assert result.returncode == rule[1]
+    assert words in result.stderr
+    assert "Done" not in result.stdout
+
+
+def test_quickstart_takes_a_folder_of_images_and_no_more_clusters_than_images(checkout):
+    images = checkout.folder / "my images"
+    images.mkdir()
+    embeddings = checkout.root / "quickstart" / "embeddings"  # as `runtime embed` leaves it
+    embeddings.mkdir(parents=True)
+    (embeddings / "errors.jsonl").touch()
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(12, np.float32)), 4)
+    rows = {"root": ["."] * 3, "path": ["a.png", "b.png", "c.png"], "embedding": vectors}
+    parquet.write_table(pa.table(rows), embeddings / "part-00000.parquet")
+    result = checkout.run("quickstart", "my images")  # relative to where it is called
+    assert result.returncode == 0, result.stderr
+    calls = checkout.calls("-m runtime")
+    assert calls[1:] == [
+        f"embed quickstart/itae.onnx {images} --out quickstart/embeddings",
+        "cluster quickstart/embeddings --k 3 --out quickstart/clusters",
+    ]
+
+
+def test_quickstart_refuses_a_folder_that_is_not_there_before_any_work(checkout):
+    result = checkout.run("quickstart", "nowhere")
+    assert (result.returncode, result.stderr) == (2, "quickstart: there is no folder nowhere\n")
+    assert checkout.calls("") == []
+
+
+def test_digits_are_200_images_20_of_each_digit(tmp_path):
+    subprocess.run([sys.executable, ROOT / "scripts/make_digits.py", tmp_path], check=True, timeout=120)
+    files = sorted(tmp_path.glob("*/*.png"))
+    assert [len(list((tmp_path / str(digit)).iterdir())) for digit in range(10)] == [20] * 10
+    assert len({file.read_bytes() for file in files}) == 200
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files])
+    assert pixels.shape == (200, 64, 64)
+    assert (pixels.min(), pixels.max()) == (0, 255)
+    squares = pixels.reshape(200, 8, 8, 8, 8)
+    assert (squares == squares[:, :, :1, :, :1]).all()
+
+
+def test_ci_calls_the_test_script_and_nothing_else():
+    lines = (ROOT / ".ci/run").read_text().splitlines()
+    assert lines == ["#!/usr/bin/env bash", 'exec "$(dirname "$0")/../scripts/test"']
+
+
+@pytest.mark.parametrize("path", [".ci/run", *(f"scripts/{name}" for name in SHELL)])
+def test_script_can_be_run_and_stops_at_the_first_error(path):
+    text = (ROOT / path).read_text()
+    assert os.access(ROOT / path, os.X_OK)
+    assert "\nset -eu\n" in text or path == ".ci/run"
+    subprocess.run(["sh" if path != ".ci/run" else "bash", "-n", ROOT / path], check=True)
+
+
+def test_every_script_is_looked_at_here():
+    files = {path.name for path in (ROOT / "scripts").iterdir() if path.is_file()}
+    assert files == {*SHELL, "make_digits.py"}
+
+
+def test_what_quickstart_makes_is_ignored_by_git():
+    assert "/quickstart/" in (ROOT / ".gitignore").read_text().splitlines()
