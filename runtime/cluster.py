@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     roots, paths = embeddings.roots, embeddings.paths
     points = kmeans.normalize_rows(embeddings.vectors, lambda row: str(Path(roots[row], paths[row])))
     del embeddings  # as large as the points
-    kmeans.check_k(k, points)
+    kmeans.check_k(points, k)
     with cluster_output.output_folder(out, folder) as work:
         say(f"clustering {len(points):,} embeddings of width {points.shape[1]} into {k:,}")
         clustering = kmeans.cluster(points, k, seed)
@@ -139,7 +139,8 @@ def _model_hash(folder: Path) -> str | None:
 
     from runtime.store import part_files
 
-    text = (parquet.read_schema(part_files(folder)[0]).metadata or {}).get(b"itae")
+    with part_files(folder)[0].open("rb") as file:  # a path that isn't UTF-8 would be too much for pyarrow
+        text = (parquet.read_schema(file).metadata or {}).get(b"itae")
     value = None if text is None else json.loads(text).get("model_sha256")
     return value if isinstance(value, str) else None
 
@@ -189,4 +190,3 @@ def _as_text(summary: dict[str, Any], out: Path) -> str:
     drawn = "" if picture["clusters"] == summary["k"] else f" (the first {picture['clusters']} clusters)"
     lines += [f"picture  {out / PICTURE}{drawn}", f"labels   {out / LABELS}"]
     return "\n".join(lines) + "\n"
-

@@ -66,7 +66,7 @@ def normalize_rows(vectors: Float32, name: Callable[[int], str] = str) -> Float3
     return units
 
 
-def check_k(k: int, points: Float32) -> None:
+def check_k(points: Float32, k: int) -> None:
     """Check that n points (n, C) can form k clusters.
 
     Raises:
@@ -90,7 +90,7 @@ def cluster(points: Float32, k: int, seed: int = 0) -> Clustering:
     Raises:
         UsageError: as `check_k`, or points lie so close together that fewer than k clusters come out.
     """
-    check_k(k, points)
+    check_k(points, k)
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it

@@ -93,24 +93,23 @@ def find_attention(graph: gs.Graph, expected: int) -> list[AttentionSite]:
     Raises:
         SurgeryError: there are more or fewer; the message gives what came nearest to one.
     """
-    sites: list[AttentionSite] = []
-    misses: list[Miss] = []
-    for node in graph.nodes:
-        if node.op == "MatMul":
-            found = match(CONTEXT, node.outputs[0])
-            if isinstance(found, Match):
-                found = _whole(found)
-            if isinstance(found, Match):
-                sites.append(_site(found, len(sites)))
-            else:
-                misses.append(found)
-    if len(sites) != expected:
-        raise SurgeryError(_describe(graph, len(sites), expected, misses))
-    return sites
+    found = {
+        id(node): _whole(match(CONTEXT, node.outputs[0]))
+        for node in graph.nodes
+        if node.op == "MatMul" and not any(isinstance(tensor, gs.Constant) for tensor in node.inputs)
+    }
+    matches = [one for one in found.values() if isinstance(one, Match)]
+    if len(matches) != expected:
+        inside = {id(node) for one in matches for node in one.inside}
+        misses = [one for key, one in found.items() if isinstance(one, Miss) and key not in inside]
+        raise SurgeryError(_describe(graph, len(matches), expected, misses))
+    return [_site(one, layer) for layer, one in enumerate(matches)]
 
 
-def _whole(found: Match) -> Match | Miss:
+def _whole(found: Match | Miss) -> Match | Miss:
     """Refuse a match one of whose inner tensors is used elsewhere too: a rewrite would change that use."""
+    if isinstance(found, Miss):
+        return found
     inside = {id(node) for node in found.inside}
     outer = id(found.nodes["context"])
     projections = {id(found.nodes[f"{name}_reshape"]) for name in ("query", "key", "value")}
@@ -147,8 +146,8 @@ def _describe(graph: gs.Graph, found: int, expected: int, misses: list[Miss]) ->
     text = f"looked for {expected} attention sites (MatMul, Mul, Softmax, MatMul over q, k, v by head), found {found}"
     if not misses:
         softmax = sum(node.op == "Softmax" for node in graph.nodes)
-        return f"{text}; the graph has no MatMul and {softmax} Softmax nodes: is it a DINOv2?"
-    nearest = max(misses, key=lambda miss: miss.depth)
+        return f"{text}; the graph has no other MatMul of two variables, and {softmax} Softmax nodes: is it a DINOv2?"
+    nearest = max(reversed(misses), key=lambda miss: miss.depth)  # of equals the last: the context follows the logits
     return f"{text}; the nearest miss, after {nearest.depth} matching nodes: {nearest.reason}"
 
 

@@ -129,13 +129,13 @@ def _match_inputs(patterns: tuple[Pattern, ...], inputs: list[gs.Tensor], so_far
 
 
 def _first(results: Iterable[Match | Miss]) -> Match | Miss:
-    """The first match, or the deepest miss."""
+    """The first match, or the deepest miss; of equally deep ones the last, since optional nodes come first."""
     misses: list[Miss] = []
     for result in results:
         if isinstance(result, Match):
             return result
         misses.append(result)
-    return max(misses, key=lambda miss: miss.depth)
+    return max(reversed(misses), key=lambda miss: miss.depth)
 
 
 def _miss(so_far: Match, looked_for: str, tensor: gs.Tensor, detail: str = "") -> Miss:

@@ -153,7 +153,7 @@ def test_a_graph_without_the_expected_attention_is_refused_with_the_nearest_miss
 
 def test_a_graph_without_any_attention_is_refused():
     model = make_model("out0 = Identity(tokens_in)", "out0")
-    with pytest.raises(SurgeryError, match="found 0; the graph has no MatMul and 0 Softmax"):
+    with pytest.raises(SurgeryError, match="found 0; the graph has no other MatMul of two variables, and 0 Softmax"):
         inject_itae(graph_of(model), SPEC)
 
 

@@ -1,0 +1,132 @@
+"""Real sizes, end to end: the command, what it publishes, and what TensorRT-RTX makes of the graphs."""
+
+import dataclasses
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from exporter import engine, materialize, position, reference, surgery, trace, weights
+from exporter.__main__ import main
+from exporter.architecture import architecture
+from exporter.engine_log import count_fused_attention
+from exporter.golden_sample import candidate, normalize
+from exporter.itae import ItaeConfig
+from exporter.spec import ExportSpec
+from runtime.golden import read_golden
+from runtime.manifest import verified_manifest
+
+ATOL = 1e-4
+MIXED = ItaeConfig("all", "value", "zscore:1.5", attenuate="min")
+
+
+def pixels_of(spec: ExportSpec, *numbers: int) -> np.ndarray:
+    """Seeded pictures beyond those that the exporter looks at, normalised."""
+    return normalize(np.stack([candidate(number, spec.height, spec.width) for number in numbers]))
+
+
+@pytest.fixture(scope="module")
+def vits14(tmp_path_factory):
+    """vits14, traced once at 224."""
+    spec = ExportSpec("unused.engine", size="vits14", weights="random:0")
+    model = weights.load(spec.backbone, spec.weights).model
+    position.bake_position_embedding(model, spec.grid, spec.pos_embed)
+    return spec, trace.to_onnx(model, spec, tmp_path_factory.mktemp("vits14"))
+
+
+FUSION = [
+    # options, attention sites fused into one kernel: min and mean need the logits, so theirs can't be
+    ("plain", None, 12),
+    ("mask last", ItaeConfig(attenuate="mask"), 12),
+    ("mask all", ItaeConfig("all", attenuate="mask"), 12),
+    ("scale all", ItaeConfig("all", "query", "zscore:3", attenuate="scale:0.1"), 12),
+    ("min last", ItaeConfig(), 11),
+]
+
+
+@pytest.mark.parametrize(("itae", "fused"), [case[1:] for case in FUSION], ids=[case[0] for case in FUSION])
+def test_attention_stays_fused_in_fp16(itae, fused, vits14, tmp_path):
+    spec, traced = vits14
+    operated, _ = surgery.run(traced, dataclasses.replace(spec, itae=itae, precision="fp16"))
+    materialize.materialize(operated, traced.parent, tmp_path / "m.onnx", "m.onnx.data")
+    request = engine.EngineRequest("tensorrt-rtx", (1, 8, 64))
+    result = engine.build(tmp_path / "m.onnx", tmp_path / "m.plan", request)
+    assert count_fused_attention(result.kernels) == fused
+    assert result.plan_bytes == (tmp_path / "m.plan").stat().st_size
+
+
+@pytest.fixture(scope="module", params=["vits14", "vits14_reg"])
+def published(request, tmp_path_factory):
+    """An engine and its ONNX twin, as the command publishes them."""
+    folder = tmp_path_factory.mktemp(request.param)
+    command = ["--size", request.param, "--weights", "random:0", "--out", str(folder / "m.engine"), "--quiet"]
+    command += ["--keep-onnx", str(folder / "m.onnx"), "--precision", "fp32", "--outputs", "embedding,artifact_mask"]
+    assert main(command) == 0
+    return request.param, folder
+
+
+def test_the_command_publishes_an_engine_its_onnx_file_and_nothing_else(published):
+    size, folder = published
+    names = [f"m.{kind}{suffix}" for kind in ("engine", "onnx") for suffix in ("", ".json", ".parity.npz")]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+    for kind in ("engine", "onnx"):
+        manifest = verified_manifest(folder / f"m.{kind}")
+        assert manifest.model.size == size
+        assert manifest.builder.name == ("tensorrt-rtx" if kind == "engine" else "onnx")
+        golden = read_golden(folder / f"m.{kind}", manifest)
+        assert len(golden.input) == 4
+        assert golden.flags.any()
+        assert not golden.flags.all()
+
+
+def test_the_published_onnx_file_equals_eager_pytorch_on_fresh_images(published):
+    size, folder = published
+    spec = ExportSpec("unused.onnx", size=size, weights="random:0")
+    model = weights.load(spec.backbone, spec.weights).model
+    position.bake_position_embedding(model, spec.grid, spec.pos_embed)
+    pixels = pixels_of(spec, 101, 105, 107)
+    want = reference.embed(model, torch.from_numpy(pixels), spec.itae)
+    session = onnxruntime.InferenceSession(folder / "m.onnx", providers=["CPUExecutionProvider"])
+    embedding, mask = session.run(["embedding", "artifact_mask"], {"pixel_values": pixels})
+    assert want.is_mixed.any()
+    np.testing.assert_array_equal(mask, want.artifact.numpy())
+    np.testing.assert_allclose(embedding, want.embedding.numpy(), rtol=0, atol=ATOL)
+
+
+def test_the_manifest_tells_every_option_and_figure(published):
+    size, folder = published
+    text = json.loads((folder / "m.engine.json").read_text())
+    assert text["options"]["itae"] == {
+        "layers": [11], "source": "key", "threshold": "mad:5", "side": "both", "attenuate": "min",
+    }  # fmt: skip
+    assert text["options"]["batch"] == [1, 8, 64]
+    assert text["model"]["registers"] == (4 if size.endswith("_reg") else 0)
+    check = text["parity"]["checks"][0]
+    assert check["max_abs"] < ATOL
+    assert check["effect"] > 10 * ATOL  # so the parity check could fail
+    assert 0 < check["flagged"] < check["patches"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("registers", ["", "_reg"])
+@pytest.mark.parametrize(
+    ("size", "image_size"), [("vitb14", (518, 518)), ("vitb14", (224, 308)), ("vitl14", (224, 224))]
+)
+def test_larger_sizes_equal_eager_pytorch(size, image_size, registers, tmp_path):
+    spec = ExportSpec("unused.onnx", size=size + registers, weights="random:0", image_size=image_size, itae=MIXED)
+    model = weights.load(architecture(size + registers), spec.weights).model
+    position.bake_position_embedding(model, spec.grid, spec.pos_embed)
+    pixels = pixels_of(spec, 101)
+    want = reference.embed(model, torch.from_numpy(pixels), MIXED)
+    traced = trace.to_onnx(model, spec, tmp_path)
+    del model
+    operated, _ = surgery.run(traced, spec)
+    materialize.materialize(operated, tmp_path, tmp_path / "m.onnx", "m.onnx.data")
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    (embedding,) = session.run(None, {"pixel_values": pixels})
+    off = np.abs(embedding - want.embedding.numpy()).max()
+
+    assert want.is_mixed.all()
+    assert off < ATOL

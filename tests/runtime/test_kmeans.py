@@ -1,0 +1,178 @@
+"""k-means from a set solved by hand, its order, its repeatability, and what it refuses."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime.errors import InputError, UsageError
+from runtime.kmeans import STARTS, check_k, cluster, normalize_rows
+
+ATOL = 1e-6
+"""float32 results of numbers near 1."""
+
+# Two pairs of unit vectors: each pair's mean is (0.9, 0.3) or its opposite, sqrt(0.1) from both.
+FOUR = np.array([[1, 0], [-0.8, -0.6], [0.8, 0.6], [-1, 0]], np.float32)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_four_points_are_clustered_as_by_hand(seed, order):
+    found = cluster(np.asarray(FOUR, order=order), 2, seed)
+    assert found.labels.tolist() == [0, 1, 0, 1]
+    np.testing.assert_allclose(found.centroids, [[0.9, 0.3], [-0.9, -0.3]], atol=ATOL)
+    np.testing.assert_allclose(found.distances, [0.1**0.5] * 4, atol=ATOL)
+    assert found.inertia == pytest.approx(0.4, abs=ATOL)
+    assert found.sizes.tolist() == [2, 2]
+    assert 1 <= found.iterations <= 3
+    assert [array.dtype for array in (found.labels, found.distances, found.centroids)] == [
+        "int32",
+        "float32",
+        "float32",
+    ]
+
+
+def test_one_cluster_has_the_mean_of_all():
+    found = cluster(FOUR, 1)
+    np.testing.assert_allclose(found.centroids, [[0, 0]], atol=ATOL)
+    assert found.inertia == pytest.approx(4, abs=ATOL)  # four unit vectors about the origin
+
+
+def test_as_many_clusters_as_points_leave_no_inertia():
+    found = cluster(FOUR, 4)
+    assert found.labels.tolist() == [0, 1, 2, 3]  # all of size 1: by first occurrence
+    np.testing.assert_allclose(found.centroids, FOUR, atol=ATOL)
+    assert found.inertia == pytest.approx(0, abs=ATOL)
+
+
+def test_clusters_are_numbered_by_size_and_equal_ones_by_their_first_point():
+    axes = np.eye(4, dtype=np.float32)
+    points = axes[[3, 0, 1, 1, 0, 2, 1]]  # sizes: axis 1 three, axis 0 two, axes 3 and 2 one
+    found = cluster(points, 4)
+    assert found.labels.tolist() == [2, 1, 0, 0, 1, 3, 0]
+    assert found.sizes.tolist() == [3, 2, 1, 1]
+    np.testing.assert_allclose(found.centroids, axes[[1, 0, 3, 2]], atol=ATOL)
+
+
+def test_members_come_nearest_first_and_equals_in_order():
+    angles = np.radians([0, 30, 3, -3, 180])
+    points = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    found = cluster(points, 2)
+    assert [members.tolist() for members in found.members()] == [[2, 0, 3, 1], [4]]  # about a mean at 7 degrees
+    same = cluster(np.repeat(FOUR[:1], 5, axis=0), 1)
+    assert same.members()[0].tolist() == [0, 1, 2, 3, 4]
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.integers(0, 10_000), st.integers(1, 6))
+def test_results_agree_with_each_other(draw, k):
+    rng = np.random.default_rng(draw)
+    points = normalize_rows(rng.standard_normal((40, 5)).astype(np.float32))
+    found = cluster(points, k, seed=draw)
+    apart = np.linalg.norm(points[:, None].astype(float) - found.centroids, axis=2)  # (n, k)
+    np.testing.assert_allclose(found.distances, apart[np.arange(40), found.labels], atol=ATOL)
+    assert (found.distances <= apart.min(axis=1) + ATOL).all()  # the nearest centroid
+    assert found.inertia == pytest.approx((apart[np.arange(40), found.labels] ** 2).sum(), rel=1e-5)
+    assert found.sizes.tolist() == sorted(np.bincount(found.labels, minlength=k), reverse=True)
+    members = found.members()
+    assert sorted(np.concatenate(members).tolist()) == list(range(40))
+    assert all((found.labels[rows] == number).all() for number, rows in enumerate(members))
+
+
+def test_it_is_scikit_learns_k_means_of_ten_starts():
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    points = normalize_rows(np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32))
+    found = cluster(points, 7, seed=3)
+    with threadpool_limits(1):
+        theirs = KMeans(7, n_init=STARTS, random_state=3).fit(points)
+        one = KMeans(7, n_init=1, random_state=3).fit(points)
+    assert len(set(zip(found.labels.tolist(), theirs.labels_.tolist(), strict=True))) == 7  # one to one
+    assert found.inertia == pytest.approx(theirs.inertia_, rel=1e-5)
+    assert found.inertia < one.inertia_ * (1 - 1e-4)  # so that the number of starts matters here
+
+
+NOISE = """
+    import hashlib
+    import numpy as np
+    from runtime.kmeans import cluster, normalize_rows
+
+    points = normalize_rows(np.random.default_rng(0).standard_normal((6000, 32)).astype(np.float32))
+    found = cluster(points, 12, seed=5)
+    print(hashlib.sha256(found.labels.tobytes() + found.centroids.tobytes()).hexdigest())
+"""
+
+
+def test_the_same_seed_gives_the_same_bytes_however_many_threads_there_are():
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(NOISE)],
+            env={**os.environ, "OMP_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "8")
+    }
+    assert len(digests) == 1
+
+
+def test_another_seed_may_give_other_clusters():
+    points = normalize_rows(np.random.default_rng(0).standard_normal((500, 16)).astype(np.float32))
+    assert len({cluster(points, 9, seed).inertia for seed in range(3)}) > 1
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1, 1e30], ids=str)
+def test_rows_are_divided_by_their_norm_at_any_scale(scale):
+    vectors = np.array([[3, 4], [0, -2], [1e-3, 0]], np.float32) * np.float32(scale)
+    before = vectors.copy()
+    np.testing.assert_allclose(normalize_rows(vectors), [[0.6, 0.8], [0, -1], [1, 0]], atol=ATOL)
+    assert np.array_equal(vectors, before)  # the caller's are left alone
+    assert normalize_rows(vectors).dtype == np.float32
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf], ids=str)
+def test_a_row_with_nan_or_infinity_is_named(bad):
+    vectors = np.ones((4, 3), np.float32)
+    vectors[2, 1] = bad
+    with pytest.raises(InputError, match=r"the embedding of c\.jpg \(row 2\) holds NaN or infinity"):
+        normalize_rows(vectors, ["a.jpg", "b.jpg", "c.jpg", "d.jpg"].__getitem__)
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0], ids=str)
+def test_a_row_of_zeros_is_named(zero):
+    vectors = np.ones((4, 3), np.float32)
+    vectors[1] = zero
+    with pytest.raises(InputError, match=r"the embedding of b\.jpg \(row 1\) is all zeros"):
+        normalize_rows(vectors, ["a.jpg", "b.jpg", "c.jpg", "d.jpg"].__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("k", "message"),
+    [
+        (0, "must be 1 or more"),
+        (-3, "must be 1 or more"),
+        (6, "there are only 5 embeddings; choose no more"),
+        (4, "5 embeddings, but only 3 distinct ones; choose no more"),
+    ],
+)
+def test_a_k_that_the_points_do_not_have_is_refused(k, message):
+    points = np.array([[1, 0], [0, 1], [1, -0.0], [-1, 0], [1, 0]], np.float32)
+    for refuse in (check_k, cluster):
+        with pytest.raises(UsageError, match=rf"--k {k}: {message}"):
+            refuse(points, k)
+    assert cluster(points, 3).sizes.tolist() == [3, 1, 1]
+
+
+def test_points_that_differ_too_little_to_be_told_apart_are_refused_without_a_warning():
+    points = np.repeat(FOUR[:2], 3, axis=0)
+    points[1, 1], points[2, 1] = 1e-30, 2e-30  # distinct as bytes, equal once their mean is subtracted
+    check_k(points, 4)
+    with pytest.raises(UsageError, match="only 2 clusters came out, the embeddings are too nearly equal"):
+        cluster(points, 4)
