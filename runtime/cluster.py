@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from runtime.gallery import Gallery
+    from runtime.gallery import Cluster, Gallery
     from runtime.kmeans import Clustering
     from runtime.metrics import Metrics
 
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _rows(clustering: Clustering, roots: Sequence[str], paths: Sequence[str]) -> list[Any]:
+def _rows(clustering: Clustering, roots: Sequence[str], paths: Sequence[str]) -> list[Cluster]:
     """What the picture shows of each cluster."""
     from runtime.gallery import MAX_IMAGES, Cluster
 

@@ -37,14 +37,15 @@ def attention(q, k, v, artifact, prefix, attenuate) -> np.ndarray:
         for i in range(N):
             row = np.array([q[h, i] @ k[h, j] / math.sqrt(d) for j in range(N)])
             patches = row[prefix:].copy()
-            if acts:
-                for j in np.flatnonzero(artifact):
-                    row[prefix + j] = {
-                        "min": lambda: patches.min(),
-                        "mask": lambda: -np.inf,
-                        "scale": lambda j=j: patches[j] + math.log(float(alpha)),
-                        "mean": lambda: patches[~artifact].mean(),
-                    }[kind]()
+            for j in np.flatnonzero(artifact) if acts else []:
+                if kind == "min":
+                    row[prefix + j] = patches.min()
+                elif kind == "mask":
+                    row[prefix + j] = -np.inf
+                elif kind == "scale":
+                    row[prefix + j] = patches[j] + math.log(float(alpha))
+                else:
+                    row[prefix + j] = patches[~artifact].mean()
             weights = np.exp(row - row.max())
             out[h, i] = (weights / weights.sum()) @ v[h]
     return out

@@ -118,3 +118,13 @@ def test_seed_3_of_random_weights_is_the_recipe_of_the_golden_figures(meta):
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-6, atol=1e-7)
+
+
+def test_position_embedding_of_the_port_gives_the_ports_embeddings(meta):
+    size, path = meta
+    baked, spec = load(size, path, (224, 448), pos_embed="hf")
+    untouched = weights.load(architecture(size), spec.weights).model
+    pixels = torch.from_numpy(images(224, 448))
+    with torch.inference_mode():
+        want = untouched(pixels).last_hidden_state[:, 0]
+    torch.testing.assert_close(reference.embed(baked, pixels, None).embedding, want, rtol=0, atol=1e-5)

@@ -10,7 +10,8 @@ from runtime.manifest import ParityLimits
 from runtime.parity import LIMITS, compare
 
 N, K, P, C = 4, 2, 5, 6
-MARGIN = 1e-3
+MARGIN = 2**-10
+"""So that a float32 distance can be exactly that."""
 LOOSE = ParityLimits(max_abs=None, min_cosine=None, flag_margin=MARGIN)
 
 
@@ -137,7 +138,7 @@ def test_nan_in_the_golden_sample_never_lets_anything_pass(golden, name):
     assert not compare(got, dataclasses.replace(golden, **{name: array}), limits).passed
 
 
-@pytest.mark.parametrize(("off", "passes"), [(0.9e-3, True), (1.1e-3, False)], ids=["inside", "outside"])
+@pytest.mark.parametrize(("off", "passes"), [(0.9 * MARGIN, True), (1.1 * MARGIN, False)], ids=["inside", "outside"])
 def test_norms_are_held_to_the_flags_margin(golden, off, passes):
     got = outputs(golden)
     got["artifact_norm"][3, 1, 4] *= np.float32(1 + off)
@@ -148,8 +149,8 @@ def test_norms_are_held_to_the_flags_margin(golden, off, passes):
 
 @pytest.mark.parametrize(
     ("distance", "borderline"),
-    [(0, True), (MARGIN / 2, True), (MARGIN * 1.01, False), (np.inf, False)],
-    ids=["on the threshold", "inside", "just outside", "far"],
+    [(0, True), (MARGIN / 2, True), (MARGIN, True), (MARGIN * 1.01, False), (np.inf, False)],
+    ids=["on the threshold", "inside", "at the margin", "just outside", "far"],
 )
 def test_a_differing_flag_is_borderline_only_inside_the_margin(golden, distance, borderline):
     golden = with_distance(golden, {(1, 0, 3): distance})

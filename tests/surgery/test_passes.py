@@ -161,7 +161,7 @@ def test_an_inner_tensor_that_is_used_elsewhere_blocks_the_rewrite():
     body = attention_text(0, "tokens_in") + "\n" + attention_text(1, "out0")
     body += "\nleak = ReduceMean<keepdims=0>(n1_s)\nout2 = Add(out1, leak)"
     model = make_model(body, "out2")
-    with pytest.raises(SurgeryError, match="Softmax .*used by ReduceMean"):
+    with pytest.raises(SurgeryError, match=r"Softmax .*used by ReduceMean"):
         scale_queries(graph_of(model), SPEC)
 
 

@@ -1,7 +1,6 @@
 """What torch's exporter gives and what the surgery makes of it, on real traces."""
 
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +53,7 @@ def test_no_path_or_stack_trace_of_the_exporting_machine_stays(precision, traced
     for trail in (
         str(tmp_path),
         str(Path(__file__).parents[2]),
-        os.path.expanduser("~"),
+        str(Path.home()),
         ".py",
         "Traceback",
         "site-packages",
