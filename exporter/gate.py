@@ -28,7 +28,7 @@ def open_checked(path: Path, spec: ExportSpec) -> Any:  # noqa: ANN401  # onnxru
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise CheckError(f"the exported graph does not pass onnx.checker: {_first_line(error)}") from error
-    session = open_session(path)
+    session = _open(path)
     inputs = [(one.name, one.type, list(one.shape)) for one in session.get_inputs()]
     outputs = [(one.name, one.type, list(one.shape)) for one in session.get_outputs()]
     wanted_inputs, wanted_outputs = (
@@ -43,7 +43,7 @@ def open_checked(path: Path, spec: ExportSpec) -> Any:  # noqa: ANN401  # onnxru
     return session
 
 
-def open_session(path: Path) -> Any:  # noqa: ANN401
+def _open(path: Path) -> Any:  # noqa: ANN401
     """Load a file into ONNX Runtime on the CPU: by its path, since bytes would seek their weights elsewhere.
 
     Raises:

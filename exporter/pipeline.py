@@ -14,8 +14,9 @@ from exporter import engine, gate, golden_sample, materialize, parity, position,
 from exporter.engine import EngineResult
 from exporter.golden_sample import Sample
 from exporter.progress import Progress
-from exporter.publish import Origin, Product, publish
+from exporter.publish import Product, publish
 from exporter.spec import ExportSpec
+from exporter.weights import Origin
 from runtime.atomic import cannot_write, work_folder
 from runtime.manifest import Builder, Manifest, ParityCheck
 
@@ -64,7 +65,7 @@ def _load_and_trace(spec: ExportSpec, work: Path, progress: Progress) -> tuple[P
         samples = golden_sample.make_samples(loaded.model, spec, progress.detail)
     with progress.step("trace", "PyTorch to ONNX"):
         traced = trace.to_onnx(loaded.model, spec, work)
-    origin = Origin.of(loaded)
+    origin = loaded.origin
     del loaded
     gc.collect()  # modules and the tracer's graphs refer to each other in cycles
     return traced, origin, samples
@@ -79,16 +80,26 @@ def _operate_and_check(
         model, data = _operate(spec, traced, work / "model.onnx", f"{Path(final).name}.data", progress)
     with progress.step("gate", "onnx.checker, shape inference, ONNX Runtime"):
         session = gate.open_checked(model, spec)
+        flags = _flags_session(spec, traced, work, progress)
     with progress.step("parity", f"ONNX Runtime against eager PyTorch, {len(samples)} checks"):
-        checks = [parity.check(session, model, samples[0], spec)]
-        del session
+        checks = [parity.check(session, samples[0], spec, flags=flags)]
+        del session, flags
         for sample in samples[1:]:
-            again = dataclasses.replace(spec, itae=sample.itae)
+            again = dataclasses.replace(spec, itae=sample.itae, outputs=("embedding", "artifact_mask"))
             other, _ = _operate(again, traced, work / "moved.onnx", "moved.onnx.data", progress)
-            checks.append(parity.check(gate.open_checked(other, again), other, sample, again, moved=True))
+            checks.append(parity.check(gate.open_checked(other, again), sample, again, moved=True))
     for used in work.glob("traced.onnx*"):
         used.unlink()
     return model, data, tuple(checks)
+
+
+def _flags_session(spec: ExportSpec, traced: Path, work: Path, progress: Progress) -> parity.Session | None:
+    """The same surgery with the flags as its only output, where the model doesn't give them itself."""
+    if spec.itae is None or "artifact_mask" in spec.outputs:
+        return None
+    bare = dataclasses.replace(spec, outputs=("artifact_mask",))
+    path, _ = _operate(bare, traced, work / "flags.onnx", "flags.onnx.data", progress)
+    return gate.open_checked(path, bare)
 
 
 def _operate(

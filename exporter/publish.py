@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exporter.architecture import PATCH
-from exporter.golden_sample import Sample
 from exporter.spec import ExportSpec
-from exporter.weights import Weights
 from runtime import atomic
 from runtime.golden import golden_bytes
 from runtime.manifest import (
@@ -27,21 +26,11 @@ from runtime.manifest import (
 from runtime.parity import LIMITS
 from runtime.preprocess import standard_preprocessing
 
+if TYPE_CHECKING:
+    from exporter.golden_sample import Sample
+    from exporter.weights import Origin
+
 VERSIONS = ("torch", "transformers", "onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "itae")
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where the weights came from, without the weights."""
-
-    source: str
-    revision: str | None
-    sha256: str
-
-    @classmethod
-    def of(cls, weights: Weights) -> Origin:
-        """What stays known of `weights` when its model is released."""
-        return cls(weights.source, weights.revision, weights.sha256)
 
 
 @dataclass(frozen=True)

@@ -25,17 +25,24 @@ CANT_REACH = "can't reach the Hugging Face hub"
 
 
 @dataclass(frozen=True)
-class Weights:
-    """A loaded model, and where its weights came from."""
+class Origin:
+    """Where weights came from."""
 
-    model: torch.nn.Module
-    """transformers' DINOv2, float32, in eval mode, its position embedding as trained."""
     source: str
     """As asked for, `auto` resolved: `hf:facebook/dinov2-base`."""
     revision: str | None
     """The hub's commit."""
     sha256: str
     """Over names, shapes and float32 bytes of all parameters: the same wherever the same weights came from."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A loaded model, and where its weights came from."""
+
+    model: torch.nn.Module
+    """A DINOv2 of transformers, float32, in eval mode, its position embedding as trained."""
+    origin: Origin
 
 
 def load(arch: Architecture, weights: str) -> Weights:
@@ -60,7 +67,7 @@ def load(arch: Architecture, weights: str) -> Weights:
     parameters = checkpoint.translate(tensors, arch, weights)
     del tensors
     model = build_model(arch, parameters)
-    return Weights(model, weights, revision, hash_parameters(parameters))
+    return Weights(model, Origin(weights, revision, hash_parameters(parameters)))
 
 
 def build_model(arch: Architecture, parameters: checkpoint.Tensors) -> torch.nn.Module:

@@ -74,11 +74,11 @@ def _remove_abandoned(parent: Path) -> None:
     with contextlib.suppress(OSError):
         for folder in parent.iterdir():
             found = ours.fullmatch(folder.name)
-            if found and not _is_alive(int(found[1])) and folder.is_dir() and not folder.is_symlink():
+            if found and not _is_alive(int(found[1])) and folder.is_dir():
                 # A container may share the host's name and not its process numbers: then the lock tells.
                 with _locked(folder) as is_free:
                     if is_free:
-                        shutil.rmtree(folder, ignore_errors=True)
+                        shutil.rmtree(folder, ignore_errors=True)  # refuses links
 
 
 def _is_alive(process: int) -> bool:

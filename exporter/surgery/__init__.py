@@ -9,7 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from exporter.spec import ExportSpec
-from exporter.surgery.attention import find_attention
+from exporter.surgery.attention import count_attention
 from exporter.surgery.edit import import_graph, is_ours
 from exporter.surgery.half_precision import half_precision
 from exporter.surgery.inject_itae import inject_itae
@@ -24,6 +24,8 @@ Pass = Callable[[gs.Graph, ExportSpec], PassReport]
 PASSES: tuple[Pass, ...] = (scale_queries, half_precision, inject_itae, select_outputs, uint8_input)
 """In this order: `inject_itae` works in whatever precision it finds, with its statistics in float32."""
 MAY_CHANGE_INTERFACE = (select_outputs, uint8_input)
+MAY_PRUNE = (select_outputs,)
+"""Flags alone need no attention after the last chosen layer's keys."""
 
 
 def run(traced: Path, spec: ExportSpec) -> tuple[onnx.ModelProto, list[PassReport]]:
@@ -53,9 +55,11 @@ def run_pass(operate: Pass, graph: gs.Graph, spec: ExportSpec) -> PassReport:
     Raises:
         SurgeryError: it refused, lost an attention site, changed the interface, or left a tensor untyped.
     """
-    before = _interface(graph)
+    before, sites = _interface(graph), count_attention(graph)
     report = operate(graph, spec)
-    find_attention(graph, expected=spec.backbone.depth)
+    left = count_attention(graph)
+    if left > sites or (left < sites and operate not in MAY_PRUNE):
+        raise SurgeryError(f"left {left} of {sites} attention sites")
     if operate not in MAY_CHANGE_INTERFACE and _interface(graph) != before:
         raise SurgeryError(f"changed the interface from {before} to {_interface(graph)}")
     names = [node.name for node in graph.nodes if is_ours(node)]

@@ -93,17 +93,27 @@ def find_attention(graph: gs.Graph, expected: int) -> list[AttentionSite]:
     Raises:
         SurgeryError: there are more or fewer; the message gives what came nearest to one.
     """
-    found = {
-        id(node): _whole(match(CONTEXT, node.outputs[0]))
-        for node in graph.nodes
-        if node.op == "MatMul" and not any(isinstance(tensor, gs.Constant) for tensor in node.inputs)
-    }
+    found = _candidates(graph)
     matches = [one for one in found.values() if isinstance(one, Match)]
     if len(matches) != expected:
         inside = {id(node) for one in matches for node in one.inside}
         misses = [one for key, one in found.items() if isinstance(one, Miss) and key not in inside]
         raise SurgeryError(_describe(graph, len(matches), expected, misses))
     return [_site(one, layer) for layer, one in enumerate(matches)]
+
+
+def count_attention(graph: gs.Graph) -> int:
+    """How many self-attention sites a topologically sorted graph has."""
+    return sum(isinstance(one, Match) for one in _candidates(graph).values())
+
+
+def _candidates(graph: gs.Graph) -> dict[int, Match | Miss]:
+    """For each MatMul of two variables, by its identity: whether attention ends in it."""
+    return {
+        id(node): _whole(match(CONTEXT, node.outputs[0]))
+        for node in graph.nodes
+        if node.op == "MatMul" and not any(isinstance(tensor, gs.Constant) for tensor in node.inputs)
+    }
 
 
 def _whole(found: Match | Miss) -> Match | Miss:

@@ -36,6 +36,7 @@ ARGV = ("--size", "tiny", "--weights", "random:1", "--image-size", "28x42", "--p
 OLD_ARGV = (*ARGV, "--outputs", "embedding,patch_tokens")
 """The older output's; its file differs from that of a new export."""
 OUT = "model.onnx"
+REAL_TRACE = trace.to_onnx
 
 
 @dataclass(frozen=True)
@@ -351,15 +352,11 @@ def test_a_disk_that_is_really_full_leaves_nothing_behind(bad_input_export, tmp_
     assert codes[-1] == 0
 
 
-def test_a_real_trace_onto_a_full_disk_is_one_line(bad_input_made, bad_input_export, tmp_path, monkeypatch):
-    del bad_input_made
+def test_a_real_trace_onto_a_full_disk_is_one_line(bad_input_export, tmp_path, monkeypatch):
     monkeypatch.setattr(trace, "to_onnx", REAL_TRACE)
     with mounted(tmp_path / "disk", "size=100k") as disk:
         assert_one_line(bad_input_export("--out", str(disk / OUT)), 2, "No space left on device")
         assert files(disk) == {}
-
-
-REAL_TRACE = trace.to_onnx
 
 
 def test_a_read_only_folder_is_refused_before_the_work(bad_input_export, tmp_path, monkeypatch):

@@ -92,6 +92,28 @@ def test_the_generated_domain_cases_hold_both_kinds_for_every_word():
     assert set(words) == {"mad", "zscore", "ratio", "absolute", "scale"}  # itae.md has no others
 
 
+BOUNDS = {
+    "mad": (["0", "1e-9", "5", "3.4e38"], ["-1e-9", "-5", "3.5e38"]),
+    "zscore": (["0", "1e-9", "3", "3.4e38"], ["-1e-9", "-3", "3.5e38"]),
+    "ratio": (["1.0001", "2", "3.4e38"], ["1", "0.5", "0", "-2", "3.5e38"]),
+    "absolute": (["0", "1e-9", "30", "3.4e38"], ["-1e-9", "-30", "3.5e38"]),
+    "scale": (["1e-9", "0.1", "0.9999"], ["0", "1", "-0.1", "1.0001"]),
+}
+"""Of itae.md 1 and 2, written down again, so that a declaration can't be wrong unseen."""
+
+
+@pytest.mark.parametrize("kind", BOUNDS)
+def test_the_declared_domains_are_those_of_the_specification(kind):
+    option = "threshold" if kind in THRESHOLDS else "attenuate"
+    taken, refused = BOUNDS[kind]
+    for number in taken:
+        config(option, f"{kind}:{number}")
+    for number in refused:
+        with pytest.raises(UsageError, match=f"{kind} needs a number"):
+            config(option, f"{kind}:{number}")
+    assert BOUNDS.keys() == {*numbered(THRESHOLDS), *numbered(ATTENUATIONS)}
+
+
 @pytest.mark.parametrize("number", MALFORMED)
 @pytest.mark.parametrize("kind", [*numbered(THRESHOLDS), *numbered(ATTENUATIONS)])
 def test_what_is_not_a_plain_number_is_refused(kind, number):

@@ -48,7 +48,7 @@ def meta(arch: Architecture = ARCH) -> dict[str, torch.Tensor]:
 
 @functools.cache
 def expected_sha256(arch: Architecture) -> str:
-    return weights.load(arch, "random:7").sha256
+    return weights.load(arch, "random:7").origin.sha256
 
 
 @functools.cache
@@ -77,8 +77,8 @@ def refused(arch: Architecture, given: object) -> str:
 @pytest.mark.parametrize("name", ["a.pth", "a.pt", "a.bin", "a.safetensors"])
 def test_metas_file_round_trips(tmp_path, arch, name):
     loaded = weights.load(arch, save(meta(arch), tmp_path / name))
-    assert (loaded.sha256, loaded.revision) == (expected_sha256(arch), None)
-    assert loaded.source == str(tmp_path / name)
+    assert (loaded.origin.sha256, loaded.origin.revision) == (expected_sha256(arch), None)
+    assert loaded.origin.source == str(tmp_path / name)
     held = dict(loaded.model.named_parameters())
     for entry_name, entry in checkpoint.meta_entries(arch).items():
         together = torch.cat([held.pop(target) for target in entry.targets])
@@ -107,7 +107,7 @@ def test_what_transformers_saves_gives_the_same_parameters_and_hash(tmp_path, ar
         assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
     given = tmp_path / "model.safetensors" if form == "single file" else tmp_path
     loaded = weights.load(arch, str(given))
-    assert loaded.sha256 == expected_sha256(arch)
+    assert loaded.origin.sha256 == expected_sha256(arch)
     for name, tensor in hugging_face_model(arch).named_parameters():
         assert torch.equal(loaded.model.get_parameter(name), tensor), name
 
@@ -268,7 +268,7 @@ def test_a_bit_flipped_in_a_number_changes_the_hash(tmp_path):
     damaged[-4] ^= 1
     path.unlink()
     path.write_bytes(damaged)
-    assert weights.load(ARCH, str(path)).sha256 != expected_sha256(ARCH)
+    assert weights.load(ARCH, str(path)).origin.sha256 != expected_sha256(ARCH)
 
 
 class RunsCode:
@@ -345,7 +345,7 @@ def test_parameters_views_and_other_orders_load_as_plain_tensors_do(tmp_path):
     w = meta()["blocks.0.attn.qkv.weight"]
     odd["blocks.0.attn.qkv.weight"] = w.T.contiguous().T  # the same values, laid out otherwise
     assert not odd["blocks.0.attn.qkv.weight"].is_contiguous()
-    assert weights.load(ARCH, save(odd, tmp_path / "a.pth")).sha256 == expected_sha256(ARCH)
+    assert weights.load(ARCH, save(odd, tmp_path / "a.pth")).origin.sha256 == expected_sha256(ARCH)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
@@ -356,8 +356,8 @@ def test_other_floating_point_types_are_read_as_float32(tmp_path, dtype, name):
     assert {tensor.dtype for tensor in loaded.model.parameters()} == {torch.float32}
     assert torch.equal(loaded.model.get_parameter("layernorm.bias"), narrow["norm.bias"].float())
     as_float32 = save({key: tensor.float() for key, tensor in narrow.items()}, tmp_path / f"wide-{name}")
-    assert loaded.sha256 == weights.load(ARCH, as_float32).sha256
-    assert (loaded.sha256 == expected_sha256(ARCH)) == (dtype == torch.float64)
+    assert loaded.origin.sha256 == weights.load(ARCH, as_float32).origin.sha256
+    assert (loaded.origin.sha256 == expected_sha256(ARCH)) == (dtype == torch.float64)
 
 
 def test_a_float64_too_large_for_float32_is_refused(tmp_path):
@@ -406,7 +406,7 @@ def test_a_config_that_is_none_is_refused(weights_folder, text):
 
 def test_a_folder_without_a_config_is_read_all_the_same(weights_folder):
     (weights_folder / "config.json").unlink()
-    assert weights.load(ARCH, str(weights_folder)).sha256 == expected_sha256(ARCH)
+    assert weights.load(ARCH, str(weights_folder)).origin.sha256 == expected_sha256(ARCH)
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
@@ -474,8 +474,8 @@ def weights_hub(tmp_path, weights_folder, monkeypatch):
 @pytest.mark.parametrize(("tail", "revision"), [("", None), ("@main", "main"), (f"@{COMMIT}", COMMIT)])
 def test_the_hubs_commit_is_kept_and_both_files_are_of_it(weights_hub, tail, revision):
     loaded = weights.load(ARCH, f"hf:someone/model{tail}")
-    assert (loaded.revision, loaded.sha256) == (COMMIT, expected_sha256(ARCH))
-    assert loaded.source == f"hf:someone/model{tail}"
+    assert (loaded.origin.revision, loaded.origin.sha256) == (COMMIT, expected_sha256(ARCH))
+    assert loaded.origin.source == f"hf:someone/model{tail}"
     assert weights_hub == [
         ("someone/model", "config.json", revision),
         ("someone/model", "model.safetensors", COMMIT),  # not `main`, which may have moved meanwhile
@@ -485,7 +485,7 @@ def test_the_hubs_commit_is_kept_and_both_files_are_of_it(weights_hub, tail, rev
 def test_auto_is_the_official_repository_of_the_size(weights_hub):
     official = Architecture("own", width=12, heads=3, depth=1, registers=4, swiglu=True, hub="facebook/dinov2-own")
     loaded = weights.load(official, "auto")
-    assert loaded.source == "hf:facebook/dinov2-own"
+    assert loaded.origin.source == "hf:facebook/dinov2-own"
     assert {repository for repository, _, _ in weights_hub} == {"facebook/dinov2-own"}
 
 
@@ -587,9 +587,9 @@ def test_random_weights_leave_no_tensor_at_zeros_or_ones(arch):
 
 
 def test_random_weights_are_those_of_their_seed():
-    once, again, other = (weights.load(ARCH, f"random:{seed}").sha256 for seed in (3, 3, 4))
+    once, again, other = (weights.load(ARCH, f"random:{seed}").origin.sha256 for seed in (3, 3, 4))
     assert once == again != other
-    assert weights.load(ARCH, "random").sha256 == weights.load(ARCH, "random:0").sha256
+    assert weights.load(ARCH, "random").origin.sha256 == weights.load(ARCH, "random:0").origin.sha256
     for name, tensor in weights.random_tensors(ARCH, 3).items():
         assert not torch.equal(tensor, weights.random_tensors(ARCH, 4)[name]), name
 

@@ -185,6 +185,14 @@ def test_uint8_input_equals_the_normalised_one(precision, tiny, tmp_path):
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 if precision == "fp32" else 2e-2)
 
 
+def test_flags_alone_are_computed_without_what_comes_after_them(tiny, tmp_path):
+    itae = ItaeConfig("0", "value", "zscore:1")
+    images = tiny.images(2, seed=53)
+    path = tiny.export(itae, tmp_path, outputs=("artifact_mask",))
+    np.testing.assert_array_equal(run(path, images)["artifact_mask"], tiny.eager(itae, images).artifact.numpy())
+    assert path.stat().st_size < tiny.export(itae, tmp_path).stat().st_size / 2
+
+
 def test_outputs_are_those_asked_for_in_that_order(tiny, tmp_path):
     path = tiny.export(ItaeConfig(), tmp_path, outputs=("artifact_norm", "embedding"))
     got = run(path, tiny.images(2, seed=47))

@@ -186,7 +186,7 @@ def test_the_runner_names_what_a_pass_broke():
         graph.outputs[0].name = "other"
         return PassReport("rename_the_output")
 
-    with pytest.raises(SurgeryError, match="found 1"):
+    with pytest.raises(SurgeryError, match="left 1 of 2 attention sites"):
         run_pass(drop_a_site, graph_of(two_layers()), SPEC)
     with pytest.raises(SurgeryError, match="changed the interface"):
         run_pass(rename_the_output, graph_of(two_layers()), SPEC)
