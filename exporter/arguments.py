@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 from typing import NoReturn
 
 from exporter.architecture import ARCHITECTURES
@@ -29,8 +31,9 @@ examples:
 def parser() -> argparse.ArgumentParser:
     """The parser; its defaults are those of `ExportSpec` and `ItaeConfig`."""
     itae = ItaeConfig()
+    program = Path(sys.argv[0]).name
     p = Parser(
-        prog="exporter",
+        prog=program if program not in ("__main__.py", "") else "python -m exporter",
         description="Export DINOv2 with ITAE (Inference-Time Attention Engineering) as a TensorRT engine or ONNX.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

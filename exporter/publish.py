@@ -66,13 +66,14 @@ def publish(
     manifest = _manifest(product, spec, origin, checks, files)
     written = product.model.with_name("manifest.json")
     written.write_bytes(manifest.to_json())  # before the first move: then no full disk can come between them
-    if product.data is not None:
-        atomic.publish(product.data, target.with_name(data_name))
-    atomic.publish(product.model, target)
-    atomic.publish(golden, parity_path(target))
-    atomic.publish(written, manifest_path(target))
-    if product.data is None and target.suffix == ".onnx":
-        target.with_name(data_name).unlink(missing_ok=True)  # of a larger model that was here before
+    with atomic.uninterrupted():
+        if product.data is not None:
+            atomic.publish(product.data, target.with_name(data_name))
+        atomic.publish(product.model, target)
+        atomic.publish(golden, parity_path(target))
+        atomic.publish(written, manifest_path(target))
+        if product.data is None and target.suffix == ".onnx":
+            target.with_name(data_name).unlink(missing_ok=True)  # of a larger model that was here before
     return manifest
 
 

@@ -7,8 +7,10 @@ import fcntl
 import os
 import re
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -123,6 +125,26 @@ def publish(source: Path, target: Path) -> None:
         sync_folder(target.parent)
     except OSError as error:
         raise cannot_write(target, error) from error
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the block's end: for a few renames that belong together."""
+    if threading.current_thread() is not threading.main_thread():  # only it gets signals, and may set handlers
+        yield
+        return
+    waiting: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: waiting.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in waiting:
+            signal.raise_signal(number)
 
 
 def sync_folder(folder: Path) -> None:

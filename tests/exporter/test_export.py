@@ -2,6 +2,11 @@
 
 import dataclasses
 import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -18,6 +23,7 @@ from exporter.spec import ExportSpec
 from runtime.golden import read_golden
 from runtime.manifest import verified_manifest
 
+ROOT = Path(__file__).parents[2]
 ATOL = 1e-4
 MIXED = ItaeConfig("all", "value", "zscore:1.5", attenuate="min")
 
@@ -130,3 +136,14 @@ def test_larger_sizes_equal_eager_pytorch(size, image_size, registers, tmp_path)
 
     assert want.is_mixed.all()
     assert off < ATOL
+
+
+def test_the_readmes_five_lines_of_python_run(published, tmp_path):
+    _, folder = published
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(code.splitlines()) == 5
+    for path in folder.glob("m.onnx*"):
+        name = path.name if path.suffix == ".npz" else path.name.replace("m.onnx", "itae.onnx")
+        shutil.copy(path, tmp_path / name)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("(2, 384)\n", "")

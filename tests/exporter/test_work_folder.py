@@ -160,3 +160,12 @@ def test_a_missing_folder_is_told_in_words(tmp_path):
         work_folder(beside=tmp_path / "missing" / "a.onnx"),
     ):
         pass
+
+
+def test_an_interrupt_waits_for_renames_that_belong_together(tmp_path):
+    with pytest.raises(KeyboardInterrupt), atomic.uninterrupted():  # noqa: PT012  # both happen inside
+        signal.raise_signal(signal.SIGINT)
+        (tmp_path / "after").touch()
+    assert (tmp_path / "after").exists()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)  # as before the block
