@@ -77,7 +77,7 @@ def _check(check: ParityCheck) -> str:
     if check.effect is not None:
         text += f"; ITAE moves them by up to {check.effect:.2g}"
     if check.borderline:
-        text += f"; {len(check.borderline)} borderline, left out"
+        text += f"; {len(check.borderline)} borderline, {len(check.left_out)} of them left out"
     return text
 
 

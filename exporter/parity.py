@@ -52,6 +52,7 @@ def check(
         flagged=int(golden.flags.sum()),
         margins=tuple(float(one.min()) for one in golden.flag_distance) if spec.itae else (),
         borderline=parity.borderline,
+        left_out=parity.left_out,
         max_abs=parity.max_abs,
         min_cosine=parity.min_cosine,
         effect=sample.effect,

@@ -132,7 +132,9 @@ class ParityCheck(_Record):
     margins: tuple[float, ...]
     """Per sample: the smallest relative distance of a norm to its threshold; empty without ITAE."""
     borderline: tuple[int, ...]
-    """Samples whose flags differ inside `flag_margin`, left out of the figures."""
+    """Samples whose flags differ inside `flag_margin`."""
+    left_out: tuple[int, ...] = ()
+    """Those of them that the figures don't count: the farthest, never more than half of all samples."""
     max_abs: float
     min_cosine: float
     effect: float | None = None

@@ -71,7 +71,7 @@ def as_text(result: Verification) -> str:
     if "artifact_norm" in result.outputs:
         rows.append(("norms, relative", f"{parity.norm_relative:.3g}", _limit("<=", limits.flag_margin)))
     if "artifact_mask" in result.outputs:
-        left_out = f"{len(parity.borderline)} borderline samples left out"
+        left_out = f"{len(parity.borderline)} borderline samples, {len(parity.left_out)} left out"
         rows.append(("flags differing", str(parity.flags_differing), left_out))
     lines = [f"{result.model} on {result.backend}: {result.samples} golden samples, {result.seconds:.2f} s"]
     lines += [f"  {name:<16} {found:<14} {limit}".rstrip() for name, found, limit in rows]
@@ -98,6 +98,7 @@ def as_json(result: Verification) -> dict[str, Any]:
         "flags_checked": parity.flags_checked,
         "flags_differing": parity.flags_differing,
         "borderline": list(parity.borderline),
+        "left_out": list(parity.left_out),
         "limits": result.limits.model_dump(mode="json"),
         "failures": list(parity.failures),
         "seconds": round(result.seconds, 3),

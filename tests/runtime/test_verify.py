@@ -70,7 +70,7 @@ def test_a_flag_that_differs_at_the_threshold_is_borderline_and_passes(make_mode
     result = verify(path)
     assert result.passed
     assert result.parity.borderline == (1,)
-    assert re.search("flags differing +1 +1 borderline samples left out", as_text(result))
+    assert re.search("flags differing +1 +1 borderline samples, 1 left out", as_text(result))
 
 
 def test_nan_from_the_model_is_a_failed_check(make_model, tmp_path) -> None:
