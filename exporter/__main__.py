@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -23,8 +22,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def body() -> int:
         arguments = parser().parse_args(given)
-        # SIGTERM as Ctrl-C, so that the work folder goes.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         progress = Progress(quiet=arguments.quiet, verbose=arguments.verbose)
         result = export(to_spec(arguments), progress)
         if not arguments.quiet:

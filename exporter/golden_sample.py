@@ -27,7 +27,7 @@ from runtime.preprocess import MEAN, STD
 
 POOL = 4
 """Candidates per wanted sample, at most."""
-CLEAR = 4.0
+CLEAR = 2.0
 """A margin this many times the precision's own is wide enough to stop looking."""
 THRESHOLDS_TRIED = 256
 VISIBLE = (0.4, 0.95)

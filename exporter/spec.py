@@ -29,6 +29,8 @@ OUTPUTS = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
 ENGINE_SUFFIXES = (".engine", ".plan")
 MAX_SIDE = 14 * 512
 """Pixels; a side above this is a slip of the pen: its attention logits alone would take terabytes."""
+MAX_BATCH = 65_535
+"""Images; no GPU runs more at a time."""
 MAX_MEDIAN_PATCHES = 2 * 3840 - 1
 """TensorRT's TopK gives at most 3,840 values, and the median needs the upper half of all patches."""
 
@@ -114,8 +116,8 @@ class ExportSpec:
                     f"from {PATCH} to {MAX_SIDE}, such as {_near(side)}"
                 )
         low, best, high = self.profile
-        if not 1 <= low <= best <= high:
-            raise UsageError(f"--batch {low},{best},{high}: must be MIN,OPT,MAX with 1 ≤ MIN ≤ OPT ≤ MAX")
+        if not 1 <= low <= best <= high <= MAX_BATCH:
+            raise UsageError(f"--batch {low},{best},{high}: must be MIN,OPT,MAX with 1 ≤ MIN ≤ OPT ≤ MAX ≤ {MAX_BATCH}")
         if self.workspace_mib is not None and self.workspace_mib < 1:
             raise UsageError(f"--workspace-mib {self.workspace_mib}: must be at least 1")
         if not 1 <= self.parity_samples <= 64:

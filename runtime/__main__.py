@@ -176,8 +176,13 @@ def _verify_arguments(sub: argparse.ArgumentParser) -> None:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from runtime.atomic import write_atomically
+    from runtime.manifest import manifest_path, parity_path
     from runtime.verify import as_json, as_junit, as_text, verify
 
+    model, junit = arguments.model, arguments.junit
+    own = (model, manifest_path(model), parity_path(model), model.with_name(f"{model.name}.data"))
+    if junit is not None and junit.resolve() in [path.resolve() for path in own]:
+        raise UsageError(f"--junit {junit} is a file of the model itself: name another")
     try:
         result = verify(arguments.model, arguments.provider)
     except ItaeError as error:
@@ -197,9 +202,9 @@ def _info_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from runtime.manifest import read_manifest
+    from runtime.manifest import verified_manifest
 
-    print(read_manifest(arguments.model).to_json().decode(), end="")  # noqa: T201
+    print(verified_manifest(arguments.model).to_json().decode(), end="")  # noqa: T201
     return 0
 
 

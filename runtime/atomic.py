@@ -158,7 +158,7 @@ def sync_folder(folder: Path) -> None:
 
 def cannot_write(path: Path, error: OSError) -> OutputFileError:
     """The one-line error for a failed write of `path`."""
-    reason = error.strerror or str(error)
+    reason = error.strerror or f"the disk is full or failing ({error})"  # numpy gives no error number
     if not path.parent.is_dir():
         return OutputFileError(f"can't write {path}: the folder {path.parent} does not exist; make it first")
     return OutputFileError(f"can't write {path}: {reason}; nothing was left there, and what was there is as before")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
@@ -34,6 +36,9 @@ def run(program: str, body: Callable[[], int], *, verbose: Callable[[], bool] = 
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal can't show λ, nor any a name that isn't UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
+    if threading.current_thread() is threading.main_thread():
+        # SIGTERM as Ctrl-C, so that half-written files go. Python gives it a default action that leaves them.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = body()
         sys.stdout.flush()
@@ -45,7 +50,24 @@ def run(program: str, body: Callable[[], int], *, verbose: Callable[[], bool] = 
     except KeyboardInterrupt:
         print(f"{program}: interrupted; nothing half-written was left", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
+    except ModuleNotFoundError as error:
+        if verbose():
+            traceback.print_exc()
+        package = (error.name or "").partition(".")[0]
+        extra = "export,cpu" if program == "exporter" else "cpu"
+        print(  # noqa: T201
+            f"{program}: needs the Python package {package}, which is not installed here: install itae with the "
+            f"extras [{extra}], or use the Python of .venv that scripts/setup makes",
+            file=sys.stderr,
+        )
+        return 2
     except BrokenPipeError:  # the reader of stdout has gone: `runtime info X | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # stdout on a full disk; the rest is translated where it happens
+        if verbose():
+            traceback.print_exc()
+        print(f"{program}: {one_line(error)}", file=sys.stderr)  # noqa: T201
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or it fails again at exit
+        return 2
     return code

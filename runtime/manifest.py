@@ -82,7 +82,9 @@ def read_manifest(model: Path) -> Manifest:
             by a newer version, or doesn't match its own hash.
     """
     if not _is_file(model):
-        raise ManifestError(f"{model}: no such model file; make one with `python -m exporter --out {model}`")
+        if model.is_dir():
+            raise ManifestError(f"{model} is a folder, expected a model: X.onnx or X.engine")
+        raise ManifestError(f"{model}: no such model file; make one with `python -m exporter --out FILE`")
     path = manifest_path(model)
     again = f"export {model.name} again"
     try:
@@ -157,7 +159,9 @@ def check_file(path: Path, record: FileRecord, model: Path) -> None:
         if size == record.bytes and sha256_file(path) == record.sha256:
             return
     except OSError as error:
-        raise ManifestError(f"can't read {path}, which the manifest of {model} names: {error.strerror}") from error
+        raise ManifestError(
+            f"can't read {path}, which the manifest of {model} names: {error.strerror}; copy it along under that name"
+        ) from error
     what = f"has {size} bytes, not the {record.bytes}" if size != record.bytes else "has not the SHA-256"
     raise ManifestError(
         f"{path} {what} that {manifest_path(model).name} gives: it was swapped, altered or "

@@ -29,6 +29,8 @@ class Verification:
     samples: int
     outputs: tuple[str, ...]
     """What was compared."""
+    has_itae: bool
+    """Whether there are flags that could be compared, where the model gives them."""
     limits: ParityLimits
     parity: Parity
     seconds: float
@@ -58,7 +60,8 @@ def verify(model: Path, provider: str = "auto") -> Verification:
         session.close()
     limits = session.manifest.parity.limits
     parity = compare(got, golden, limits)
-    return Verification(str(model), session.name, len(golden.input), tuple(got), limits, parity, seconds)
+    has_itae = session.manifest.options.itae is not None
+    return Verification(str(model), session.name, len(golden.input), tuple(got), has_itae, limits, parity, seconds)
 
 
 def as_text(result: Verification) -> str:
@@ -73,6 +76,8 @@ def as_text(result: Verification) -> str:
     if "artifact_mask" in result.outputs:
         left_out = f"{len(parity.borderline)} borderline samples, {len(parity.left_out)} left out"
         rows.append(("flags differing", str(parity.flags_differing), left_out))
+    elif result.has_itae:
+        rows.append(("flags", "not compared", "artifact_mask is not an output of this model"))
     lines = [f"{result.model} on {result.backend}: {result.samples} golden samples, {result.seconds:.2f} s"]
     lines += [f"  {name:<16} {found:<14} {limit}".rstrip() for name, found, limit in rows]
     lines += [f"  FAILED: {failure}" for failure in parity.failures] or ["  passed"]

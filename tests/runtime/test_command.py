@@ -96,7 +96,7 @@ BAD_USE = {
     "provider": (["embed", "{model}", "{pictures}", "--out", "{out}", "--provider", "gpu"], "invalid choice"),
     "missing parent of --out": (["embed", "{model}", "{pictures}", "--out", "{out}/a/b"], "make it first"),
     "verify without a model": (["verify"], "required: MODEL"),
-    "verify of no model": (["verify", "{pictures}"], "no such model file"),
+    "verify of no model": (["verify", "{pictures}"], "is a folder, expected a model"),
     "info of no model": (["info", "nowhere.engine"], "nowhere.engine: no such model file"),
     "junit in no folder": (["verify", "{model}", "--junit", "{out}/a/b.xml"], "make it first"),
 }
@@ -338,3 +338,75 @@ def test_onnxruntime_and_pyarrow_are_imported_in_functions_alone() -> None:
             names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             assert {name.split(".")[0] for name in names}.isdisjoint(HEAVY), path
+
+
+# what is common to all
+
+
+@pytest.mark.parametrize("suffix", ["", ".json", ".parity.npz", ".data"])
+def test_a_report_never_takes_the_place_of_a_file_of_the_model(suffix, call, tiny, monkeypatch) -> None:
+    before = {path.name: path.read_bytes() for path in tiny.parent.iterdir()}
+    monkeypatch.chdir(tiny.parent)
+    code, _, err = call("verify", tiny, "--junit", f"./{tiny.name}{suffix}")
+    assert code == 2
+    assert_one_line(err)
+    assert "is a file of the model itself" in err
+    assert {path.name: path.read_bytes() for path in tiny.parent.iterdir()} == before
+
+
+def test_a_folder_in_a_models_place_is_named(call, tmp_path) -> None:
+    code, _, err = call("info", tmp_path)
+    assert code == 2
+    assert_one_line(err)
+    assert "is a folder, expected a model" in err
+
+
+def test_info_refuses_an_altered_model(call, tiny) -> None:
+    content = bytearray(tiny.read_bytes())
+    content[len(content) // 2] ^= 1
+    tiny.write_bytes(content)
+    code, out, err = call("info", tiny)
+    assert (code, out) == (2, "")
+    assert "has not the SHA-256" in err
+
+
+def test_verify_says_when_flags_are_no_output(call, make_model, tmp_path) -> None:
+    for outputs, said in [(("embedding",), True), (("embedding", "artifact_mask"), False)]:
+        path = make_model(tmp_path / str(said), outputs=outputs)
+        code, out, _ = call("verify", path)
+        assert code == 0
+        assert ("artifact_mask is not an output of this model" in out) == said
+
+
+def test_a_missing_package_is_one_line_and_exit_2(call, tiny, pictures, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "runtime.store_writer", raising=False)
+    monkeypatch.delitem(sys.modules, "runtime.embedder", raising=False)
+    code, _, err = call("embed", tiny, pictures, "--out", tmp_path / "out")
+    assert code == 2
+    assert_one_line(err)
+    assert "needs the Python package pyarrow" in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_stdout_is_one_line_and_exit_2(tiny) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "runtime", "info", str(tiny)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert_one_line(done.stderr)
+    assert "No space left on device" in done.stderr
+
+
+def test_sigterm_ends_embed_in_one_line_and_leaves_nothing(tiny, pictures, tmp_path) -> None:
+    code = (
+        "import os, signal, sys, runtime.embedder\n"
+        "runtime.embedder.load_image = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "from runtime.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "embed", str(tiny), str(pictures), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert_one_line(done.stderr)
+    assert not (tmp_path / "out").exists()

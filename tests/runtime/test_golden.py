@@ -69,7 +69,7 @@ def test_a_golden_sample_survives_writing_and_reading(tmp_path, make_model, outp
 def test_a_missing_golden_sample_is_refused(tiny):
     parity_path(tiny).unlink()
     assert "can't read" in refused(tiny)
-    assert refused(tiny).endswith("No such file or directory")
+    assert refused(tiny).endswith("No such file or directory; copy it along under that name")
 
 
 def test_the_golden_sample_of_another_model_is_refused(tmp_path, make_model):

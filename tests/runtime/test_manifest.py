@@ -87,10 +87,13 @@ def test_files_lie_beside_the_model_under_its_whole_name():
     assert parity_path(Path("a/x.engine")) == Path("a/x.engine.parity.npz")
 
 
-@pytest.mark.parametrize("name", ["nowhere.onnx", "folder", "nul\0.onnx"], ids=["missing", "folder", "nul"])
+@pytest.mark.parametrize("name", ["nowhere.onnx", "nul\0.onnx"], ids=["missing", "nul"])
 def test_a_model_that_is_no_file_is_refused_with_what_makes_one(tmp_path, name):
-    (tmp_path / "folder").mkdir()
     assert "no such model file; make one with `python -m exporter --out " in refused(tmp_path / name)
+
+
+def test_a_folder_is_refused_as_one(tmp_path):
+    assert refused(tmp_path) == f"{tmp_path} is a folder, expected a model: X.onnx or X.engine"
 
 
 def test_a_name_too_long_for_the_file_system_is_refused(tmp_path):
