@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from exporter.itae import ItaeConfig
+from exporter.result import ExportResult
 from exporter.spec import ExportSpec
 
 if TYPE_CHECKING:
-    from exporter.pipeline import ExportResult
     from exporter.progress import Progress
 
-__all__ = ["ExportSpec", "ItaeConfig", "export"]
+__all__ = ["ExportResult", "ExportSpec", "ItaeConfig", "export"]
 
 
 def export(spec: ExportSpec, progress: Progress | None = None) -> ExportResult:

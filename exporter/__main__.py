@@ -12,7 +12,7 @@ from exporter.progress import Progress
 from runtime.command import run
 
 if TYPE_CHECKING:
-    from exporter.pipeline import ExportResult
+    from exporter.result import ExportResult
     from runtime.manifest import Manifest, ParityCheck
 
 
@@ -70,7 +70,7 @@ def _check(check: ParityCheck) -> str:
         return text
     text = f"{check.threshold}: {check.flagged} of {check.patches} patches flagged; {text}"
     if check.purpose != "as exported":
-        text += " (a threshold that flags more, to test the same surgery)"
+        text += f" ({check.purpose})"
     if check.effect is not None:
         text += f"; ITAE moves them by up to {check.effect:.2g}"
     if check.borderline:

@@ -30,6 +30,8 @@ POOL = 4
 CLEAR = 2.0
 """A margin this many times the precision's own is wide enough to stop looking."""
 THRESHOLDS_TRIED = 256
+VISIBLE_EFFECT = 1e-3
+"""Ten times what fp32 may differ: a smaller change of the embeddings could not be told from none."""
 VISIBLE = (0.4, 0.95)
 """Quantiles of the scores between which a moved threshold lies: enough is flagged to move the embedding."""
 
@@ -66,11 +68,13 @@ def make_samples(model: torch.nn.Module, spec: ExportSpec, progress: Progress) -
     images, eager = _pool(model, spec, progress)
     best = _clearest(eager.is_mixed, eager.margin, S)
     samples = [_with_effect(model, eager.take(best), images[best], spec, spec.itae, progress)]
-    if samples[0].mixed * 2 < S:
-        moved, best = _move_threshold(eager.norm, spec.itae, S)
-        progress(f"{spec.itae.threshold} flags {samples[0].flagged} patches: a second check at {moved.threshold}")
-        again = _run(model, images[best], moved, progress)
-        samples.append(_with_effect(model, again, images[best], spec, moved, progress))
+    if samples[0].mixed * 2 < S or (samples[0].effect or 0) < VISIBLE_EFFECT:
+        found = _move_threshold(eager.norm, spec.itae, S)
+        if found is not None:
+            moved, best = found
+            progress(f"{spec.itae.threshold} flags {samples[0].flagged} patches: a second check at {moved.threshold}")
+            again = _run(model, images[best], moved, progress)
+            samples.append(_with_effect(model, again, images[best], spec, moved, progress))
     return samples
 
 
@@ -141,8 +145,8 @@ def _clearest(mixed: torch.Tensor, margin: torch.Tensor, S: int) -> list[int]:
     return sorted(order[:S].tolist())
 
 
-def _move_threshold(norm: torch.Tensor, itae: ItaeConfig, S: int) -> tuple[ItaeConfig, list[int]]:
-    """The threshold of the same kind that flags a visible share of S images by the widest margin.
+def _move_threshold(norm: torch.Tensor, itae: ItaeConfig, S: int) -> tuple[ItaeConfig, list[int]] | None:
+    """The threshold of the same kind that flags a visible share of S images by the widest margin, if there is one.
 
     Args:
         norm: (pool, K, P).
@@ -153,7 +157,9 @@ def _move_threshold(norm: torch.Tensor, itae: ItaeConfig, S: int) -> tuple[ItaeC
     low, high = (int(share * len(ordered)) for share in VISIBLE)
     gaps = ordered[low + 1 : high + 1] - ordered[low:high]
     widest = gaps.topk(min(THRESHOLDS_TRIED, len(gaps))).indices + low
-    best: tuple[float, ItaeConfig, list[int]] = (-1.0, itae, list(range(S)))
+    # Narrower gaps are rounding: of two patches, all scores are equal.
+    clearest = CLEAR * (LIMITS["fp32"].flag_margin or 0.0)
+    best = None
     for number in ((ordered[widest] + ordered[widest + 1]) / 2).tolist():
         try:
             moved = dataclasses.replace(itae, threshold=f"{itae.limit.kind}:{number:.9g}")
@@ -164,9 +170,9 @@ def _move_threshold(norm: torch.Tensor, itae: ItaeConfig, S: int) -> tuple[ItaeC
         margin = distance.flatten(1).amin(dim=1)
         chosen = _clearest(mixed, margin, S)
         clear = float(torch.where(mixed, margin, 0)[chosen].min())
-        if clear > best[0]:
-            best = clear, moved, chosen
-    return best[1], best[2]
+        if clear > clearest:
+            clearest, best = clear, (moved, chosen)
+    return best
 
 
 def _with_effect(

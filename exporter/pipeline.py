@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import platform
-from dataclasses import dataclass
+import shutil
 from pathlib import Path
 
 import onnx
@@ -15,20 +15,11 @@ from exporter.engine import EngineResult
 from exporter.golden_sample import Sample
 from exporter.progress import Progress
 from exporter.publish import Product, publish
+from exporter.result import ExportResult
 from exporter.spec import ExportSpec
 from exporter.weights import Origin
 from runtime.atomic import cannot_write, work_folder
 from runtime.manifest import Builder, Manifest, ParityCheck
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """What was made."""
-
-    path: Path
-    manifest: Manifest
-    seconds: dict[str, float]
-    """By step."""
 
 
 def export(spec: ExportSpec, progress: Progress) -> ExportResult:
@@ -64,7 +55,9 @@ def _load_and_trace(spec: ExportSpec, work: Path, progress: Progress) -> tuple[P
     with progress.step("eager", f"{spec.parity_samples} golden samples by eager PyTorch"):
         samples = golden_sample.make_samples(loaded.model, spec, progress.detail)
     with progress.step("trace", "PyTorch to ONNX"):
-        traced = trace.to_onnx(loaded.model, spec, work)
+        folder = work / "traced"
+        folder.mkdir()
+        traced = trace.to_onnx(loaded.model, spec, folder)
     origin = loaded.origin
     del loaded
     gc.collect()  # modules and the tracer's graphs refer to each other in cycles
@@ -75,39 +68,43 @@ def _operate_and_check(
     spec: ExportSpec, traced: Path, samples: list[Sample], work: Path, progress: Progress
 ) -> tuple[Path, Path | None, tuple[ParityCheck, ...]]:
     """The operated model in the work folder, its external data, and how it compares with eager PyTorch."""
-    final = spec.keep_onnx if spec.makes_engine and spec.keep_onnx is not None else spec.path
+    final = spec.path if spec.keep_onnx is None else Path(spec.keep_onnx)
+
+    def run_other(other: ExportSpec, images: parity.Array) -> dict[str, parity.Array]:
+        """What another operation on the same trace gives, of which nothing stays."""
+        folder = work / "other"
+        path, _ = _operate(other, traced, folder, "other.data", progress)
+        got = parity.run(gate.open_checked(path, other), images)
+        shutil.rmtree(folder)
+        return got
+
     with progress.step("surgery", f"{len(surgery.PASSES)} passes over the graph"):
-        model, data = _operate(spec, traced, work / "model.onnx", f"{Path(final).name}.data", progress)
+        model, data = _operate(spec, traced, work / "model", f"{final.name}.data", progress)
     with progress.step("gate", "onnx.checker, shape inference, ONNX Runtime"):
         session = gate.open_checked(model, spec)
-        flags = _flags_session(spec, traced, work, progress)
-    with progress.step("parity", f"ONNX Runtime against eager PyTorch, {len(samples)} checks"):
-        checks = [parity.check(session, samples[0], spec, flags=flags)]
-        del session, flags
-        for sample in samples[1:]:
-            again = dataclasses.replace(spec, itae=sample.itae, outputs=("embedding", "artifact_mask"))
-            other, _ = _operate(again, traced, work / "moved.onnx", "moved.onnx.data", progress)
-            checks.append(parity.check(gate.open_checked(other, again), sample, again, moved=True))
-    for used in work.glob("traced.onnx*"):
-        used.unlink()
+    further = parity.further_checks(spec, samples)
+    with progress.step("parity", f"ONNX Runtime against eager PyTorch, {1 + len(further)} checks"):
+        got = parity.run(session, samples[0].golden.input)
+        del session  # one copy of the weights at a time
+        if spec.itae is not None and "artifact_mask" not in got:
+            got |= run_other(dataclasses.replace(spec, outputs=("artifact_mask",)), samples[0].golden.input)
+        checks = [parity.check(got, samples[0], spec, "as exported")]
+        for purpose, other, sample in further:
+            progress.detail(purpose)
+            checks.append(parity.check(run_other(other, sample.golden.input), sample, other, purpose))
+    shutil.rmtree(traced.parent)
     return model, data, tuple(checks)
 
 
-def _flags_session(spec: ExportSpec, traced: Path, work: Path, progress: Progress) -> parity.Session | None:
-    """The same surgery with the flags as its only output, where the model doesn't give them itself."""
-    if spec.itae is None or "artifact_mask" in spec.outputs:
-        return None
-    bare = dataclasses.replace(spec, outputs=("artifact_mask",))
-    path, _ = _operate(bare, traced, work / "flags.onnx", "flags.onnx.data", progress)
-    return gate.open_checked(path, bare)
-
-
 def _operate(
-    spec: ExportSpec, traced: Path, path: Path, data_name: str, progress: Progress
+    spec: ExportSpec, traced: Path, folder: Path, data_name: str, progress: Progress
 ) -> tuple[Path, Path | None]:
+    """An operated graph in a folder of its own, so that no external data meets another's name."""
+    folder.mkdir()
     model, reports = surgery.run(traced, spec)
     for report in reports:
         progress.detail(f"{report.name}: {len(report.changed)} changes")
+    path = folder / "model.onnx"
     return path, materialize.materialize(model, traced.parent, path, data_name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,8 @@ def publish(
         atomic.publish(golden, parity_path(target))
         atomic.publish(written, manifest_path(target))
         if product.data is None and target.suffix == ".onnx":
-            target.with_name(data_name).unlink(missing_ok=True)  # of a larger model that was here before
+            with contextlib.suppress(OSError):  # of a larger model that was here before; no manifest names it now
+                target.with_name(data_name).unlink()
     return manifest
 
 

@@ -18,6 +18,8 @@ from transformers import AttentionInterface
 from exporter.itae import Choice, ItaeConfig
 
 ATTENTION = "itae_reference"
+FAR = 1e30
+"""Stands for any larger distance, infinity too, which JSON can't hold."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def detect(norm: torch.Tensor, itae: ItaeConfig) -> tuple[torch.Tensor, torch.Te
     used = list(sides.values()) if itae.side == "both" else [sides[itae.side]]
     artifact = torch.stack([flags for flags, _ in used]).any(dim=0)
     distance = torch.stack([(norm - limit).abs() / norm.clamp_min(1e-30) for _, limit in used])
-    return artifact, distance.amin(dim=0)
+    return artifact, distance.amin(dim=0).clamp_max(FAR)
 
 
 def score(norm: torch.Tensor, itae: ItaeConfig) -> torch.Tensor:

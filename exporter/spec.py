@@ -67,6 +67,8 @@ class ExportSpec:
     parity_samples: int = 4
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "outputs", tuple(self.outputs))
+        object.__setattr__(self, "weights", str(self.weights))
         _check_word("--precision", self.precision, (None, *PRECISIONS))
         _check_word("--backend", self.backend, BACKENDS)
         _check_word("--input", self.input, INPUTS)
@@ -85,6 +87,9 @@ class ExportSpec:
                 )
 
     def _check_out(self) -> None:
+        for file in (self.out, self.keep_onnx):
+            if file is not None and ".." in Path(file).name:  # onnx refuses external data of such a name
+                raise UsageError(f"{file}: a file name must not hold two dots in a row")
         if self.path.suffix not in (*ENGINE_SUFFIXES, ".onnx") or self.path.name == self.path.suffix:
             raise UsageError(f"--out {self.path}: must end in .engine or .plan (TensorRT), or in .onnx")
         if self.keep_onnx is not None:
@@ -209,11 +214,13 @@ class ExportSpec:
         for target in targets:
             if not target.parent.is_dir():
                 raise OutputFileError(f"can't write {target}: there is no folder {target.parent}; make it first")
-            for file in (target, manifest_path(target), parity_path(target)):
+            for file in (target, manifest_path(target), parity_path(target), target.with_name(f"{target.name}.data")):
                 if file.is_dir():
                     raise OutputFileError(f"can't write {file}: it is a folder")
             if not os.access(target.parent, os.W_OK):
                 raise OutputFileError(f"can't write {target}: the folder {target.parent} is read-only")
+            if target.parent.stat().st_dev != self.path.parent.stat().st_dev:
+                raise OutputFileError(f"{target} lies on another file system than {self.path}: keep both on one")
 
 
 def _check_word(option: str, word: str | None, words: tuple[str | None, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import math
 import warnings
@@ -82,8 +83,23 @@ def to_onnx(model: Any, spec: ExportSpec, folder: Path) -> Path:  # noqa: ANN401
         assert program is not None
         path = folder / "traced.onnx"
         program.save(path, external_data=True)
+    _forget_graphs()
     _clean(path)
     return path
+
+
+def _forget_graphs() -> None:
+    """Let go of the traced graph: onnxscript's rewrite rules are global, and keep the last graph that they matched.
+
+    Without this every weight stays in memory for as long as the process runs. A test watches it, since these
+    attributes are onnxscript's own affair.
+    """
+    for matcher in gc.get_objects():
+        # By the type's name: other objects answer isinstance with a warning, and the module is not onnxscript's API.
+        if type(matcher).__name__ == "SimplePatternMatcher":
+            for name in ("_graph", "_current_node", "_match"):
+                if hasattr(matcher, name):
+                    setattr(matcher, name, None)
 
 
 def _clean(path: Path) -> None:

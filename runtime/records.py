@@ -121,10 +121,14 @@ class ParityLimits(_Record):
     """Relative distance of a norm to its threshold within which this precision may flip a flag."""
 
 
+Purpose = Literal["as exported", "the same surgery in fp32", "another threshold, in fp32"]
+"""Of a check: the model itself; its logic, held to the limits of fp32; the same, where the options flag too little."""
+
+
 class ParityCheck(_Record):
     """One comparison of the ONNX graph on ONNX Runtime (CPU) with eager PyTorch in float32."""
 
-    purpose: Literal["as exported", "threshold at a quantile"]
+    purpose: Purpose
     threshold: str | None
     samples: Positive
     patches: Annotated[int, Field(ge=0)]

@@ -534,7 +534,7 @@ STATIONS = {
     "surgery": (pipeline.surgery, "run"),
     "materialize": (materialize, "materialize"),
     "gate": (pipeline.gate, "open_checked"),
-    "parity": (pipeline.parity, "check"),
+    "parity": (pipeline.parity, "run"),
     "build": (engine, "build"),
     "publish": (importlib.import_module("exporter.publish"), "record_file"),
 }

@@ -1,0 +1,18 @@
+"""What an export gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was made."""
+
+    path: Path
+    manifest: Manifest
+    seconds: dict[str, float]
+    """By step."""
