@@ -87,9 +87,6 @@ class ExportSpec:
                 )
 
     def _check_out(self) -> None:
-        for file in (self.out, self.keep_onnx):
-            if file is not None and ".." in Path(file).name:  # onnx refuses external data of such a name
-                raise UsageError(f"{file}: a file name must not hold two dots in a row")
         if self.path.suffix not in (*ENGINE_SUFFIXES, ".onnx") or self.path.name == self.path.suffix:
             raise UsageError(f"--out {self.path}: must end in .engine or .plan (TensorRT), or in .onnx")
         if self.keep_onnx is not None:
@@ -98,6 +95,9 @@ class ExportSpec:
                 raise UsageError(f"--keep-onnx {kept}: must end in .onnx")
             if not self.makes_engine:
                 raise UsageError("--keep-onnx is for engines: --out is an ONNX file already")
+        for file in (self.out, self.keep_onnx):
+            if file is not None and ".." in Path(file).name:  # onnx refuses external data of such a name
+                raise UsageError(f"{file}: a file name must not hold two dots in a row")
 
     def _check_forms(self) -> None:
         for option, value, length, form in (

@@ -520,3 +520,27 @@ def test_the_python_call_raises_the_error_that_the_command_prints(tmp_path):
     with pytest.raises(UsageError, match="tiny has no official weights"):
         exporter.export(ExportSpec(tmp_path / "a.onnx", size=TINY))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a..onnx", "..a.onnx", "a..b.engine"])
+def test_two_dots_in_a_file_name_are_refused(name):
+    with pytest.raises(UsageError, match="two dots in a row"):
+        ExportSpec(f"../folder/{name}")
+
+
+def test_targets_on_two_file_systems_are_refused_before_the_work(tmp_path, monkeypatch):
+    spec = ExportSpec(tmp_path / "a.engine", keep_onnx="/proc/a.onnx")
+    monkeypatch.setattr("os.access", lambda *_: True)
+    with pytest.raises(OutputFileError, match="another file system"):
+        spec.check_folder()
+
+
+def test_a_folder_where_external_data_would_lie_is_refused(tmp_path):
+    (tmp_path / "a.onnx.data").mkdir()
+    with pytest.raises(OutputFileError, match="it is a folder"):
+        ExportSpec(tmp_path / "a.onnx").check_folder()
+
+
+def test_a_batch_that_no_machine_runs_is_refused():
+    with pytest.raises(UsageError, match="MAX ≤ 65535"):
+        ExportSpec("a.engine", batch=(1, 8, 100_000))
