@@ -1,7 +1,7 @@
 """Golden samples: images whose flags are clear, and what the eager model makes of them. Part of the reference.
 
-Random weights flag no patch at the default `mad:5`, and then a comparison says nothing of the attenuation: so a second
-sample is made for the same options with the threshold moved to where it flags some patches of some images.
+Where the options flag too little, a comparison says nothing of the attenuation: then a second sample is made for the
+same options with the threshold moved to where it flags some patches of some images.
 """
 
 from __future__ import annotations

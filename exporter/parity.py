@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 TOGETHER = 4
-"""Images in one batch: the first sample is run alone, the others so, since a graph may be wrong for one of the two."""
+"""Images in one batch. The first sample is run alone, the others together: a graph may be wrong for one of the two."""
 
 
 def run(session: Any, images: Array) -> dict[str, Array]:  # noqa: ANN401  # onnxruntime ships no types

@@ -77,11 +77,10 @@ def is_ours(node: gs.Node) -> bool:
     return str(node.name).startswith(f"{PREFIX}/")
 
 
-def replace_uses(old: gs.Tensor, new: gs.Tensor, *, but: gs.Node | None = None) -> None:
-    """Let every consumer of `old`, except the node `but`, and the graph's outputs read `new` instead."""
+def replace_uses(old: gs.Tensor, new: gs.Tensor) -> None:
+    """Let every node that reads `old` read `new` instead."""
     for consumer in list(old.outputs):
-        if consumer is not but:
-            consumer.inputs = [new if tensor is old else tensor for tensor in consumer.inputs]
+        consumer.inputs = [new if tensor is old else tensor for tensor in consumer.inputs]
 
 
 def producer(tensor: gs.Tensor) -> gs.Node | None:
