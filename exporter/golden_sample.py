@@ -64,7 +64,7 @@ def make_samples(model: torch.nn.Module, spec: ExportSpec, progress: Progress) -
     S = spec.parity_samples
     if spec.itae is None:
         images = np.stack([candidate(index, spec.height, spec.width) for index in range(S)])
-        return [_sample(_run(model, images, None, progress), None, images, spec, None)]
+        return [_sample(_run(model, images, None, spec, progress), None, images, spec, None)]
     images, eager = _pool(model, spec, progress)
     best = _clearest(eager.is_mixed, eager.margin, S)
     samples = [_with_effect(model, eager.take(best), images[best], spec, spec.itae, progress)]
@@ -73,7 +73,7 @@ def make_samples(model: torch.nn.Module, spec: ExportSpec, progress: Progress) -
         if found is not None:
             moved, best = found
             progress(f"{spec.itae.threshold} flags {samples[0].flagged} patches: a second check at {moved.threshold}")
-            again = _run(model, images[best], moved, progress)
+            again = _run(model, images[best], moved, spec, progress)
             samples.append(_with_effect(model, again, images[best], spec, moved, progress))
     return samples
 
@@ -116,12 +116,21 @@ def normalize(images: Images) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
 
 
-def _run(model: torch.nn.Module, images: Images, itae: ItaeConfig | None, progress: Progress) -> reference.Eager:
+def _run(
+    model: torch.nn.Module, images: Images, itae: ItaeConfig | None, spec: ExportSpec, progress: Progress
+) -> reference.Eager:
     results = []
     for number, image in enumerate(images, 1):
         progress(f"eager PyTorch, image {number} of {len(images)}")
-        results.append(reference.embed(model, torch.from_numpy(normalize(image[None])), itae))
+        results.append(_embed(model, image, itae, spec))
     return reference.concatenate(results)
+
+
+def _embed(
+    model: torch.nn.Module, image: npt.NDArray[np.uint8], itae: ItaeConfig | None, spec: ExportSpec
+) -> reference.Eager:
+    pixels = torch.from_numpy(normalize(image[None]))
+    return reference.embed(model, pixels, itae, spec.pooling, normalize=spec.normalize)
 
 
 def _pool(model: torch.nn.Module, spec: ExportSpec, progress: Progress) -> tuple[Images, reference.Eager]:
@@ -133,7 +142,7 @@ def _pool(model: torch.nn.Module, spec: ExportSpec, progress: Progress) -> tuple
     while len(images) < POOL * S:
         progress(f"looking for images with clear artifacts, {len(images) + 1} of at most {POOL * S}")
         images.append(candidate(len(images), spec.height, spec.width))
-        results.append(reference.embed(model, torch.from_numpy(normalize(images[-1][None])), spec.itae))
+        results.append(_embed(model, images[-1], spec.itae, spec))
         if sum(bool(one.is_mixed.item() and one.margin.item() > wide) for one in results) >= S:
             break
     return np.stack(images), reference.concatenate(results)
@@ -183,7 +192,7 @@ def _with_effect(
     itae: ItaeConfig,
     progress: Progress,
 ) -> Sample:
-    plain = _run(model, images, None, progress)
+    plain = _run(model, images, None, spec, progress)
     return _sample(eager, plain, images, spec, itae)
 
 

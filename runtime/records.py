@@ -48,6 +48,11 @@ class Options(_Record):
     """min, opt, max of the engine's profile; none for ONNX, whose batch is dynamic."""
     itae: ItaeOptions | None
     outputs: tuple[str, ...]
+    pooling: Literal["cls", "cls+mean"] = "cls"
+    normalize: bool = False
+    """Whether the embedding's L2 norm is 1."""
+    cls_only: bool = False
+    """Whether the last block computes the CLS token's row alone."""
     input: Literal["float32", "uint8"]
     pos_embed: Literal["meta", "hf"]
     workspace_mib: Positive | None
@@ -198,6 +203,11 @@ class Manifest(_Record):
     def input(self) -> TensorInfo:
         """The only input: `pixel_values` (B, 3, H, W) float32 or `images` (B, H, W, 3) uint8."""
         return self.inputs[0]
+
+    @property
+    def embedding_width(self) -> int:
+        """Elements of an embedding: C, or 2 C with the mean patch token."""
+        return self.model.width * (2 if self.options.pooling == "cls+mean" else 1)
 
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs, in the model's order."""
