@@ -16,9 +16,8 @@ from exporter.surgery.edit import Editor, cut, shape_of
 from exporter.surgery.median import for_tokens
 from runtime.errors import SurgeryError
 
-FAR_BELOW = np.float32(-1e30)
-"""Stands for -infinity: its exponential is the same 0. TensorRT takes 0 and -infinity for a mask of blocks to skip, for
-which it adds six kernels; it hasn't been seen to help, artifacts being few and apart."""
+FAR_BELOW = np.float32(-50)
+"""Stands for -infinity, added to what is at most a row's largest logit: e^-50 is 2e-22, nothing in float32."""
 _AXIS = np.array([1], np.int64)
 _AXES_1_2 = np.array([1, 2], np.int64)
 
@@ -36,6 +35,8 @@ def attenuate(edit: Editor, site: AttentionSite, artifact: gs.Tensor, itae: Itae
         site.key_reshape.inputs[0] = _keys_of_mean_logit(edit, site.key, artifact, prefix)
         return
     logits = logits_of(site)
+    if how.kind == "mask":
+        site.key_reshape.inputs[0] = _cls_keys(edit, site.key, artifact)
     columns = (shape_of(artifact)[0], 1, 1, site.tokens)
     flags = edit.node("Unsqueeze", [artifact, _AXES_1_2], "columns", dtype=bool, shape=columns)
     if how.kind == "min":
@@ -46,6 +47,18 @@ def attenuate(edit: Editor, site: AttentionSite, artifact: gs.Tensor, itae: Itae
         bias = edit.node("Where", [flags, addend, np.float32(0)], "bias", dtype=np.float32, shape=columns)
         op, inputs = "Add", [logits, edit.cast(bias, logits.dtype, "bias_as_logits")]
     site.softmax.inputs[0] = edit.node(op, inputs, "attenuated", dtype=logits.dtype, shape=shape_of(logits))
+
+
+def _cls_keys(edit: Editor, key: gs.Tensor, artifact: gs.Tensor) -> gs.Tensor:
+    """The keys (B, N, C) with each artifact's replaced by the CLS token's, so that `FAR_BELOW` is far whatever it was.
+
+    -infinity itself would be right, but not fast: it makes ONNX Runtime's softmax six times slower on a CPU, which
+    turns it into a denormal number, and TensorRT adds six kernels to skip blocks that are masked as a whole.
+    """
+    batch, N, C = shape_of(key)
+    cls = cut(edit, key, "cls_key", axis=1, start=0, stop=1)
+    rows = edit.node("Unsqueeze", [artifact, np.array([2], np.int64)], "rows", dtype=bool, shape=(batch, N, 1))
+    return edit.node("Where", [rows, cls, key], "attenuated_key", dtype=key.dtype, shape=(batch, N, C))
 
 
 def _unless_all(edit: Editor, artifact: gs.Tensor, prefix: int) -> gs.Tensor:
