@@ -6,6 +6,7 @@ C width, d head_dim (C = H · d), K chosen layers, S samples.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,6 +206,12 @@ class ExportSpec:
     def computes_cls_only(self) -> bool:
         """Whether the last block computes the CLS token's row alone: no output needs another, and it is wanted."""
         return self.cls_only and self.pooling == "cls" and "patch_tokens" not in self.outputs
+
+    def flags_alone(self) -> ExportSpec:
+        """The same surgery with `artifact_mask` as the only output."""
+        return dataclasses.replace(
+            self, outputs=("artifact_mask",), pooling="cls", normalize=False, cls_only=self.computes_cls_only
+        )
 
     @property
     def limits(self) -> ParityLimits:

@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import exporter
@@ -26,6 +27,8 @@ from exporter.spec import (
     ExportSpec,
 )
 from runtime.errors import OutputFileError, UsageError, WeightsError
+from runtime.golden import read_golden
+from runtime.verify import verify
 
 TINY = Architecture("tiny", width=48, heads=3, depth=2, registers=4, swiglu=True)
 
@@ -541,6 +544,31 @@ def test_the_python_call_exports_what_its_spec_says(tmp_path, capfd):
     }
     assert result.manifest.to_json() == (tmp_path / "a.onnx.json").read_bytes()
     assert list(result.seconds) == ["load", "eager", "trace", "surgery", "gate", "parity", "publish"]
+
+
+@pytest.mark.parametrize(
+    ("options", "itae"),
+    [
+        ({}, None),
+        ({"pooling": "cls+mean"}, ItaeConfig("all", threshold="zscore:1")),
+        ({"normalize": True}, ItaeConfig("all", threshold="zscore:1")),
+        ({"cls_only": False}, None),
+    ],
+    ids=["plain", "pooled", "normalized", "all rows"],
+)
+def test_the_embedding_is_exported_as_asked_for_and_verified(options, itae, tmp_path):
+    spec = ExportSpec(
+        tmp_path / "a.onnx", size=TINY, image_size=(28, 42), weights="random:1", parity_samples=2, itae=itae, **options
+    )
+    manifest = exporter.export(spec).manifest
+    assert manifest.options.model_dump().items() >= ({"pooling": "cls", "normalize": False} | options).items()
+    assert manifest.options.cls_only == (options in ({}, {"normalize": True}))
+    result = verify(tmp_path / "a.onnx")
+    assert result.passed
+    assert result.limits.normalized == manifest.options.normalize
+    golden = read_golden(tmp_path / "a.onnx", manifest)
+    assert golden.embedding.shape == (2, spec.embedding_width)
+    assert np.allclose(np.linalg.norm(golden.embedding, axis=1), 1) == manifest.options.normalize
 
 
 def test_the_python_call_raises_the_error_that_the_command_prints(tmp_path):
