@@ -17,12 +17,15 @@ from exporter.surgery.inject_itae import inject_itae
 from exporter.surgery.report import PassReport
 from exporter.surgery.scale_queries import scale_queries
 from exporter.surgery.select_outputs import select_outputs
+from exporter.surgery.split_bias_gelu import split_bias_gelu
 from exporter.surgery.uint8_input import uint8_input
 from runtime.errors import SurgeryError
 
 Pass = Callable[[gs.Graph, ExportSpec], PassReport]
 
-PASSES: tuple[Pass, ...] = (scale_queries, half_precision, cls_only, inject_itae, select_outputs, uint8_input)
+PASSES: tuple[Pass, ...] = (
+    scale_queries, half_precision, cls_only, inject_itae, select_outputs, split_bias_gelu, uint8_input,
+)  # fmt: skip
 """In this order: `inject_itae` works in whatever precision and on whatever rows it finds, its statistics in float32."""
 MAY_CHANGE_INTERFACE = (cls_only, select_outputs, uint8_input)
 MAY_PRUNE = (select_outputs,)

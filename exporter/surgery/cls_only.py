@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from exporter.spec import ExportSpec
 from exporter.surgery.attention import AttentionSite, find_attention
-from exporter.surgery.edit import Editor, cut, producer, shape_of
+from exporter.surgery.edit import Editor, cut, is_constant, producer, shape_of
 from exporter.surgery.report import PassReport
 from runtime.errors import SurgeryError
 
@@ -89,7 +89,7 @@ def _cut_rest(edit: Editor, merge: gs.Node) -> None:
         if not _treats_tokens_apart(node):
             raise SurgeryError(f"{node.op} {node.name!r} after the last attention may mix tokens: use --no-cls-only")
         for index, tensor in enumerate(node.inputs):
-            if _is_constant(tensor) or producer(tensor) is merge or any(producer(tensor) is one for one in inside):
+            if is_constant(tensor) or producer(tensor) is merge or any(producer(tensor) is one for one in inside):
                 continue
             if id(tensor) not in rows:
                 rows[id(tensor)] = cut(edit, tensor, f"cls_residual{len(rows) or ''}", axis=1, start=0, stop=1)
@@ -112,20 +112,12 @@ def _downstream(start: gs.Node) -> list[gs.Node]:
 def _treats_tokens_apart(node: gs.Node) -> bool:
     if node.op not in ROW_WISE or len(shape_of(node.outputs[0])) != 3:
         return False
-    constants = [tensor for tensor in node.inputs if _is_constant(tensor)]
+    constants = [tensor for tensor in node.inputs if is_constant(tensor)]
     if node.op == "MatMul":
         return len(constants) == 1 and constants[0] is node.inputs[1]
     if node.op == "LayerNormalization":
         return node.attrs.get("axis", -1) in (-1, 2)
     return all(len(shape_of(tensor)) < 2 or shape_of(tensor)[-2] == 1 for tensor in constants)
-
-
-def _is_constant(tensor: gs.Tensor) -> bool:
-    """A constant, or the half-precision Cast of one."""
-    node = producer(tensor)
-    return isinstance(tensor, gs.Constant) or (
-        node is not None and node.op in ("Cast", "Constant") and all(map(_is_constant, node.inputs))
-    )
 
 
 def _only_reader(node: gs.Node, op: str) -> gs.Node:

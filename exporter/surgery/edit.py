@@ -96,6 +96,14 @@ def producer(tensor: gs.Tensor) -> gs.Node | None:
     return tensor.inputs[0] if isinstance(tensor, gs.Variable) and tensor.inputs else None
 
 
+def is_constant(tensor: gs.Tensor) -> bool:
+    """A constant, or the half-precision Cast of one."""
+    node = producer(tensor)
+    return isinstance(tensor, gs.Constant) or (
+        node is not None and node.op in ("Cast", "Constant") and all(map(is_constant, node.inputs))
+    )
+
+
 def constant_value(tensor: gs.Tensor) -> npt.NDArray[Any] | None:
     """The value of a small constant, also of one made by a `Constant` node; none for anything else."""
     if isinstance(tensor, gs.Constant):
