@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NEEDS_LOGITS = ("min",)
 """Attenuations for which a kernel would have to hold a whole row of logits before its softmax."""
 FUSES = ("fp16", "bf16")
-"""Precisions for which TensorRT has fused kernels."""
+"""Precisions in which TensorRT fuses attention over all queries; a single query's it fuses in fp32 too, at times."""
 
 
 class Kernel(Protocol):
@@ -36,7 +36,7 @@ class Kernel(Protocol):
 def unfusable_layers(spec: ExportSpec) -> dict[int, str]:
     """The layers whose attention the options keep from being one kernel, each with the reason."""
     if spec.resolved_precision not in FUSES:
-        reason = f"TensorRT fuses it in {' and '.join(FUSES)} only"
+        reason = f"TensorRT fuses attention over all queries in {' and '.join(FUSES)} only"
         return dict.fromkeys(range(spec.backbone.depth), reason)
     if spec.itae is None or spec.itae.attenuation.kind not in NEEDS_LOGITS:
         return {}

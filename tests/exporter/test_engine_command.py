@@ -58,7 +58,7 @@ def test_the_same_command_twice_gives_the_same_onnx_file_and_the_same_plan(tmp_p
         pytest.param(
             ["--precision", "fp32", "--no-itae"],
             (0, 1, 2),
-            "attention fused: 0 of 3; not layers 0-2: TensorRT fuses it in fp16 and bf16 only;",
+            "attention fused: 0 of 3; not layers 0-2: TensorRT fuses attention over all queries in fp16 and bf16 only;",
             id="fp32",
         ),
     ],
