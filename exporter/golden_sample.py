@@ -22,7 +22,7 @@ from exporter.itae import ItaeConfig
 from exporter.spec import ExportSpec
 from runtime.errors import UsageError
 from runtime.golden import Golden
-from runtime.parity import LIMITS
+from runtime.parity import LIMITS, usual_length
 from runtime.preprocess import MEAN, STD
 
 POOL = 4
@@ -50,7 +50,7 @@ class Sample:
     mixed: int
     """Images that have some but not all patches of a chosen layer flagged."""
     effect: float | None
-    """Largest absolute change of an element of an embedding by ITAE; none without ITAE."""
+    """Largest absolute change of an element of an embedding by ITAE, √C-fold where normalised; none without ITAE."""
 
 
 def make_samples(model: torch.nn.Module, spec: ExportSpec, progress: Progress) -> list[Sample]:
@@ -136,7 +136,7 @@ def _embed(
 def _pool(model: torch.nn.Module, spec: ExportSpec, progress: Progress) -> tuple[Images, reference.Eager]:
     """Candidates and their results: until enough of them are clear, or there are `POOL` times as many as wanted."""
     S = spec.parity_samples
-    wide = CLEAR * (LIMITS[spec.resolved_precision].flag_margin or 0.0)
+    wide = CLEAR * (spec.limits.flag_margin or 0.0)
     images: list[Images] = []
     results: list[reference.Eager] = []
     while len(images) < POOL * S:
@@ -211,5 +211,6 @@ def _sample(
         patch_tokens=eager.patch_tokens.numpy() if "patch_tokens" in spec.outputs else None,
         artifact_norm=eager.norm.numpy() if "artifact_norm" in spec.outputs else None,
     )
-    effect = float((eager.embedding - plain.embedding).abs().max()) if plain else None
+    weight = usual_length(spec.embedding_width) if spec.normalize else 1.0
+    effect = weight * float((eager.embedding - plain.embedding).abs().max()) if plain else None
     return Sample(itae, golden, int(eager.artifact.sum()), int(eager.is_mixed.sum()), effect)

@@ -11,7 +11,7 @@ import numpy as np
 from exporter.spec import ExportSpec
 from runtime.errors import ParityError
 from runtime.manifest import ParityCheck, Purpose
-from runtime.parity import LIMITS, compare
+from runtime.parity import compare
 
 if TYPE_CHECKING:
     from exporter.golden_sample import Sample
@@ -61,7 +61,7 @@ def check(got: dict[str, Array], sample: Sample, spec: ExportSpec, purpose: Purp
     """
     golden = sample.golden
     comparable = {name: value for name, value in got.items() if name in golden.outputs()}
-    parity = compare(comparable, golden, LIMITS[spec.resolved_precision])
+    parity = compare(comparable, golden, spec.limits)
     if not parity.passed:
         threshold = f" at --threshold {spec.itae.threshold}" if spec.itae else ""
         raise ParityError(

@@ -25,7 +25,6 @@ from runtime.manifest import (
     parity_path,
     record_file,
 )
-from runtime.parity import LIMITS
 from runtime.preprocess import standard_preprocessing
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ def _manifest(
         outputs=tuple(spec.output_info(name) for name in spec.outputs),
         preprocessing=standard_preprocessing((spec.height, spec.width), spec.input),
         builder=product.builder,
-        parity=ParityReport(limits=LIMITS[spec.resolved_precision], checks=checks),
+        parity=ParityReport(limits=spec.limits, checks=checks),
         fusion=product.fusion,
         files=files,
         versions={name: _version(name) for name in VERSIONS},

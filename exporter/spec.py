@@ -6,6 +6,7 @@ C width, d head_dim (C = H · d), K chosen layers, S samples.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Literal
 from exporter.architecture import PATCH, Architecture, architecture
 from exporter.itae import ItaeConfig
 from runtime.errors import OutputFileError, UsageError
-from runtime.manifest import TensorInfo, manifest_path, parity_path
+from runtime.manifest import ParityLimits, TensorInfo, manifest_path, parity_path
+from runtime.parity import LIMITS
 
 Precision = Literal["fp32", "fp16"]
 Backend = Literal["auto", "tensorrt", "tensorrt-rtx"]
@@ -33,8 +35,10 @@ MAX_SIDE = 14 * 512
 """Pixels; a side above this is a slip of the pen: its attention logits alone would take terabytes."""
 MAX_BATCH = 65_535
 """Images; no GPU runs more at a time."""
-MAX_MEDIAN_PATCHES = 2 * 3840 - 1
-"""TensorRT's TopK gives at most 3,840 values, and the median needs the upper half of all patches."""
+MAX_TOP = 3840
+"""Values that TensorRT's TopK gives at most."""
+MAX_MEDIAN_PATCHES = 2 * MAX_TOP - 1
+"""The median needs the upper half of all patches."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +215,17 @@ class ExportSpec:
     def computes_cls_only(self) -> bool:
         """Whether the last block computes the CLS token's row alone: no output needs another, and it is wanted."""
         return self.cls_only and self.pooling == "cls" and "patch_tokens" not in self.outputs
+
+    def flags_alone(self) -> ExportSpec:
+        """The same surgery with `artifact_mask` as the only output."""
+        return dataclasses.replace(
+            self, outputs=("artifact_mask",), pooling="cls", normalize=False, cls_only=self.computes_cls_only
+        )
+
+    @property
+    def limits(self) -> ParityLimits:
+        """What parity is held to."""
+        return LIMITS[self.resolved_precision].model_copy(update={"normalized": self.normalize})
 
     @property
     def embedding_width(self) -> int:

@@ -124,6 +124,8 @@ class ParityLimits(_Record):
     min_cosine: float | None
     flag_margin: float | None
     """Relative distance of a norm to its threshold within which this precision may flip a flag."""
+    normalized: bool = False
+    """Whether the embedding has length 1: its differences then count √C-fold, as if it had its usual length."""
 
 
 Purpose = Literal["as exported", "the same surgery in fp32", "another threshold, in fp32"]

@@ -11,8 +11,7 @@ import onnx_graphsurgeon as gs
 
 from exporter.spec import ExportSpec
 from exporter.surgery.attention import AttentionSite, find_attention
-from exporter.surgery.detect import cut
-from exporter.surgery.edit import Editor, producer, shape_of
+from exporter.surgery.edit import Editor, cut, producer, shape_of
 from exporter.surgery.report import PassReport
 from runtime.errors import SurgeryError
 

@@ -6,8 +6,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from exporter.spec import ExportSpec
-from exporter.surgery.detect import ARTIFACT, NORM, cut
-from exporter.surgery.edit import PREFIX, Editor, shape_of
+from exporter.surgery.detect import ARTIFACT, NORM
+from exporter.surgery.edit import PREFIX, Editor, cut, shape_of
 from exporter.surgery.report import PassReport
 from runtime.errors import SurgeryError
 
@@ -68,15 +68,16 @@ def _embedding(edit: Editor, tokens: gs.Tensor, spec: ExportSpec) -> gs.Tensor:
 
 
 def _by_layer(edit: Editor, name: str, spec: ExportSpec) -> gs.Tensor:
-    """Flags or norms of all chosen layers, (B, P) each, as (B, K, P)."""
+    """Flags or norms of all chosen layers, (B, N) each, as (B, K, P)."""
     part, dtype = (ARTIFACT, np.bool_) if name == "artifact_mask" else (NORM, np.float32)
     tensors = edit.graph.tensors()
     axis = np.array([1], np.int64)
     layers = []
     for layer in spec.layers:
-        one = tensors[f"{PREFIX}/layer{layer}/{part}"]
+        tokens = tensors[f"{PREFIX}/layer{layer}/{part}"]
+        one = cut(edit, tokens, f"{name}_layer{layer}", axis=1, start=spec.backbone.prefix, stop=spec.tokens)
         shape = (shape_of(one)[0], 1, spec.patches)
-        layers.append(edit.node("Unsqueeze", [one, axis], f"{name}_layer{layer}", dtype=dtype, shape=shape))
+        layers.append(edit.node("Unsqueeze", [one, axis], f"{name}_layer{layer}_apart", dtype=dtype, shape=shape))
     if len(layers) == 1:
         return layers[0]
     shape = (shape_of(layers[0])[0], len(layers), spec.patches)

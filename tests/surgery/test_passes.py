@@ -81,13 +81,14 @@ def test_scaling_queries_keeps_the_numbers(knobs, optimize):
 def test_injection_changes_the_chosen_layer_and_touches_nothing_else(attenuate):
     model = two_layers()
     graph = graph_of(model)
-    before = {node.name or node.outputs[0].name: node.op for node in graph.nodes}
     spec = dataclasses.replace(SPEC, itae=dataclasses.replace(ITAE, layers="1", attenuate=attenuate))
     spec = dataclasses.replace(spec, precision="fp32")
+    run_pass(scale_queries, graph, spec)
+    before = {node.name or node.outputs[0].name: node.op for node in graph.nodes}
     assert run_pass(inject_itae, graph, spec).changed == ["layer1"]
     after = {node.name or node.outputs[0].name: node.op for node in graph.nodes}
-    assert {name: op for name, op in after.items() if not name.startswith("itae/")} == before
-    added = [name for name in after if name.startswith("itae/")]
+    assert {name: op for name, op in after.items() if name in before} == before
+    added = after.keys() - before.keys()
     assert added
     assert all(name.startswith("itae/layer1/") for name in added)
     changed = exported(graph)
@@ -95,6 +96,12 @@ def test_injection_changes_the_chosen_layer_and_touches_nothing_else(attenuate):
     moved = np.abs(run(changed, optimize=False)[0] - run(model, optimize=False)[0]).max()
     assert moved > 1e-3
     np.testing.assert_allclose(run(changed, optimize=True)[0], run(changed, optimize=False)[0], rtol=0, atol=1e-6)
+
+
+def test_min_refuses_logits_that_are_scaled_after_their_product():
+    spec = dataclasses.replace(SPEC, itae=dataclasses.replace(ITAE, attenuate="min"))
+    with pytest.raises(SurgeryError, match="layer0: logits are scaled after their MatMul: scale the queries first"):
+        run_pass(inject_itae, graph_of(two_layers()), spec)
 
 
 @pytest.mark.parametrize("spec", [SPEC, CLS_SPEC], ids=["all tokens", "CLS only"])
