@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from exporter import export
+from exporter import export, fusion
 from exporter.arguments import parser, to_spec
 from exporter.progress import Progress
 from runtime.command import run
@@ -49,6 +49,7 @@ def summary(result: ExportResult) -> list[str]:
         f"  input    {m.input.name} {m.input.dtype} {_shape(m.input.shape)}",
         *(f"  output   {one.name} {one.dtype} {_shape(one.shape)}" for one in m.outputs),
         *(f"  parity   {_check(one)}" for one in m.parity.checks),
+        *([] if m.builder.name == "onnx" else [f"  fusion   {fusion.describe(m.fusion)}"]),
         f"  seconds  {', '.join(f'{name} {s:.1f}' for name, s in result.seconds.items())}",
     ]
     if o.weights.startswith("random"):

@@ -128,6 +128,14 @@ def _engine_group(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--workspace-mib", type=_whole("--workspace-mib"), metavar="M", help="scratch memory, MiB")
     group.add_argument("--keep-onnx", metavar="FILE", help="leave the ONNX file that the engine was built from")
+    group.add_argument(
+        "--timing-cache", metavar="FILE",
+        help="TensorRT's timings, read if there and written after the build; TensorRT-RTX has none",
+    )  # fmt: skip
+    group.add_argument(
+        "--require-fusion", action="store_true",
+        help="an attention that the options allow to be one fused kernel and is not is an error",
+    )  # fmt: skip
 
 
 def to_spec(a: argparse.Namespace) -> ExportSpec:
@@ -156,6 +164,8 @@ def to_spec(a: argparse.Namespace) -> ExportSpec:
         pos_embed=a.pos_embed,
         keep_onnx=a.keep_onnx,
         workspace_mib=a.workspace_mib,
+        timing_cache=a.timing_cache,
+        require_fusion=a.require_fusion,
         parity_samples=a.parity_samples,
     )
 

@@ -10,15 +10,18 @@ import importlib
 import platform
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
+from exporter import timing_cache
 from exporter.engine_log import (
     BuildLog,
+    Kernel,
     Log,
     TrtObject,
+    inspected_kernels,
     one_line,
     stopped_by_callbacks,
     trt_logger,
@@ -55,6 +58,8 @@ class EngineRequest:
     """min, opt, max of dimension 0 of every input; all equal: a fixed batch."""
     workspace_mib: int | None = None
     """What a kernel may use for scratch memory; none: all that the GPU has."""
+    timing_cache: bytes | None = field(default=None, repr=False)
+    """Timings of earlier builds, empty at first; none: no cache is kept."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +70,21 @@ class EngineResult:
     """Name and version of the library, and the platform that the plan is for, such as `linux-x86_64`."""
     inputs: Tensors
     outputs: Tensors
-    kernels: tuple[str, ...]
-    """Every kernel of the engine in the order of execution, as the builder's log names them."""
+    kernels: tuple[Kernel, ...]
+    """Every kernel of the engine in the order of execution; none where the library doesn't tell."""
     plan_bytes: int
+    timing_cache: bytes | None = field(default=None, repr=False)
+    """The timings, those of this build added, where a cache is kept."""
+
+
+@dataclass(frozen=True)
+class _Built:
+    """What TensorRT gave, in its own memory."""
+
+    plan: TrtObject
+    tensors: tuple[Tensors, Tensors]
+    kernels: tuple[Kernel, ...]
+    timing_cache: bytes | None
 
 
 def choose_backend(requested: Literal["auto", "tensorrt", "tensorrt-rtx"]) -> BackendName:
@@ -114,15 +131,17 @@ def build(onnx: Path, plan: Path, request: EngineRequest, log: Log | None = None
     Raises:
         BackendError: the library isn't here or can't start.
         BuildError: the file is broken, or the library refuses it; the message has its own last words.
+        InputError: the library refuses the timing cache.
         OutputFileError: `plan` can't be written.
     """
     inputs, outputs = _onnx_tensors(onnx)
     trt = _load(request.backend)
     build_log = BuildLog(log)
     with stopped_by_callbacks(build_log):
-        serialized, got = _serialize(trt, onnx, request, build_log)
-    if got != (inputs, outputs):
-        raise BuildError(f"{onnx}: TensorRT read inputs and outputs {got}, the file has {(inputs, outputs)}")
+        built = _serialize(trt, onnx, request, build_log)
+    if built.tensors != (inputs, outputs):
+        raise BuildError(f"{onnx}: TensorRT read inputs and outputs {built.tensors}, the file has {(inputs, outputs)}")
+    serialized = built.plan
     try:
         with plan.open("wb") as file:
             file.write(serialized)
@@ -136,15 +155,14 @@ def build(onnx: Path, plan: Path, request: EngineRequest, log: Log | None = None
         ),
         inputs=inputs,
         outputs=outputs,
-        kernels=build_log.kernels,
+        kernels=built.kernels,
         plan_bytes=serialized.nbytes,
+        timing_cache=built.timing_cache,
     )
 
 
-def _serialize(
-    trt: ModuleType, onnx: Path, request: EngineRequest, log: BuildLog
-) -> tuple[TrtObject, tuple[Tensors, Tensors]]:
-    """The plan in TensorRT's memory, and inputs and outputs as TensorRT read them."""
+def _serialize(trt: ModuleType, onnx: Path, request: EngineRequest, log: BuildLog) -> _Built:
+    """Parse and build."""
     logger = trt_logger(trt, log)
     try:
         builder = trt.Builder(logger)
@@ -158,11 +176,14 @@ def _serialize(
     monitor = trt_monitor(trt, log)  # must outlive the config
     config = _config(trt, builder, request, monitor)
     config.add_optimization_profile(_profile(builder, network, request, onnx))
+    cache = timing_cache.attach(config, request.timing_cache, log)  # must outlive the build
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         words = log.last_errors() or "it gave no reason; see --verbose"
         raise BuildError(f"{request.backend} {trt.__version__} gave no engine: {words}")
-    return serialized, _network_tensors(network)
+    timings = bytes(cache.serialize()) if cache is not None else None
+    kernels = log.kernels or _inspect(trt, logger, serialized)
+    return _Built(serialized, _network_tensors(network), kernels, timings)
 
 
 def _parser_errors(parser: TrtObject) -> str:
@@ -178,6 +199,20 @@ def _config(trt: ModuleType, builder: TrtObject, request: EngineRequest, monitor
     if request.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_mib << 20)
     return config
+
+
+def _inspect(trt: ModuleType, logger: TrtObject, serialized: TrtObject) -> tuple[Kernel, ...]:
+    """The kernels as the engine itself tells them, for a log without: needs the GPU that the engine is for."""
+    try:
+        require_gpu("the engine inspector")
+    except BackendError:
+        return ()
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(serialized)
+    if engine is None:
+        return ()
+    inspector = engine.create_engine_inspector()
+    return inspected_kernels(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def _profile(builder: TrtObject, network: TrtObject, request: EngineRequest, onnx: Path) -> TrtObject:

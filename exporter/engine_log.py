@@ -6,10 +6,12 @@ No call names the kernels of a plan without a GPU; the verbose log does, in one 
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -23,10 +25,22 @@ Log = Callable[[str, str], None]
 MAX_ERRORS = 3
 MAX_ERROR_CHARS = 1200
 """Of one line: TensorRT quotes whole tensors."""
-_KERNEL = re.compile(r"^Name: (\S+), LayerType: ", re.MULTILINE)
+_KERNEL = re.compile(r"^Name: (.+?), LayerType: (\w*),(.*)$", re.MULTILINE)
+_ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+_NO_WORK = ("shape_call", "signal", "wait")
+"""Types of layers that only synchronise streams or compute shapes: no kernel runs."""
 _NO_DRIVER = "cudaError 35"
 """In a line that TensorRT-RTX adds to every error where there is no GPU; it would read as the cause."""
-_FUSED_ATTENTION = ("_gemm_mha", "_gemv_mha")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel of an engine."""
+
+    name: str
+    """As the builder calls it, such as `_gemm_mha_v2_myl0_15`."""
+    nodes: frozenset[str]
+    """Names of the ONNX nodes that it computes, wholly or in part."""
 
 
 class BuildLog:
@@ -41,8 +55,10 @@ class BuildLog:
         self._forward = forward
         self._lock = threading.Lock()  # the builder may log from several threads
         self._errors: list[str] = []
-        self.kernels: tuple[str, ...] = ()
-        """The names of the kernels, in the order of execution."""
+        self.kernels: tuple[Kernel, ...] = ()
+        """In the order of execution."""
+        self.complaints = 0
+        """Warnings and errors so far."""
         self.raised: BaseException | None = None
 
     def record(self, severity: str, message: str) -> None:
@@ -50,7 +66,9 @@ class BuildLog:
         try:
             with self._lock:
                 if message.startswith("Layers:"):
-                    self.kernels = kernel_names(message)
+                    self.kernels = logged_kernels(message)
+                if severity == "warning" or severity.endswith("error"):
+                    self.complaints += 1
                 if severity.endswith("error"):
                     self._errors.append(message)
                 if self._forward is not None and self.raised is None:
@@ -71,14 +89,25 @@ def one_line(text: str) -> str:
     return line if len(line) <= MAX_ERROR_CHARS else line[:MAX_ERROR_CHARS] + "..."
 
 
-def kernel_names(layers: str) -> tuple[str, ...]:
+def logged_kernels(layers: str) -> tuple[Kernel, ...]:
     """The kernels in the message `Layers:` of a verbose log with detailed profiling verbosity."""
-    return tuple(_KERNEL.findall(layers))
+    return _kernels(_KERNEL.findall(layers))
 
 
-def count_fused_attention(kernels: Iterable[str]) -> int:
-    """How many kernels compute a whole attention: `_gemm_mha...`, or `_gemv_mha...` for a single query."""
-    return sum(name.startswith(_FUSED_ATTENTION) for name in kernels)
+def inspected_kernels(text: str) -> tuple[Kernel, ...]:
+    """The kernels in the JSON of an engine inspector; none where it has not the expected form."""
+    try:
+        layers = json.loads(text)["Layers"]
+        return _kernels([(one["Name"], one["LayerType"], one.get("Metadata", "")) for one in layers])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ()
+
+
+def _kernels(layers: list[tuple[str, str, str]]) -> tuple[Kernel, ...]:
+    """Name, type and text of each layer; the text has its ONNX nodes, as `[ONNX Layer: node_matmul]`."""
+    return tuple(
+        Kernel(name, frozenset(_ONNX_NODE.findall(text))) for name, kind, text in layers if kind not in _NO_WORK
+    )
 
 
 @contextlib.contextmanager

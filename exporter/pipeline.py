@@ -9,16 +9,28 @@ from pathlib import Path
 
 import onnx
 
-from exporter import engine, gate, golden_sample, materialize, parity, position, surgery, trace, weights
-from exporter.engine import EngineResult
+from exporter import (
+    engine,
+    fusion,
+    gate,
+    golden_sample,
+    materialize,
+    parity,
+    position,
+    surgery,
+    timing_cache,
+    trace,
+    weights,
+)
+from exporter.engine import BackendName
 from exporter.golden_sample import Sample
 from exporter.progress import Progress
 from exporter.publish import Product, publish
 from exporter.result import ExportResult
 from exporter.spec import ExportSpec
 from exporter.weights import Origin
-from runtime.atomic import cannot_write, work_folder
-from runtime.manifest import Builder, Manifest, ParityCheck
+from runtime.atomic import cannot_write, work_folder, write_atomically
+from runtime.manifest import Builder, Fusion, Manifest, ParityCheck
 
 
 def export(spec: ExportSpec, progress: Progress) -> ExportResult:
@@ -29,15 +41,17 @@ def export(spec: ExportSpec, progress: Progress) -> ExportResult:
     """
     backend = engine.choose_backend(spec.backend) if spec.makes_engine else None
     spec.check_folder()
+    timings = None
+    if backend is not None and spec.timing_cache is not None:
+        timings = timing_cache.read(Path(spec.timing_cache), backend)
     try:
         with work_folder(beside=spec.path) as work:
             traced, origin, samples = _load_and_trace(spec, work, progress)
             model, data, checks = _operate_and_check(spec, traced, samples, work, progress)
             built = None
             if backend is not None:
-                request = engine.EngineRequest(backend, spec.profile, spec.workspace_mib)
                 with progress.step("build", f"{spec.resolved_precision} engine by {backend}"):
-                    built = engine.build(model, work / "model.plan", request, progress.log)
+                    built = _build(spec, model, work / "model.plan", backend, timings, progress)
             with progress.step("publish", f"{spec.path} and its manifest"):
                 manifest = _publish(spec, model, data, built, origin, samples[0], checks, work)
     except OSError as error:
@@ -107,11 +121,25 @@ def _operate(
     return path, materialize.materialize(model, traced.parent, path, data_name)
 
 
+def _build(
+    spec: ExportSpec, model: Path, plan: Path, backend: BackendName, timings: bytes | None, progress: Progress
+) -> tuple[Builder, Fusion | None]:
+    """Write the engine of the operated model to `plan`, and say whether its attention is fused."""
+    request = engine.EngineRequest(backend, spec.profile, spec.workspace_mib, timings)
+    built = engine.build(model, plan, request, progress.log)
+    if spec.timing_cache is not None and built.timing_cache is not None:
+        write_atomically(Path(spec.timing_cache), built.timing_cache)
+    found = fusion.read_fusion(surgery.attention_nodes(model), built.kernels, fusion.unfusable_layers(spec))
+    if spec.require_fusion:
+        fusion.require(found)
+    return built.builder, found
+
+
 def _publish(
     spec: ExportSpec,
     model: Path,
     data: Path | None,
-    built: EngineResult | None,
+    built: tuple[Builder, Fusion | None] | None,
     origin: Origin,
     sample: Sample,
     checks: tuple[ParityCheck, ...],
@@ -126,7 +154,7 @@ def _publish(
         target = spec.path if built is None else Path(spec.keep_onnx or "")
         manifest = publish(Product(target, model, data, by_onnx), spec, origin, sample, checks)
     if built is not None:
-        product = Product(spec.path, work / "model.plan", None, built.builder)
+        product = Product(spec.path, work / "model.plan", None, *built)
         manifest = publish(product, spec, origin, sample, checks)
     assert manifest is not None
     return manifest

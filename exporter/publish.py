@@ -16,6 +16,7 @@ from runtime.manifest import (
     Backbone,
     Builder,
     Files,
+    Fusion,
     Manifest,
     Options,
     ParityCheck,
@@ -41,6 +42,8 @@ class Product:
     model: Path
     data: Path | None
     builder: Builder
+    fusion: Fusion | None = None
+    """Of an engine, where its builder tells."""
 
 
 def publish(
@@ -117,6 +120,7 @@ def _manifest(
         preprocessing=standard_preprocessing((spec.height, spec.width), spec.input),
         builder=product.builder,
         parity=ParityReport(limits=spec.limits, checks=checks),
+        fusion=product.fusion,
         files=files,
         versions={name: _version(name) for name in VERSIONS},
     )

@@ -76,6 +76,10 @@ class ExportSpec:
     keep_onnx: str | os.PathLike[str] | None = None
     """Where to leave the ONNX file that the engine was built from."""
     workspace_mib: int | None = None
+    timing_cache: str | os.PathLike[str] | None = None
+    """Where TensorRT keeps how long its kernels took, for the next build."""
+    require_fusion: bool = False
+    """Whether an attention that could be one kernel and is not is an error."""
     parity_samples: int = 4
 
     def __post_init__(self) -> None:
@@ -108,6 +112,11 @@ class ExportSpec:
                 raise UsageError(f"--keep-onnx {kept}: must end in .onnx")
             if not self.makes_engine:
                 raise UsageError("--keep-onnx is for engines: --out is an ONNX file already")
+        for option, given in (("--timing-cache", self.timing_cache), ("--require-fusion", self.require_fusion)):
+            if given and not self.makes_engine:
+                raise UsageError(f"{option} is for engines: --out is an ONNX file")
+        if self.timing_cache is not None and Path(self.timing_cache) in self._published():
+            raise UsageError(f"--timing-cache {self.timing_cache}: is a file of the export itself; name another")
         for file in (self.out, self.keep_onnx):
             if file is not None and ".." in Path(file).name:  # onnx refuses external data of such a name
                 raise UsageError(f"{file}: a file name must not hold two dots in a row")
@@ -247,17 +256,33 @@ class ExportSpec:
         Raises:
             OutputFileError: a folder to write to is missing or read-only, or a file's place is taken by a folder.
         """
-        targets = [self.path] if self.keep_onnx is None else [self.path, Path(self.keep_onnx)]
-        for target in targets:
+        for target in self._targets():
             if not target.parent.is_dir():
                 raise OutputFileError(f"can't write {target}: there is no folder {target.parent}; make it first")
-            for file in (target, manifest_path(target), parity_path(target), target.with_name(f"{target.name}.data")):
+            for file in _files_of(target):
                 if file.is_dir():
                     raise OutputFileError(f"can't write {file}: it is a folder")
             if not os.access(target.parent, os.W_OK):
                 raise OutputFileError(f"can't write {target}: the folder {target.parent} is read-only")
             if target.parent.stat().st_dev != self.path.parent.stat().st_dev:
                 raise OutputFileError(f"{target} lies on another file system than {self.path}: keep both on one")
+        if self.timing_cache is not None:
+            folder = Path(self.timing_cache).parent
+            if not (folder.is_dir() and os.access(folder, os.W_OK)):
+                raise OutputFileError(f"can't write {self.timing_cache}: the folder {folder} is missing or read-only")
+
+    def _targets(self) -> list[Path]:
+        """The models that are published."""
+        return [self.path] if self.keep_onnx is None else [self.path, Path(self.keep_onnx)]
+
+    def _published(self) -> list[Path]:
+        """Every file that is."""
+        return [file for target in self._targets() for file in _files_of(target)]
+
+
+def _files_of(target: Path) -> tuple[Path, ...]:
+    """The files that a model may have."""
+    return target, manifest_path(target), parity_path(target), target.with_name(f"{target.name}.data")
 
 
 def _check_word(option: str, word: str | None, words: tuple[str | None, ...]) -> None:

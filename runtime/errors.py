@@ -10,6 +10,7 @@
     ├── OutputFileError           the result can't be written where it was asked for
     └── CheckError                something was made and found wrong; exit code 1
         ├── BuildError            TensorRT gave no engine
+        ├── FusionError           an attention is not one kernel that could be, and it was required
         └── ParityError           two computations of one thing disagree
 
 A message says what was wrong, with which input, and what to do. The command line prints it as one line.
@@ -60,6 +61,10 @@ class CheckError(ItaeError):
 
 class BuildError(CheckError):
     """TensorRT gave no engine."""
+
+
+class FusionError(CheckError):
+    """An attention is not one kernel that could be, and it was required."""
 
 
 class ParityError(CheckError):

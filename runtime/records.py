@@ -160,12 +160,24 @@ class ParityReport(_Record):
 
 
 class Fusion(_Record):
-    """Which kernel serves each attention site. Filled by a later version; absent so far."""
+    """Which kernels of an engine serve each attention, read from what its builder says of them.
 
-    expected: int
-    fused: int
-    kernels: tuple[str, ...]
+    None in a manifest: not an engine, or the builder doesn't tell.
+    """
+
+    sites: Annotated[int, Field(ge=0)]
+    """Attentions in the graph: one a layer, from the first, less those that no output needs."""
+    expected: Annotated[int, Field(ge=0)]
+    """Of these, how many the options allow to be one kernel."""
+    fused: Annotated[int, Field(ge=0)]
+    """Of these, how many are."""
+    kernels: tuple[tuple[str, ...], ...]
+    """By layer: the kernels that compute any of its MatMul, Softmax and MatMul; one where it is fused."""
     unfused_layers: tuple[int, ...]
+    reasons: tuple[str | None, ...]
+    """Of each of `unfused_layers`: what in the options keeps it from being fused; none: the builder chose so."""
+    engine_kernels: Annotated[int, Field(ge=0)]
+    """All kernels of the engine."""
 
 
 class FileRecord(_Record):

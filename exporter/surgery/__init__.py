@@ -9,7 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from exporter.spec import ExportSpec
-from exporter.surgery.attention import count_attention
+from exporter.surgery.attention import count_attention, find_attention
 from exporter.surgery.cls_only import cls_only
 from exporter.surgery.edit import import_graph, is_ours
 from exporter.surgery.half_precision import half_precision
@@ -51,6 +51,13 @@ def run(traced: Path, spec: ExportSpec) -> tuple[onnx.ModelProto, list[PassRepor
     operated.ir_version = model.ir_version
     operated.producer_name, operated.producer_version = "itae", ""
     return operated, reports
+
+
+def attention_nodes(path: Path) -> list[frozenset[str]]:
+    """Names of the MatMul, Softmax and MatMul of each attention in an operated file, from the first layer on."""
+    graph = import_graph(onnx.load(path, load_external_data=False))
+    sites = find_attention(graph, expected=count_attention(graph))
+    return [frozenset(node.name for node in (site.qk, site.softmax, site.context)) for site in sites]
 
 
 def run_pass(operate: Pass, graph: gs.Graph, spec: ExportSpec) -> PassReport:

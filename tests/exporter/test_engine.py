@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import signal
@@ -21,13 +22,15 @@ from exporter.engine import EngineRequest, EngineResult, build, choose_backend
 from exporter.engine_log import (
     MAX_ERROR_CHARS,
     BuildLog,
-    count_fused_attention,
-    kernel_names,
+    Kernel,
+    inspected_kernels,
+    logged_kernels,
     stopped_by_callbacks,
 )
 from exporter.engine_log import one_line as one_line_of_log
+from exporter.fusion import read_fusion
 from exporter.spec import MAX_MEDIAN_PATCHES
-from runtime.errors import BackendError, BuildError, OutputFileError, one_line
+from runtime.errors import BackendError, BuildError, InputError, OutputFileError, one_line
 
 N, C, H, BLOCKS = 257, 128, 2, 2
 DYNAMIC = EngineRequest("tensorrt-rtx", (1, 2, 4))
@@ -80,12 +83,23 @@ def attention_model(dtype: str, logits: str = "plain") -> onnx.ModelProto:
         "first_axis": np.array([0]),
         "last_axis": np.array([-1]),
     } | {f"weight{i}": rng.normal(0, C**-0.5, (C, 3 * C)).astype(numpy_dtype) for i in range(BLOCKS)}
+    for node in model.graph.node:
+        node.name = node.output[0]
     used = {name for node in model.graph.node for name in node.input}
     model.graph.initializer.extend(
         onnx.numpy_helper.from_array(value, name) for name, value in constants.items() if name in used
     )
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+SITES = [frozenset({f"scores{i}", f"weights{i}", f"context{i}"}) for i in range(BLOCKS)]
+
+
+def count_fused(result: EngineResult) -> int:
+    fusion = read_fusion(SITES, result.kernels, {})
+    assert fusion is not None
+    return fusion.fused
 
 
 def text_model(body: str) -> onnx.ModelProto:
@@ -115,7 +129,8 @@ def build_model(tmp_path):
 )
 def test_builds_and_counts_fused_attention(build_model, tmp_path, dtype, logits, fused):
     result = build_model(attention_model(dtype, logits))
-    assert count_fused_attention(result.kernels) == fused
+    assert count_fused(result) == fused
+    assert sum("_mha_" in kernel.name for kernel in result.kernels) == fused  # as the builder itself calls them
     assert len(result.kernels) > BLOCKS
     assert (tmp_path / "x.plan").stat().st_size == result.plan_bytes > C * 3 * C * 2 * BLOCKS
 
@@ -233,7 +248,7 @@ def test_external_weights_are_found_beside_the_file_from_any_folder(tmp_path, mo
     assert (tmp_path / "x.onnx.data").stat().st_size > C * 3 * C * 2 * BLOCKS
     monkeypatch.chdir(Path(__file__).parent)
     result = build(path, tmp_path / "x.plan", DYNAMIC, None)
-    assert count_fused_attention(result.kernels) == BLOCKS
+    assert count_fused(result) == BLOCKS
     (tmp_path / "x.onnx.data").unlink()
     with pytest.raises(BuildError, match=r"x\.onnx"):
         build(path, tmp_path / "y.plan", DYNAMIC, None)
@@ -312,27 +327,79 @@ def test_a_handler_that_someone_else_chose_stays(monkeypatch):
         signal.signal(signal.SIGINT, before)
 
 
-def test_kernel_names_are_the_names_of_layers_and_not_of_their_tensors():
+KERNELS = (
+    Kernel("_gemm_mha_v2_myl0_4", frozenset({"matmul", "softmax"})),
+    Kernel("Reformatting CopyNode for Input Tensor 0 to x", frozenset()),
+)
+
+
+def test_kernels_of_a_log_are_its_layers_that_do_work_with_their_onnx_nodes():
+    tensor = "[ { Name: x, Dimensions: [-1] }]"
     message = (
         "Layers:\n"
-        "Name: _gemm_mha_v2_myl0_4, LayerType: kgen, Inputs: [ { Name: x, Dimensions: [-1] }], StreamId: 0\n"
-        "Name: __myl_Move_myl0_5, LayerType: kgen, Outputs: [ { Name: out, Dimensions: [-1] }], StreamId: 0\n"
+        "Name: __mye1_myl0_0, LayerType: shape_call, Inputs: [], TacticName: , StreamId: 0, Metadata: \n"
+        f"Name: _gemm_mha_v2_myl0_4, LayerType: kgen, Inputs: {tensor}, StreamId: 0, "
+        "Metadata: [ONNX Layer: matmul]\x1e[ONNX Layer: softmax]\x1f[ONNX Layer: matmul]\n"
+        "Name: __mye2_myl0_5, LayerType: signal, Inputs: [], StreamId: 0, EventId: 1, Metadata: \n"
+        "Name: __mye2_myl0_6, LayerType: wait, Inputs: [], StreamId: 1, EventId: 1, Metadata: \n"
+        f"Name: Reformatting CopyNode for Input Tensor 0 to x, LayerType: Reformat, Outputs: {tensor}, Metadata: \n"
         "\nI/O Tensors:\n Name: q, IOMode: Input, DataType: Half\n"
     )
-    assert kernel_names(message) == ("_gemm_mha_v2_myl0_4", "__myl_Move_myl0_5")
+    assert logged_kernels(message) == KERNELS
+
+
+def test_kernels_of_an_inspector_are_the_same():
+    layers = [
+        {"Name": "__mye1_myl0_0", "LayerType": "shape_call", "Metadata": ""},
+        {
+            "Name": "_gemm_mha_v2_myl0_4",
+            "LayerType": "kgen",
+            "Metadata": "[ONNX Layer: matmul]\x1e[ONNX Layer: softmax]",
+        },
+        {"Name": "Reformatting CopyNode for Input Tensor 0 to x", "LayerType": "Reformat"},
+    ]
+    assert inspected_kernels(json.dumps({"Layers": layers, "Bindings": ["x"]})) == KERNELS
 
 
 @pytest.mark.parametrize(
-    ("kernels", "count"),
-    [
-        pytest.param((), 0, id="none"),
-        pytest.param(("_gemm_mha_v2_myl0_4", "_gemv_mha_v1_myl0_9"), 2, id="all queries and a single query"),
-        pytest.param(("_gemm_mha_v2_myl0_4", "_gemm_mha_v2_myl0_8"), 2, id="the same twice"),
-        pytest.param(("__myl_gemm_v2", "SoftMax_mha"), 0, id="others"),
-    ],
+    "text",
+    ["", "{", "[]", "{}", '{"Layers": ["names", "only"]}', '{"Layers": 3}', '{"Layers": [{"Name": "no type"}]}'],
 )
-def test_fused_attention_is_counted_by_kernel_name(kernels, count):
-    assert count_fused_attention(kernels) == count
+def test_an_inspector_that_does_not_tell_gives_no_kernels(text):
+    assert inspected_kernels(text) == ()
+
+
+# Timing caches. TensorRT-RTX takes them and does nothing with them; it warns that they are deprecated there.
+takes_timing_caches = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
+
+
+@takes_timing_caches
+def test_an_empty_timing_cache_comes_back_with_content(build_model):
+    request = EngineRequest("tensorrt-rtx", (2, 2, 2), timing_cache=b"")
+    assert build_model(STATIC, request).timing_cache
+    assert build_model(STATIC, EngineRequest("tensorrt-rtx", (2, 2, 2))).timing_cache is None
+
+
+@takes_timing_caches
+@pytest.mark.parametrize("content", [b"no cache at all" * 9, bytes(200), b"ptrt"], ids=["text", "zeros", "truncated"])
+def test_a_timing_cache_that_tensorrt_refuses_is_an_input_error_in_its_words(build_model, tmp_path, content):
+    with pytest.raises(InputError, match=r"--timing-cache: TensorRT refuses the file .* delete it") as caught:
+        build_model(STATIC, EngineRequest("tensorrt-rtx", (2, 2, 2), timing_cache=content))
+    assert one_line(caught.value) == str(caught.value)
+    assert not (tmp_path / "x.plan").exists()
+
+
+@takes_timing_caches
+def test_a_timing_cache_of_another_gpu_is_refused(build_model, monkeypatch):
+    import tensorrt_rtx as trt
+
+    def mismatch(_config: object, _cache: object, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        return False
+
+    monkeypatch.setattr(trt.IBuilderConfig, "set_timing_cache", mismatch)
+    with pytest.raises(InputError, match="of another version or GPU"):
+        build_model(STATIC, EngineRequest("tensorrt-rtx", (2, 2, 2), timing_cache=b""))
 
 
 def test_last_errors_are_one_line_the_latest_and_each_once():

@@ -13,10 +13,9 @@ import onnxruntime
 import pytest
 import torch
 
-from exporter import engine, materialize, position, reference, surgery, trace, weights
+from exporter import engine, fusion, materialize, position, reference, surgery, trace, weights
 from exporter.__main__ import main
 from exporter.architecture import architecture
-from exporter.engine_log import count_fused_attention
 from exporter.golden_sample import candidate, normalize
 from exporter.itae import ItaeConfig
 from exporter.spec import ExportSpec
@@ -43,23 +42,32 @@ def vits14(tmp_path_factory):
 
 
 FUSION = [
-    # options, attention sites fused into one kernel: min and mean need the logits, so theirs can't be
-    ("plain", None, 12),
-    ("mask last", ItaeConfig(attenuate="mask"), 12),
-    ("mask all", ItaeConfig("all", attenuate="mask"), 12),
-    ("scale all", ItaeConfig("all", "query", "zscore:3", attenuate="scale:0.1"), 12),
-    ("min last", ItaeConfig(), 11),
+    # options, layers whose attention is not one kernel
+    ("plain", None, ()),
+    ("mask last", ItaeConfig(attenuate="mask"), ()),
+    ("mask all", ItaeConfig("all", attenuate="mask"), ()),
+    ("mean all", ItaeConfig("all", attenuate="mean"), ()),
+    ("scale all", ItaeConfig("all", "query", "zscore:3", attenuate="scale:0.1"), ()),
+    ("min last", ItaeConfig(), (11,)),
+    ("min in some", ItaeConfig("0,5-7"), (0, 5, 6, 7)),
 ]
 
 
-@pytest.mark.parametrize(("itae", "fused"), [case[1:] for case in FUSION], ids=[case[0] for case in FUSION])
-def test_attention_stays_fused_in_fp16(itae, fused, vits14, tmp_path):
+@pytest.mark.parametrize(("itae", "unfused"), [case[1:] for case in FUSION], ids=[case[0] for case in FUSION])
+def test_attention_stays_fused_in_fp16(itae, unfused, vits14, tmp_path):
     spec, traced = vits14
-    operated, _ = surgery.run(traced, dataclasses.replace(spec, itae=itae, precision="fp16"))
+    spec = dataclasses.replace(spec, itae=itae, precision="fp16")
+    operated, _ = surgery.run(traced, spec)
     materialize.materialize(operated, traced.parent, tmp_path / "m.onnx", "m.onnx.data")
     request = engine.EngineRequest("tensorrt-rtx", (1, 8, 64))
     result = engine.build(tmp_path / "m.onnx", tmp_path / "m.plan", request)
-    assert count_fused_attention(result.kernels) == fused
+    sites = surgery.attention_nodes(tmp_path / "m.onnx")
+    found = fusion.read_fusion(sites, result.kernels, fusion.unfusable_layers(spec))
+    assert found is not None
+    assert found.unfused_layers == unfused
+    assert (found.sites, found.expected, found.fused) == (12, 12 - len(unfused), 12 - len(unfused))
+    assert sum("_mha_" in kernel.name for kernel in result.kernels) == found.fused  # as the builder itself calls them
+    fusion.require(found)
     assert result.plan_bytes == (tmp_path / "m.plan").stat().st_size
 
 

@@ -485,6 +485,26 @@ def test_options_cannot_be_changed_after_they_were_checked():
         spec.itae.threshold = "ratio:0.5"
 
 
+@pytest.mark.parametrize("given", [{"timing_cache": "cache"}, {"require_fusion": True}])
+def test_what_is_for_engines_is_refused_for_onnx(given):
+    (name,) = given
+    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} is for engines"):
+        ExportSpec("a.onnx", **given)
+    assert ExportSpec("a.engine", **given).makes_engine
+
+
+@pytest.mark.parametrize("cache", ["a.engine", "a.engine.json", "a.engine.parity.npz", "./b.onnx", "b.onnx.data"])
+def test_a_timing_cache_in_the_place_of_a_published_file_is_refused(cache):
+    with pytest.raises(UsageError, match=r"--timing-cache .*is a file of the export itself"):
+        ExportSpec("a.engine", keep_onnx="b.onnx", timing_cache=cache)
+
+
+def test_a_timing_cache_that_could_not_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    with pytest.raises(OutputFileError, match=r"can't write .*cache: the folder .* is missing or read-only"):
+        ExportSpec(tmp_path / "a.engine", timing_cache=tmp_path / "missing" / "cache").check_folder()
+    ExportSpec(tmp_path / "a.engine", timing_cache=tmp_path / "cache").check_folder()
+
+
 @pytest.mark.parametrize("field", ["out", "keep_onnx"])
 @pytest.mark.parametrize("ending", ["", ".json", ".parity.npz"])
 def test_a_folder_in_the_place_of_any_published_file_is_refused_before_the_work(tmp_path, field, ending):

@@ -13,7 +13,7 @@ import pytest
 import tensorrt_rtx
 
 ROOT = Path(__file__).parents[2]
-FILES = ("exporter/engine.py", "exporter/engine_log.py", "runtime/backends/trt.py")
+FILES = ("exporter/engine.py", "exporter/engine_log.py", "exporter/timing_cache.py", "runtime/backends/trt.py")
 
 HANDLES = {
     "builder": "Builder",
@@ -24,6 +24,10 @@ HANDLES = {
     "profile": "IOptimizationProfile",
     "tensor": "ITensor",
     "serialized": "IHostMemory",
+    "cache": "ITimingCache",
+    "runtime": "Runtime",
+    "engine": "ICudaEngine",
+    "inspector": "EngineInspector",
 }
 """The variables that hold TensorRT's objects, by the house's convention, and their classes."""
 
@@ -35,11 +39,15 @@ IN_TENSORRT_10_AND_11 = {
     "Builder.create_network",
     "Builder.create_optimization_profile",
     "BuilderFlag.TF32",
+    "EngineInspector.get_engine_information",
     "IBuilderConfig.add_optimization_profile",
     "IBuilderConfig.clear_flag",
+    "IBuilderConfig.create_timing_cache",
     "IBuilderConfig.profiling_verbosity",
     "IBuilderConfig.progress_monitor",
     "IBuilderConfig.set_memory_pool_limit",
+    "IBuilderConfig.set_timing_cache",
+    "ICudaEngine.create_engine_inspector",
     "IHostMemory.nbytes",
     "ILogger",
     "ILogger.__init__",
@@ -57,6 +65,8 @@ IN_TENSORRT_10_AND_11 = {
     "ITensor.dtype",
     "ITensor.name",
     "ITensor.shape",
+    "ITimingCache.serialize",
+    "LayerInformationFormat.JSON",
     "MemoryPoolType.WORKSPACE",
     "NetworkDefinitionCreationFlag.STRONGLY_TYPED",  # needed in 10; in 11 deprecated, kept, without effect
     "OnnxParser",
@@ -66,6 +76,8 @@ IN_TENSORRT_10_AND_11 = {
     "ParserError.desc",
     "ParserError.node_operator",
     "ProfilingVerbosity.DETAILED",
+    "Runtime",
+    "Runtime.deserialize_cuda_engine",
 }
 ONLY_IN_TENSORRT: set[str] = set()
 """Of these, the ones that TensorRT-RTX lacks: none so far."""

@@ -9,8 +9,11 @@ import sys
 
 import pytest
 
+from exporter import engine_log
+from exporter.__main__ import main
 from exporter.engine import choose_backend
 from runtime.backends.cuda import require_gpu
+from runtime.manifest import read_manifest
 
 pytestmark = pytest.mark.gpu
 
@@ -41,3 +44,28 @@ def test_vits14_engine_is_built(tmp_path, backend, precision):
     manifest = json.loads((tmp_path / "x.engine.json").read_text())
     assert manifest["builder"]["name"] == backend
     assert manifest["files"]["model"]["bytes"] == engine.stat().st_size > 21e6 * (2 if precision == "fp16" else 4)
+
+
+@pytest.mark.parametrize("backend", [pytest.param("tensorrt", marks=needs_tensorrt), "tensorrt-rtx"])
+@pytest.mark.parametrize("told_by", ["the log or the inspector", "the inspector alone"])
+def test_fusion_is_told(tmp_path, monkeypatch, backend, told_by):
+    if told_by == "the inspector alone":
+        monkeypatch.setattr(engine_log, "logged_kernels", lambda _: ())
+    command = ["--size", "vits14", "--weights", "random:0", "--batch", "1,8,16", "--attenuate", "mask", "--quiet"]
+    assert main([*command, "--backend", backend, "--require-fusion", "--out", str(tmp_path / "x.engine")]) == 0
+    found = read_manifest(tmp_path / "x.engine").fusion
+    assert found is not None
+    assert (found.sites, found.fused, found.unfused_layers) == (12, 12, ())
+    assert all(len(kernels) == 1 for kernels in found.kernels)
+
+
+@needs_tensorrt
+def test_a_timing_cache_is_filled_and_taken_again(tmp_path):
+    cache = tmp_path / "cache"
+    command = ["--size", "vits14", "--weights", "random:0", "--backend", "tensorrt", "--timing-cache", str(cache)]
+    sizes = []
+    for _ in range(2):
+        assert main([*command, "--quiet", "--out", str(tmp_path / "x.engine")]) == 0
+        sizes.append(cache.stat().st_size)
+    assert sizes[0] > 1000
+    assert sizes[1] >= sizes[0]
