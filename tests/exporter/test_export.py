@@ -48,8 +48,9 @@ FUSION = [
     ("mask all", ItaeConfig("all", attenuate="mask"), ()),
     ("mean all", ItaeConfig("all", attenuate="mean"), ()),
     ("scale all", ItaeConfig("all", "query", "zscore:3", attenuate="scale:0.1"), ()),
-    ("min last", ItaeConfig(), (11,)),
-    ("min in some", ItaeConfig("0,5-7"), (0, 5, 6, 7)),
+    ("min last", ItaeConfig(), ()),
+    ("min in some", ItaeConfig("0,5-7"), ()),
+    ("mean by values", ItaeConfig("all", "value", "ratio:1.5", attenuate="mean"), ()),
 ]
 
 
