@@ -15,8 +15,6 @@ from runtime.manifest import Fusion
 if TYPE_CHECKING:
     from exporter.spec import ExportSpec
 
-NEEDS_LOGITS = ("min",)
-"""Attenuations for which a kernel would have to hold a whole row of logits before its softmax."""
 FUSES = ("fp16", "bf16")
 """Precisions in which TensorRT fuses attention over all queries; a single query's it fuses in fp32 too, at times."""
 
@@ -34,13 +32,14 @@ class Kernel(Protocol):
 
 
 def unfusable_layers(spec: ExportSpec) -> dict[int, str]:
-    """The layers whose attention the options keep from being one kernel, each with the reason."""
-    if spec.resolved_precision not in FUSES:
-        reason = f"TensorRT fuses attention over all queries in {' and '.join(FUSES)} only"
-        return dict.fromkeys(range(spec.backbone.depth), reason)
-    if spec.itae is None or spec.itae.attenuation.kind not in NEEDS_LOGITS:
+    """The layers whose attention the options keep from being one kernel, each with the reason.
+
+    It is the precision alone: the surgery writes every attenuation so that the attention can stay one kernel.
+    """
+    if spec.resolved_precision in FUSES:
         return {}
-    return dict.fromkeys(spec.layers, f"{spec.itae.attenuation.kind} needs the logits")
+    reason = f"TensorRT fuses attention over all queries in {' and '.join(FUSES)} only"
+    return dict.fromkeys(range(spec.backbone.depth), reason)
 
 
 def read_fusion(

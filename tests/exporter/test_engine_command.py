@@ -49,12 +49,7 @@ def test_the_same_command_twice_gives_the_same_onnx_file_and_the_same_plan(tmp_p
     ("argv", "unfused", "line"),
     [
         pytest.param(["--attenuate", "mask", "--layers", "all"], (), "attention fused: 3 of 3;", id="mask"),
-        pytest.param(
-            ["--attenuate", "min", "--layers", "0,2"],
-            (0, 2),
-            "attention fused: 1 of 3; not layers 0,2: min needs the logits;",
-            id="min",
-        ),
+        pytest.param(["--attenuate", "min", "--layers", "0,2"], (), "attention fused: 3 of 3;", id="min"),
         pytest.param(
             ["--precision", "fp32", "--no-itae"],
             (0, 1, 2),
@@ -80,18 +75,18 @@ def test_summary_and_manifest_tell_which_attentions_are_fused_and_all_that_can_b
 
 
 def test_less_fused_than_the_options_allow_is_exit_code_1_and_leaves_nothing(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(fusion, "NEEDS_LOGITS", ())  # as if `min` could be fused, which the builder then does not do
+    monkeypatch.setattr(fusion, "FUSES", ("fp32",))  # as if it could be, which the builder then does not do
     out, kept = tmp_path / "m.engine", tmp_path / "m.onnx"
-    argv = ["--layers", "1-2", "--no-cls-only", "--keep-onnx", str(kept), "--quiet"]
+    argv = ["--precision", "fp32", "--no-cls-only", "--keep-onnx", str(kept), "--quiet"]
     assert export(out, "--require-fusion", *argv) == 1
     printed = capfd.readouterr()
     assert printed.err.count("\n") == 1
-    assert "attention is not fused in layers 1-2, where the options allow it (1 of 3 are)" in printed.err
+    assert "attention is not fused in layers 0-2, where the options allow it (0 of 3 are)" in printed.err
     assert names(tmp_path) == set()
     assert export(out, *argv) == 0  # without it: an engine, and the manifest tells
     found = read_manifest(out).fusion
     assert found is not None
-    assert (found.expected, found.fused, found.reasons) == (3, 1, (None, None))
+    assert (found.expected, found.fused, found.reasons) == (3, 0, (None, None, None))
 
 
 def test_a_builder_that_names_no_kernels_is_told_and_refused_where_fusion_is_required(tmp_path, capfd, monkeypatch):
