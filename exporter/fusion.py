@@ -32,7 +32,10 @@ class Kernel(Protocol):
 
 
 def unfusable_layers(spec: ExportSpec) -> dict[int, str]:
-    """The layers whose attention the options keep from being one kernel, each with the reason; ITAE keeps none."""
+    """The layers whose attention the options keep from being one kernel, each with the reason.
+
+    It is the precision alone: the surgery writes every attenuation so that the attention can stay one kernel.
+    """
     if spec.resolved_precision in FUSES:
         return {}
     reason = f"TensorRT fuses attention over all queries in {' and '.join(FUSES)} only"

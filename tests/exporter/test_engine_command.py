@@ -49,12 +49,7 @@ def test_the_same_command_twice_gives_the_same_onnx_file_and_the_same_plan(tmp_p
     ("argv", "unfused", "line"),
     [
         pytest.param(["--attenuate", "mask", "--layers", "all"], (), "attention fused: 3 of 3;", id="mask"),
-        pytest.param(
-            ["--attenuate", "min", "--layers", "0,2"],
-            (),
-            "attention fused: 3 of 3;",
-            id="min",
-        ),
+        pytest.param(["--attenuate", "min", "--layers", "0,2"], (), "attention fused: 3 of 3;", id="min"),
         pytest.param(
             ["--precision", "fp32", "--no-itae"],
             (0, 1, 2),

@@ -42,20 +42,18 @@ def vits14(tmp_path_factory):
 
 
 FUSION = [
-    # options, layers whose attention is not one kernel
-    ("plain", None, ()),
-    ("mask last", ItaeConfig(attenuate="mask"), ()),
-    ("mask all", ItaeConfig("all", attenuate="mask"), ()),
-    ("mean all", ItaeConfig("all", attenuate="mean"), ()),
-    ("scale all", ItaeConfig("all", "query", "zscore:3", attenuate="scale:0.1"), ()),
-    ("min last", ItaeConfig(), ()),
-    ("min in some", ItaeConfig("0,5-7"), ()),
-    ("mean by values", ItaeConfig("all", "value", "ratio:1.5", attenuate="mean"), ()),
+    ("plain", None),
+    ("mask last", ItaeConfig(attenuate="mask")),
+    ("mask all", ItaeConfig("all", attenuate="mask")),
+    ("mean all", ItaeConfig("all", attenuate="mean")),
+    ("scale all", ItaeConfig("all", "query", "zscore:3", attenuate="scale:0.1")),
+    ("min last", ItaeConfig()),
+    ("min all", ItaeConfig("all")),
 ]
 
 
-@pytest.mark.parametrize(("itae", "unfused"), [case[1:] for case in FUSION], ids=[case[0] for case in FUSION])
-def test_attention_stays_fused_in_fp16(itae, unfused, vits14, tmp_path):
+@pytest.mark.parametrize("itae", [case[1] for case in FUSION], ids=[case[0] for case in FUSION])
+def test_attention_stays_fused_in_fp16(itae, vits14, tmp_path):
     spec, traced = vits14
     spec = dataclasses.replace(spec, itae=itae, precision="fp16")
     operated, _ = surgery.run(traced, spec)
@@ -65,8 +63,7 @@ def test_attention_stays_fused_in_fp16(itae, unfused, vits14, tmp_path):
     sites = surgery.attention_nodes(tmp_path / "m.onnx")
     found = fusion.read_fusion(sites, result.kernels, fusion.unfusable_layers(spec))
     assert found is not None
-    assert found.unfused_layers == unfused
-    assert (found.sites, found.expected, found.fused) == (12, 12 - len(unfused), 12 - len(unfused))
+    assert (found.sites, found.expected, found.fused, found.unfused_layers) == (12, 12, 12, ())
     assert sum("_mha_" in kernel.name for kernel in result.kernels) == found.fused  # as the builder itself calls them
     fusion.require(found)
     assert result.plan_bytes == (tmp_path / "m.plan").stat().st_size
