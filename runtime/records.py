@@ -119,6 +119,8 @@ class ParityLimits(_Record):
     min_cosine: float | None
     flag_margin: float | None
     """Relative distance of a norm to its threshold within which this precision may flip a flag."""
+    batch_distance: float | None = None
+    """How far a vector may be from the one that its image gives alone, as a share of its length."""
 
 
 Purpose = Literal["as exported", "the same surgery in fp32", "another threshold, in fp32"]
