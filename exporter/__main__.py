@@ -45,6 +45,7 @@ def summary(result: ExportResult) -> list[str]:
         f"{result.path}: {made}",
         f"  model    {o.size}, {o.precision}, {height}x{width}, {batch}, weights {o.weights}{revision}",
         f"  ITAE     {_itae(m)}",
+        f"  computes {_computed(m)}",
         f"  input    {m.input.name} {m.input.dtype} {_shape(m.input.shape)}",
         *(f"  output   {one.name} {one.dtype} {_shape(one.shape)}" for one in m.outputs),
         *(f"  parity   {_check(one)}" for one in m.parity.checks),
@@ -53,6 +54,13 @@ def summary(result: ExportResult) -> list[str]:
     if o.weights.startswith("random"):
         lines.append("  These weights are random: good for trying things out, not for embeddings.")
     return lines
+
+
+def _computed(m: Manifest) -> str:
+    pooled = "the CLS token beside the mean patch token" if m.options.pooling == "cls+mean" else "the CLS token"
+    length = ", divided by its L2 norm" if m.options.normalize else ""
+    rows = "the last block for the CLS token alone" if m.options.cls_only else "all blocks for all tokens"
+    return f"{rows}; embedding: {pooled}{length}"
 
 
 def _itae(m: Manifest) -> str:

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from exporter.architecture import ARCHITECTURES
 from exporter.itae import SIDES, SOURCES, ItaeConfig
-from exporter.spec import BACKENDS, INPUTS, OUTPUTS, POS_EMBEDS, PRECISIONS, ExportSpec
+from exporter.spec import BACKENDS, INPUTS, OUTPUTS, POOLINGS, POS_EMBEDS, PRECISIONS, ExportSpec
 from runtime.command import Parser
 from runtime.errors import UsageError
 
@@ -57,6 +57,15 @@ def parser() -> argparse.ArgumentParser:
         metavar="LIST",
         help=f"any of {','.join(OUTPUTS)} (default: embedding)",
     )
+    what.add_argument(
+        "--pooling", choices=POOLINGS, default="cls",
+        help="the embedding: the CLS token, or it beside the mean patch token, 2 C wide (default: cls)",
+    )  # fmt: skip
+    what.add_argument("--normalize", action="store_true", help="divide the embedding by its L2 norm")
+    what.add_argument(
+        "--no-cls-only", action="store_true",
+        help="compute all tokens in the last block, where the CLS token alone would do",
+    )  # fmt: skip
     what.add_argument(
         "--input", choices=INPUTS, default="float32",
         help="float32: pixel_values (B, 3, H, W), normalised; uint8: images (B, H, W, 3) (default: float32)",
@@ -140,6 +149,9 @@ def to_spec(a: argparse.Namespace) -> ExportSpec:
         batch=_batch(a.batch),
         itae=None if a.no_itae else itae,
         outputs=tuple(name.strip() for name in a.outputs.split(",")),
+        pooling=a.pooling,
+        normalize=a.normalize,
+        cls_only=not a.no_cls_only,
         input=a.input,
         pos_embed=a.pos_embed,
         keep_onnx=a.keep_onnx,

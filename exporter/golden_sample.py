@@ -23,7 +23,7 @@ from exporter.itae import ItaeConfig
 from exporter.spec import ExportSpec
 from runtime.errors import UsageError
 from runtime.golden import Golden
-from runtime.parity import LIMITS
+from runtime.parity import LIMITS, usual_length
 from runtime.preprocess import MEAN, STD
 
 POOL = 4
@@ -53,7 +53,7 @@ class Sample:
     mixed: int
     """Images that have some but not all patches of a chosen layer flagged."""
     effect: float | None
-    """Largest absolute change of an element of an embedding by ITAE; none without ITAE."""
+    """Largest absolute change of an element of an embedding by ITAE, √C-fold where normalised; none without ITAE."""
 
 
 def make_samples(model: torch.nn.Module, spec: ExportSpec, progress: Progress) -> list[Sample]:
@@ -67,7 +67,7 @@ def make_samples(model: torch.nn.Module, spec: ExportSpec, progress: Progress) -
     S = spec.parity_samples
     if spec.itae is None:
         images = np.stack([candidate(index, spec.height, spec.width) for index in range(S)])
-        return [_sample(_run(model, images, None, progress), None, images, spec, None)]
+        return [_sample(_run(model, images, None, spec, progress), None, images, spec, None)]
     images, eager = _pool(model, spec, progress)
     best = _clearest(eager.is_mixed, eager.margin, S)
     samples = [_with_effect(model, eager.take(best), images[best], spec, spec.itae, progress)]
@@ -76,7 +76,7 @@ def make_samples(model: torch.nn.Module, spec: ExportSpec, progress: Progress) -
         if found is not None:
             moved, best = found
             progress(f"{spec.itae.threshold} flags {samples[0].flagged} patches: a second check at {moved.threshold}")
-            again = _run(model, images[best], moved, progress)
+            again = _run(model, images[best], moved, spec, progress)
             samples.append(_with_effect(model, again, images[best], spec, moved, progress))
     return samples
 
@@ -119,18 +119,27 @@ def normalize(images: Images) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
 
 
-def _run(model: torch.nn.Module, images: Images, itae: ItaeConfig | None, progress: Progress) -> reference.Eager:
+def _run(
+    model: torch.nn.Module, images: Images, itae: ItaeConfig | None, spec: ExportSpec, progress: Progress
+) -> reference.Eager:
     results = []
     for number, image in enumerate(images, 1):
         progress(f"eager PyTorch, image {number} of {len(images)}")
-        results.append(reference.embed(model, torch.from_numpy(normalize(image[None])), itae))
+        results.append(_embed(model, image, itae, spec))
     return reference.concatenate(results)
+
+
+def _embed(
+    model: torch.nn.Module, image: npt.NDArray[np.uint8], itae: ItaeConfig | None, spec: ExportSpec
+) -> reference.Eager:
+    pixels = torch.from_numpy(normalize(image[None]))
+    return reference.embed(model, pixels, itae, spec.pooling, normalize=spec.normalize)
 
 
 def _pool(model: torch.nn.Module, spec: ExportSpec, progress: Progress) -> tuple[Images, reference.Eager]:
     """Candidates and their results: until enough of them are clear, or there are `POOL` times as many as wanted."""
     S = spec.parity_samples
-    wide = CLEAR * (LIMITS[spec.resolved_precision].flag_margin or 0.0)
+    wide = CLEAR * (spec.limits.flag_margin or 0.0)
     images: list[Images] = []
     results: list[reference.Eager] = []
     good: list[int] = []
@@ -138,7 +147,7 @@ def _pool(model: torch.nn.Module, spec: ExportSpec, progress: Progress) -> tuple
     def draw(index: int) -> None:
         progress(f"looking for images with clear artifacts, {len(images) + 1} of at most {POOL * S}")
         images.append(candidate(index, spec.height, spec.width))
-        results.append(reference.embed(model, torch.from_numpy(normalize(images[-1][None])), spec.itae))
+        results.append(_embed(model, images[-1], spec.itae, spec))
         if results[-1].is_mixed.item() and results[-1].margin.item() > wide:
             good.append(index)
 
@@ -195,7 +204,7 @@ def _with_effect(
     itae: ItaeConfig,
     progress: Progress,
 ) -> Sample:
-    plain = _run(model, images, None, progress)
+    plain = _run(model, images, None, spec, progress)
     return _sample(eager, plain, images, spec, itae)
 
 
@@ -214,5 +223,6 @@ def _sample(
         patch_tokens=eager.patch_tokens.numpy() if "patch_tokens" in spec.outputs else None,
         artifact_norm=eager.norm.numpy() if "artifact_norm" in spec.outputs else None,
     )
-    effect = float((eager.embedding - plain.embedding).abs().max()) if plain else None
+    weight = usual_length(spec.embedding_width) if spec.normalize else 1.0
+    effect = weight * float((eager.embedding - plain.embedding).abs().max()) if plain else None
     return Sample(itae, golden, int(eager.artifact.sum()), int(eager.is_mixed.sum()), effect)

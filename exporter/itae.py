@@ -128,6 +128,20 @@ class ItaeConfig:
         """Whether the graph computes a median, by TopK."""
         return self.limit.kind in NEEDS_MEDIAN
 
+    def may_flag_all(self, patches: int) -> bool:
+        """Whether an image of `patches` can have no normal patch; where it can't, the graph needs not look.
+
+        A patch at the median, or at or below the median deviation, is on the normal side of every larger threshold, and
+        the mean of squared z-scores is at most 1. The bounds leave room for rounding.
+        """
+        kind, number = self.limit.kind, self.limit.number
+        if kind == "absolute":
+            return True
+        if kind == "zscore":
+            return number < 1.01
+        at_middle = self.side != "both" or patches % 2 == 1
+        return not at_middle and number < (2 if kind == "ratio" else 0.68)
+
     def layer_indices(self, depth: int) -> tuple[int, ...]:
         """The chosen layers of a model of `depth` blocks, ascending, each once.
 

@@ -24,7 +24,6 @@ from runtime.manifest import (
     parity_path,
     record_file,
 )
-from runtime.parity import LIMITS
 from runtime.preprocess import standard_preprocessing
 
 if TYPE_CHECKING:
@@ -94,6 +93,9 @@ def _manifest(
             batch=spec.profile if is_engine else None,
             itae=spec.itae.resolved(arch.depth) if spec.itae else None,
             outputs=spec.outputs,
+            pooling=spec.pooling,
+            normalize=spec.normalize,
+            cls_only=spec.computes_cls_only,
             input=spec.input,
             pos_embed=spec.pos_embed,
             workspace_mib=spec.workspace_mib if is_engine else None,
@@ -114,7 +116,7 @@ def _manifest(
         outputs=tuple(spec.output_info(name) for name in spec.outputs),
         preprocessing=standard_preprocessing((spec.height, spec.width), spec.input),
         builder=product.builder,
-        parity=ParityReport(limits=LIMITS[spec.resolved_precision], checks=checks),
+        parity=ParityReport(limits=spec.limits, checks=checks),
         files=files,
         versions={name: _version(name) for name in VERSIONS},
     )

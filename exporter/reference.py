@@ -10,12 +10,15 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AttentionInterface
 
 from exporter.itae import Choice, ItaeConfig
+
+if TYPE_CHECKING:
+    from exporter.spec import Pooling
 
 ATTENTION = "itae_reference"
 FAR = 1e30
@@ -27,7 +30,7 @@ class Eager:
     """What the model gives for B images; K chosen layers, 0 of them without ITAE."""
 
     embedding: torch.Tensor
-    """(B, C): the CLS token after the final norm."""
+    """(B, C): the CLS token after the final norm; (B, 2 C) with the mean patch token behind it."""
     patch_tokens: torch.Tensor
     """(B, P, C), after the final norm."""
     artifact: torch.Tensor
@@ -76,16 +79,30 @@ class _Recorder:
 
 
 @torch.inference_mode()
-def embed(model: torch.nn.Module, images: torch.Tensor, itae: ItaeConfig | None) -> Eager:
+def embed(
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    itae: ItaeConfig | None,
+    pooling: Pooling = "cls",
+    *,
+    normalize: bool = False,
+) -> Eager:
     """Run a DINOv2 of transformers (position embedding baked) with ITAE, one image at a time.
 
     Args:
         model: in eval mode; its dtype is the computation's.
         images: (B, 3, H, W), normalised.
         itae: None for plain DINOv2.
+        pooling: what the embedding is made of.
+        normalize: whether it is divided by its L2 norm.
     """
-    one_by_one = [_embed_one(model, image[None], itae) for image in images]
-    return Eager(*(torch.cat([getattr(one, name) for one in one_by_one]) for name in Eager.__dataclass_fields__))
+    eager = concatenate([_embed_one(model, image[None], itae) for image in images])
+    embedding = eager.embedding
+    if pooling == "cls+mean":
+        embedding = torch.cat([embedding, eager.patch_tokens.mean(dim=1)], dim=1)
+    if normalize:
+        embedding = torch.nn.functional.normalize(embedding, dim=1)
+    return dataclasses.replace(eager, embedding=embedding)
 
 
 def _embed_one(model: Any, image: torch.Tensor, itae: ItaeConfig | None) -> Eager:  # noqa: ANN401

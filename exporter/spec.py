@@ -14,25 +14,30 @@ from typing import Literal
 from exporter.architecture import PATCH, Architecture, architecture
 from exporter.itae import ItaeConfig
 from runtime.errors import OutputFileError, UsageError
-from runtime.manifest import TensorInfo, manifest_path, parity_path
+from runtime.manifest import ParityLimits, TensorInfo, manifest_path, parity_path
+from runtime.parity import LIMITS
 
 Precision = Literal["fp32", "fp16"]
 Backend = Literal["auto", "tensorrt", "tensorrt-rtx"]
 InputDtype = Literal["float32", "uint8"]
 PosEmbed = Literal["meta", "hf"]
+Pooling = Literal["cls", "cls+mean"]
 
 PRECISIONS = ("fp32", "fp16")
 BACKENDS = ("auto", "tensorrt", "tensorrt-rtx")
 INPUTS = ("float32", "uint8")
 POS_EMBEDS = ("meta", "hf")
+POOLINGS = ("cls", "cls+mean")
 OUTPUTS = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
 ENGINE_SUFFIXES = (".engine", ".plan")
 MAX_SIDE = 14 * 512
 """Pixels; a side above this is a slip of the pen: its attention logits alone would take terabytes."""
 MAX_BATCH = 65_535
 """Images; no GPU runs more at a time."""
-MAX_MEDIAN_PATCHES = 2 * 3840 - 1
-"""TensorRT's TopK gives at most 3,840 values, and the median needs the upper half of all patches."""
+MAX_TOP = 3840
+"""Values that TensorRT's TopK gives at most."""
+MAX_MEDIAN_PATCHES = 2 * MAX_TOP - 1
+"""The median needs the upper half of all patches."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,12 @@ class ExportSpec:
     itae: ItaeConfig | None = field(default_factory=ItaeConfig)
     """None: plain DINOv2."""
     outputs: tuple[str, ...] = ("embedding",)
+    pooling: Pooling = "cls"
+    """The embedding: the CLS token, or it beside the mean patch token, as in Meta's linear evaluation."""
+    normalize: bool = False
+    """Whether the embedding is divided by its L2 norm."""
+    cls_only: bool = True
+    """Compute only the CLS token's row of the last block, wherever no output needs another."""
     input: InputDtype = "float32"
     pos_embed: PosEmbed = "meta"
     keep_onnx: str | os.PathLike[str] | None = None
@@ -73,6 +84,7 @@ class ExportSpec:
         _check_word("--backend", self.backend, BACKENDS)
         _check_word("--input", self.input, INPUTS)
         _check_word("--pos-embed", self.pos_embed, POS_EMBEDS)
+        _check_word("--pooling", self.pooling, POOLINGS)
         self._check_out()
         self._check_forms()
         self._check_numbers()
@@ -135,6 +147,9 @@ class ExportSpec:
             raise UsageError(f"--outputs {','.join(self.outputs)}: name each output once, at least one")
         if self.itae is None and (artifacts := [name for name in self.outputs if name.startswith("artifact_")]):
             raise UsageError(f"--outputs {artifacts[0]} needs ITAE, and --no-itae was given")
+        if "embedding" not in self.outputs and (self.pooling != "cls" or self.normalize):
+            shaping = f"--pooling {self.pooling}" if self.pooling != "cls" else "--normalize"
+            raise UsageError(f"{shaping} shapes the embedding, which is not among --outputs {','.join(self.outputs)}")
 
     @property
     def path(self) -> Path:
@@ -187,6 +202,21 @@ class ExportSpec:
         return self.itae.layer_indices(self.backbone.depth) if self.itae else ()
 
     @property
+    def computes_cls_only(self) -> bool:
+        """Whether the last block computes the CLS token's row alone: no output needs another, and it is wanted."""
+        return self.cls_only and self.pooling == "cls" and "patch_tokens" not in self.outputs
+
+    @property
+    def limits(self) -> ParityLimits:
+        """What parity is held to."""
+        return LIMITS[self.resolved_precision].model_copy(update={"normalized": self.normalize})
+
+    @property
+    def embedding_width(self) -> int:
+        """Elements of an embedding: C, or 2 C with the mean patch token."""
+        return self.backbone.width * (2 if self.pooling == "cls+mean" else 1)
+
+    @property
     def profile(self) -> tuple[int, int, int]:
         """min, opt, max of the batch."""
         return (self.batch, self.batch, self.batch) if isinstance(self.batch, int) else self.batch
@@ -200,7 +230,7 @@ class ExportSpec:
     def output_info(self, name: str) -> TensorInfo:
         """One of the model's outputs."""
         C, P, K = self.backbone.width, self.patches, len(self.layers)
-        shapes: dict[str, tuple[int, ...]] = {"embedding": (C,), "patch_tokens": (P, C)}
+        shapes: dict[str, tuple[int, ...]] = {"embedding": (self.embedding_width,), "patch_tokens": (P, C)}
         shape = shapes.get(name, (K, P))
         return TensorInfo(name=name, dtype="bool" if name == "artifact_mask" else "float32", shape=("batch", *shape))
 

@@ -27,7 +27,7 @@ class Golden:
     input: npt.NDArray[np.float32] | npt.NDArray[np.uint8]
     """As the model takes it: (N, 3, H, W) float32, normalised, or (N, H, W, 3) uint8."""
     embedding: Float32
-    """(N, C)."""
+    """(N, C), or (N, 2 C) with the mean patch token."""
     flags: Flags
     """(N, K, P): which patches are artifacts."""
     flag_distance: Float32
@@ -106,7 +106,7 @@ def _check_shapes(golden: Golden, manifest: Manifest, path: Path) -> None:
     image = (3, height, width) if manifest.input.dtype == "float32" else (height, width, 3)
     expected: dict[str, tuple[tuple[int, ...], str]] = {
         "input": ((samples, *image), manifest.input.dtype),
-        "embedding": ((samples, width_c), "float32"),
+        "embedding": ((samples, manifest.embedding_width), "float32"),
         "flags": ((samples, layers, patches), "bool"),
         "flag_distance": ((samples, layers, patches), "float32"),
         "patch_tokens": ((samples, patches, width_c), "float32"),

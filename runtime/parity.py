@@ -24,7 +24,7 @@ class Parity:
     """How far a model is from its golden sample. Figures are over the samples that are not left out."""
 
     max_abs: float
-    """Largest absolute difference over `embedding` and `patch_tokens`."""
+    """Largest absolute difference over `embedding` (√C-fold where `limits.normalized`) and `patch_tokens`."""
     min_cosine: float
     """Smallest cosine between a vector and its expected one, over rows of `embedding` and `patch_tokens`."""
     norm_relative: float
@@ -65,10 +65,10 @@ def compare(
             failures.append(f"{name} holds NaN or infinity")
     mask = got.get("artifact_mask", golden.flags)
     borderline = _borderline(mask, golden, limits, failures)
-    left_out = _farthest(got, golden, borderline)[: len(mask) // 2]
+    left_out = _farthest(got, golden, borderline, limits)[: len(mask) // 2]
     kept = np.setdiff1d(np.arange(len(mask)), left_out)
     with np.errstate(invalid="ignore"):  # infinity less infinity: a failure already
-        max_abs, min_cosine = _figures(got, golden, kept)
+        max_abs, min_cosine = _figures(got, golden, kept, limits)
         norm_relative = _norm_figure(got, golden, kept)
     if limits.max_abs is not None and not max_abs <= limits.max_abs:
         failures.append(f"max abs {max_abs:.3g} is over the limit {limits.max_abs:g}")
@@ -119,25 +119,35 @@ def _borderline(mask: npt.NDArray[np.bool_], golden: Golden, limits: ParityLimit
     return borderline
 
 
-def _farthest(got: Mapping[str, npt.NDArray[Any]], golden: Golden, samples: list[int]) -> list[int]:
+def _farthest(
+    got: Mapping[str, npt.NDArray[Any]], golden: Golden, samples: list[int], limits: ParityLimits
+) -> list[int]:
     """`samples`, those whose vectors differ most first."""
 
     def distance(sample: int) -> float:
         with np.errstate(invalid="ignore"):
-            figures = _figures(got, golden, np.array([sample]))
+            figures = _figures(got, golden, np.array([sample]), limits)
         return -figures[1] if np.isfinite(figures).all() else np.inf
 
     return sorted(samples, key=distance, reverse=True)
 
 
-def _figures(got: Mapping[str, npt.NDArray[Any]], golden: Golden, kept: npt.NDArray[np.intp]) -> tuple[float, float]:
+def usual_length(width: int) -> float:
+    """About how long an embedding is that is not normalised: the final norm gives elements of about 1."""
+    return float(np.sqrt(width))
+
+
+def _figures(
+    got: Mapping[str, npt.NDArray[Any]], golden: Golden, kept: npt.NDArray[np.intp], limits: ParityLimits
+) -> tuple[float, float]:
     """Max abs and min cosine over the vectors of the samples `kept`, in float64."""
     max_abs, min_cosine = 0.0, 1.0
     expected = golden.outputs()
     for name in ("embedding", "patch_tokens"):
         if name in got:
             a, b = got[name][kept].astype(np.float64), expected[name][kept].astype(np.float64)
-            max_abs = _worst(max_abs, np.abs(a - b).max())
+            weight = usual_length(a.shape[-1]) if limits.normalized and name == "embedding" else 1.0
+            max_abs = _worst(max_abs, weight * np.abs(a - b).max())
             lengths = np.maximum(np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1), 1e-300)
             min_cosine = -_worst(-min_cosine, -((a * b).sum(-1) / lengths).min())
     return max_abs, min_cosine

@@ -48,6 +48,11 @@ class Options(_Record):
     """min, opt, max of the engine's profile; none for ONNX, whose batch is dynamic."""
     itae: ItaeOptions | None
     outputs: tuple[str, ...]
+    pooling: Literal["cls", "cls+mean"] = "cls"
+    normalize: bool = False
+    """Whether the embedding's L2 norm is 1."""
+    cls_only: bool = False
+    """Whether the last block computes the CLS token's row alone."""
     input: Literal["float32", "uint8"]
     pos_embed: Literal["meta", "hf"]
     workspace_mib: Positive | None
@@ -121,6 +126,8 @@ class ParityLimits(_Record):
     """Relative distance of a norm to its threshold within which this precision may flip a flag."""
     batch_distance: float | None = None
     """How far a vector may be from the one that its image gives alone, as a share of its length."""
+    normalized: bool = False
+    """Whether the embedding has length 1: its differences then count √C-fold, as if it had its usual length."""
 
 
 Purpose = Literal["as exported", "the same surgery in fp32", "another threshold, in fp32"]
@@ -200,6 +207,11 @@ class Manifest(_Record):
     def input(self) -> TensorInfo:
         """The only input: `pixel_values` (B, 3, H, W) float32 or `images` (B, H, W, 3) uint8."""
         return self.inputs[0]
+
+    @property
+    def embedding_width(self) -> int:
+        """Elements of an embedding: C, or 2 C with the mean patch token."""
+        return self.model.width * (2 if self.options.pooling == "cls+mean" else 1)
 
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs, in the model's order."""

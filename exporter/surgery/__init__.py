@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from exporter.spec import ExportSpec
 from exporter.surgery.attention import count_attention
+from exporter.surgery.cls_only import cls_only
 from exporter.surgery.edit import import_graph, is_ours
 from exporter.surgery.half_precision import half_precision
 from exporter.surgery.inject_itae import inject_itae
@@ -21,9 +22,9 @@ from runtime.errors import SurgeryError
 
 Pass = Callable[[gs.Graph, ExportSpec], PassReport]
 
-PASSES: tuple[Pass, ...] = (scale_queries, half_precision, inject_itae, select_outputs, uint8_input)
-"""In this order: `inject_itae` works in whatever precision it finds, with its statistics in float32."""
-MAY_CHANGE_INTERFACE = (select_outputs, uint8_input)
+PASSES: tuple[Pass, ...] = (scale_queries, half_precision, cls_only, inject_itae, select_outputs, uint8_input)
+"""In this order: `inject_itae` works in whatever precision and on whatever rows it finds, its statistics in float32."""
+MAY_CHANGE_INTERFACE = (cls_only, select_outputs, uint8_input)
 MAY_PRUNE = (select_outputs,)
 """Flags alone need no attention after the last chosen layer's keys."""
 

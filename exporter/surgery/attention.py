@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import onnx_graphsurgeon as gs
 
-from exporter.surgery.edit import is_ours, shape_of
+from exporter.surgery.edit import is_ours, producer, shape_of
 from exporter.surgery.pattern import AnyOf, Const, Match, Miss, Op, Scalar, Var, match, maybe
 from runtime.errors import SurgeryError
 
@@ -57,11 +57,14 @@ class AttentionSite:
 
     layer: int
     query: gs.Tensor
-    """(B, N, C), the projection with its bias, unscaled; `key` and `value` alike."""
+    """(B, N, C), the projection with its bias, unscaled; `key` and `value` alike. (B, 1, C) where `cls_only` cut it."""
     key: gs.Tensor
     value: gs.Tensor
     heads: int
     head_dim: int
+    query_reshape: gs.Node
+    """The Reshape that cuts the query into heads; `key_reshape` alike."""
+    key_reshape: gs.Node
     qk: gs.Node
     late: gs.Node | None
     """The Mul after the first MatMul, where the scale stands there."""
@@ -71,6 +74,8 @@ class AttentionSite:
     softmax: gs.Node
     attenuation: gs.Node | None
     """What `inject_itae` put before the softmax."""
+    context: gs.Node
+    """The second MatMul, which ends it."""
 
     @property
     def scope(self) -> str:
@@ -80,7 +85,12 @@ class AttentionSite:
     @property
     def tokens(self) -> int:
         """N."""
-        return int(shape_of(self.query)[1])
+        return int(shape_of(self.key)[1])
+
+    @property
+    def rows(self) -> int:
+        """Rows of the logits: N, or 1 where only the CLS token's is computed."""
+        return int(shape_of(self.query_reshape.outputs[0])[1])
 
 
 def find_attention(graph: gs.Graph, expected: int) -> list[AttentionSite]:
@@ -138,18 +148,27 @@ def _site(found: Match, layer: int) -> AttentionSite:
     scale = found.tensors.get("late_scale") if "late" in found.nodes else found.tensors.get("early_scale")
     return AttentionSite(
         layer=layer,
-        query=found.tensors["query"],
+        query=_before_the_cut(found.tensors["query"]),
         key=found.tensors["key"],
         value=found.tensors["value"],
         heads=int(by_head[2]),
         head_dim=int(by_head[3]),
+        query_reshape=found.nodes["query_reshape"],
+        key_reshape=found.nodes["key_reshape"],
         qk=found.nodes["qk"],
         late=found.nodes.get("late"),
         early=found.nodes.get("early"),
         scale=float(scale.values.item()) if scale is not None else 1.0,
         softmax=found.nodes["softmax"],
         attenuation=found.nodes.get("attenuation"),
+        context=found.nodes["context"],
     )
+
+
+def _before_the_cut(query: gs.Tensor) -> gs.Tensor:
+    """The query of all tokens, where `cls_only` cut it after the projection."""
+    node = producer(query)
+    return node.inputs[0] if node is not None and node.op == "Slice" and is_ours(node) else query
 
 
 def _describe(graph: gs.Graph, found: int, expected: int, misses: list[Miss]) -> str:
@@ -168,4 +187,5 @@ def logits_of(site: AttentionSite) -> gs.Tensor:
 
 def is_injected(site: AttentionSite) -> bool:
     """Whether this site was attenuated by an earlier run of the surgery."""
-    return site.attenuation is not None and is_ours(site.attenuation)
+    made = [site.attenuation, producer(site.key)]  # `mean` works on the keys
+    return any(node is not None and is_ours(node) for node in made)

@@ -1,4 +1,7 @@
-"""ONNX nodes that attenuate the logits of one attention site at its artifacts. Source: itae.md 2."""
+"""ONNX nodes that attenuate the logits of one attention site at its artifacts. Source: itae.md 2.
+
+Written so that the attention stays one kernel in half precision: no logit is changed by anything that needs the logits.
+"""
 
 from __future__ import annotations
 
@@ -7,90 +10,92 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from exporter.itae import Choice
+from exporter.itae import ItaeConfig
 from exporter.surgery.attention import AttentionSite, logits_of
-from exporter.surgery.detect import cut
-from exporter.surgery.edit import Editor, shape_of
+from exporter.surgery.edit import Editor, cut, shape_of
+from exporter.surgery.median import for_tokens
+from runtime.errors import SurgeryError
+
+FAR_BELOW = np.float32(-1e30)
+"""Stands for -infinity: its exponential is the same 0. TensorRT takes 0 and -infinity for a mask of blocks to skip, for
+which it adds six kernels; it hasn't been seen to help, artifacts being few and apart."""
+_AXIS = np.array([1], np.int64)
+_AXES_1_2 = np.array([1, 2], np.int64)
 
 
-def attenuate(edit: Editor, site: AttentionSite, artifact: gs.Tensor, how: Choice, prefix: int) -> None:
-    """Put the attenuation between the logits (B, H, N, N) and their softmax; artifact: (B, P) bool."""
+def attenuate(edit: Editor, site: AttentionSite, artifact: gs.Tensor, itae: ItaeConfig, prefix: int) -> None:
+    """Attenuate the artifacts (B, N) bool of one site, in every row of its logits (B, H, rows, N).
+
+    Raises:
+        SurgeryError: the logits are scaled after their MatMul, and `min` would miss it.
+    """
+    how = itae.attenuation
+    if itae.may_flag_all(site.tokens - prefix):
+        artifact = _unless_all(edit, artifact, prefix)
+    if how.kind == "mean":
+        site.key_reshape.inputs[0] = _keys_of_mean_logit(edit, site.key, artifact, prefix)
+        return
     logits = logits_of(site)
-    somewhere = _unless_all(edit, artifact)
-    if how.kind in ("mask", "scale"):
-        addend = np.float32(-np.inf if how.kind == "mask" else math.log(how.number))
-        bias = _bias(edit, somewhere, addend, prefix)
-        bias = edit.cast(bias, logits.dtype, "bias_as_logits")
-        weakened = edit.node("Add", [logits, bias], "attenuated", dtype=logits.dtype, shape=shape_of(logits))
+    columns = (shape_of(artifact)[0], 1, 1, site.tokens)
+    flags = edit.node("Unsqueeze", [artifact, _AXES_1_2], "columns", dtype=bool, shape=columns)
+    if how.kind == "min":
+        smallest = edit.cast(_row_minimum(edit, site, prefix), logits.dtype, "row_minimum_as_logits")
+        op, inputs = "Where", [flags, smallest, logits]
     else:
-        flags = _token_flags(edit, somewhere, prefix)
-        instead = _row_minimum(edit, logits, prefix) if how.kind == "min" else _row_mean(
-            edit, logits, somewhere, prefix
-        )  # fmt: skip
-        weakened = edit.node(
-            "Where", [flags, instead, logits], "attenuated", dtype=logits.dtype, shape=shape_of(logits)
-        )
-    site.softmax.inputs[0] = weakened
+        addend = FAR_BELOW if how.kind == "mask" else np.float32(math.log(how.number))
+        bias = edit.node("Where", [flags, addend, np.float32(0)], "bias", dtype=np.float32, shape=columns)
+        op, inputs = "Add", [logits, edit.cast(bias, logits.dtype, "bias_as_logits")]
+    site.softmax.inputs[0] = edit.node(op, inputs, "attenuated", dtype=logits.dtype, shape=shape_of(logits))
 
 
-def _unless_all(edit: Editor, artifact: gs.Tensor) -> gs.Tensor:
-    """The flags (B, P), but none in an image that has no normal patch."""
-    batch, P = shape_of(artifact)
+def _unless_all(edit: Editor, artifact: gs.Tensor, prefix: int) -> gs.Tensor:
+    """The flags (B, N), but none in an image that has no normal patch."""
+    batch, N = shape_of(artifact)
     ones = edit.cast(artifact, np.float32, "artifact_float32")
-    count = edit.node(
-        "ReduceSum", [ones, np.array([1], np.int64)], "count", dtype=np.float32, shape=(batch, 1), keepdims=1
-    )
-    some_normal = edit.node("Less", [count, np.float32(P)], "some_normal", dtype=bool, shape=(batch, 1))
-    return edit.node("And", [artifact, some_normal], "attenuate", dtype=bool, shape=(batch, P))
+    count = edit.node("ReduceSum", [ones, _AXIS], "count", dtype=np.float32, shape=(batch, 1), keepdims=1)
+    some_normal = edit.node("Less", [count, np.float32(int(N) - prefix)], "some_normal", dtype=bool, shape=(batch, 1))
+    return edit.node("And", [artifact, some_normal], "attenuate", dtype=bool, shape=(batch, N))
 
 
-def _bias(edit: Editor, flags: gs.Tensor, addend: np.float32, prefix: int) -> gs.Tensor:
-    """Flags (B, P) -> what to add to each column: (B, 1, 1, N) float32, 0 for CLS and registers."""
-    patches = edit.node("Where", [flags, addend, np.float32(0)], "patch_bias", dtype=np.float32, shape=shape_of(flags))
-    return _for_tokens(edit, patches, prefix, "bias")
+def _row_minimum(edit: Editor, site: AttentionSite, prefix: int) -> gs.Tensor:
+    """Smallest logit of each row over the patches, artifacts included: (B, H, rows, 1).
 
-
-def _token_flags(edit: Editor, flags: gs.Tensor, prefix: int) -> gs.Tensor:
-    """Flags (B, P) -> (B, 1, 1, N) bool, false for CLS and registers."""
-    # Through float32: not every runtime pads bool.
-    numbers = edit.cast(flags, np.float32, "attenuate_float32")
-    return edit.cast(_for_tokens(edit, numbers, prefix, "columns_float32"), bool, "columns")
-
-
-def _for_tokens(edit: Editor, patches: gs.Tensor, prefix: int, name: str) -> gs.Tensor:
-    """(B, P) -> (B, 1, 1, N), zeros put in front for CLS and registers."""
-    batch, P = shape_of(patches)
-    N = prefix + int(P)
-    pads = np.array([0, prefix, 0, 0], np.int64)
-    row = edit.node("Pad", [patches, pads, np.float32(0)], f"{name}_row", dtype=np.float32, shape=(batch, N))
-    axes = np.array([1, 2], np.int64)
-    return edit.node("Unsqueeze", [row, axes], name, dtype=np.float32, shape=(batch, 1, 1, N))
-
-
-def _row_minimum(edit: Editor, logits: gs.Tensor, prefix: int) -> gs.Tensor:
-    """Smallest logit of each row over the patches, artifacts included: (B, H, N, 1)."""
-    batch, H, N, columns = shape_of(logits)
-    patches = cut(edit, logits, "patch_logits", axis=3, start=prefix, stop=int(columns))
-    return edit.node(
-        "ReduceMin", [patches, np.array([3], np.int64)], "row_minimum", dtype=logits.dtype,
-        shape=(batch, H, N, 1), keepdims=1,
-    )  # fmt: skip
-
-
-def _row_mean(edit: Editor, logits: gs.Tensor, flags: gs.Tensor, prefix: int) -> gs.Tensor:
-    """Mean logit of each row over the patches that are not artifacts: (B, H, N, 1), summed in float32."""
-    batch, H, N, columns = shape_of(logits)
-    P = int(columns) - prefix
-    weights = edit.node("Where", [flags, np.float32(0), np.float32(1)], "normal", dtype=np.float32, shape=(batch, P))
-    across = edit.node(
-        "Unsqueeze", [weights, np.array([1, 2], np.int64)], "normal_columns", dtype=np.float32,
-        shape=(batch, 1, 1, P),
-    )  # fmt: skip
-    patches = cut(edit, logits, "patch_logits", axis=3, start=prefix, stop=int(columns))
-    exact = edit.cast(patches, np.float32, "patch_logits_float32")
-    kept = edit.node("Mul", [exact, across], "normal_logits", dtype=np.float32, shape=(batch, H, N, P))
+    From a product of its own, of the queries with the patches' keys alone: one that shared the attention's logits would
+    keep TensorRT from computing these inside the attention kernel.
+    """
+    if site.late is not None:
+        raise SurgeryError(f"{site.scope}: logits are scaled after their MatMul: scale the queries first")
+    keys = site.key_reshape.outputs[0]
+    batch, N, H, d = shape_of(keys)
+    P = int(N) - prefix
+    rows = shape_of(site.qk.outputs[0])[2]
+    patches = cut(edit, keys, "patch_keys", axis=1, start=prefix, stop=int(N))
+    shape = (batch, H, d, P)
+    across = edit.node("Transpose", [patches], "patch_keys_t", dtype=keys.dtype, shape=shape, perm=[0, 2, 3, 1])
+    inputs = [site.qk.inputs[0], across]
+    logits = edit.node("MatMul", inputs, "patch_logits", dtype=keys.dtype, shape=(batch, H, rows, P))
     last = np.array([3], np.int64)
-    total = edit.node("ReduceSum", [kept, last], "row_sum", dtype=np.float32, shape=(batch, H, N, 1), keepdims=1)
-    count = edit.node("ReduceSum", [across, last], "normal_count", dtype=np.float32, shape=(batch, 1, 1, 1), keepdims=1)
-    mean = edit.node("Div", [total, count], "row_mean_float32", dtype=np.float32, shape=(batch, H, N, 1))
-    return edit.cast(mean, logits.dtype, "row_mean")
+    shape = (batch, H, rows, 1)
+    return edit.node("ReduceMin", [logits, last], "row_minimum", dtype=keys.dtype, shape=shape, keepdims=1)
+
+
+def _keys_of_mean_logit(edit: Editor, key: gs.Tensor, artifact: gs.Tensor, prefix: int) -> gs.Tensor:
+    """The keys (B, N, C) with each artifact's replaced by the mean key of the patches that are none.
+
+    A logit is linear in its key: so the mean of a row's logits over some patches is its logit at their mean key, in
+    every head and every row, and no logit need be seen. The mean is taken in float32.
+    """
+    batch, N, C = shape_of(key)
+    tokens = (batch, N)
+    none, is_patch = np.float32(0), for_tokens(prefix, int(N), 0, 1)
+    normal = edit.node("Where", [artifact, none, is_patch], "normal", dtype=np.float32, shape=tokens)
+    count = edit.node("ReduceSum", [normal, _AXIS], "normal_count", dtype=np.float32, shape=(batch, 1), keepdims=1)
+    share = edit.node("Div", [normal, count], "share", dtype=np.float32, shape=tokens)
+    last = np.array([2], np.int64)
+    shares = edit.node("Unsqueeze", [share, last], "shares", dtype=np.float32, shape=(batch, N, 1))
+    exact = edit.cast(key, np.float32, "key_to_average")
+    parts = edit.node("Mul", [exact, shares], "key_shares", dtype=np.float32, shape=(batch, N, C))
+    mean = edit.node("ReduceSum", [parts, _AXIS], "mean_key", dtype=np.float32, shape=(batch, 1, C), keepdims=1)
+    instead = edit.cast(mean, key.dtype, "mean_key_as_key")
+    rows = edit.node("Unsqueeze", [artifact, last], "rows", dtype=bool, shape=(batch, N, 1))
+    return edit.node("Where", [rows, instead, key], "attenuated_key", dtype=key.dtype, shape=(batch, N, C))

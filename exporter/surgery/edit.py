@@ -72,6 +72,14 @@ class Editor:
         return full
 
 
+def cut(edit: Editor, tensor: gs.Tensor, name: str, *, axis: int, start: int, stop: int) -> gs.Variable:
+    """`tensor[start:stop]` along `axis`."""
+    shape = list(shape_of(tensor))
+    shape[axis] = stop - start
+    bounds = [np.array([value], np.int64) for value in (start, stop, axis)]
+    return edit.node("Slice", [tensor, *bounds], name, dtype=tensor.dtype, shape=tuple(shape))
+
+
 def is_ours(node: gs.Node) -> bool:
     """Whether the surgery added this node."""
     return str(node.name).startswith(f"{PREFIX}/")

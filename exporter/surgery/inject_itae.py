@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 from exporter.spec import ExportSpec
 from exporter.surgery.attention import find_attention, is_injected
 from exporter.surgery.attenuate import attenuate
-from exporter.surgery.detect import find_artifacts, patch_norm
+from exporter.surgery.detect import find_artifacts, token_norm
 from exporter.surgery.edit import Editor
 from exporter.surgery.report import PassReport
 
@@ -27,9 +27,9 @@ def inject_itae(graph: gs.Graph, spec: ExportSpec) -> PassReport:
         if is_injected(site):
             continue
         edit = Editor(graph, site.scope)
-        norm = patch_norm(edit, site, spec.itae, prefix)
-        artifact = find_artifacts(edit, norm, spec.itae)
-        attenuate(edit, site, artifact, spec.itae.attenuation, prefix)
+        norm = token_norm(edit, site, spec.itae)
+        artifact = find_artifacts(edit, norm, spec.itae, prefix)
+        attenuate(edit, site, artifact, spec.itae, prefix)
         report.changed.append(site.scope)
     graph.cleanup().toposort()
     return report

@@ -49,6 +49,8 @@ def test_out_alone_gives_the_defaults_of_the_python_call():
         (["--side", "low"], {"itae": ItaeConfig(side="low")}),
         (["--attenuate", "scale:0.1"], {"itae": ItaeConfig(attenuate="scale:0.1")}),
         (["--outputs", "embedding, artifact_mask"], {"outputs": ("embedding", "artifact_mask")}),
+        (["--pooling", "cls+mean", "--normalize"], {"pooling": "cls+mean", "normalize": True}),
+        (["--no-cls-only"], {"cls_only": False}),
         (["--input", "uint8"], {"input": "uint8"}),
         (["--pos-embed", "hf"], {"pos_embed": "hf"}),
         (["--keep-onnx", "b.onnx"], {"keep_onnx": "b.onnx"}),

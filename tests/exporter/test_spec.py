@@ -20,6 +20,7 @@ from exporter.spec import (
     MAX_MEDIAN_PATCHES,
     MAX_SIDE,
     OUTPUTS,
+    POOLINGS,
     POS_EMBEDS,
     PRECISIONS,
     ExportSpec,
@@ -180,6 +181,30 @@ def test_defaults_are_those_of_the_specification():
     assert (spec.pos_embed, spec.parity_samples, spec.workspace_mib) == ("meta", 4, None)
     assert (spec.keep_onnx, spec.makes_engine, spec.resolved_precision) == (None, True, "fp16")
     assert (spec.layers, spec.patches, spec.tokens) == ((11,), 256, 257)
+    assert (spec.pooling, spec.normalize, spec.computes_cls_only, spec.embedding_width) == ("cls", False, True, 768)
+
+
+@pytest.mark.parametrize(
+    ("options", "cls_only", "width"),
+    [
+        ({"outputs": ("embedding", "artifact_mask", "artifact_norm")}, True, 768),
+        ({"outputs": ("embedding", "patch_tokens")}, False, 768),
+        ({"pooling": "cls+mean"}, False, 1536),
+        ({"cls_only": False}, False, 768),
+    ],
+    ids=["flags beside", "patch tokens beside", "pooled", "switched off"],
+)
+def test_the_last_block_is_cut_where_no_output_reads_other_tokens(options, cls_only, width):
+    spec = ExportSpec("itae.engine", **options)
+    assert (spec.computes_cls_only, spec.embedding_width) == (cls_only, width)
+    assert spec.output_info("embedding").shape == ("batch", width)
+
+
+@pytest.mark.parametrize("options", [{"pooling": "cls+mean"}, {"normalize": True}], ids=["--pooling", "--normalize"])
+def test_shaping_an_embedding_that_is_no_output_is_refused(options, request):
+    option = request.node.callspec.id
+    with pytest.raises(UsageError, match=f"{option} .*shapes the embedding, which is not among --outputs patch_tokens"):
+        ExportSpec("itae.engine", outputs=("patch_tokens",), **options)
 
 
 @pytest.mark.parametrize(
@@ -229,13 +254,14 @@ def test_keep_onnx_is_refused_where_out_is_onnx_already():
         ("backend", "--backend", BACKENDS),
         ("input", "--input", INPUTS),
         ("pos_embed", "--pos-embed", POS_EMBEDS),
+        ("pooling", "--pooling", POOLINGS),
     ],
 )
 def test_an_option_of_words_takes_each_of_them_and_no_other(field, option, words):
     for word in words:
         assert getattr(ExportSpec("a.engine", **{field: word}), field) == word
     for bad in ("", "nothing", words[0].upper(), f" {words[0]}"):
-        with pytest.raises(UsageError, match=f"{option} .*must be one of {', '.join(words)}"):
+        with pytest.raises(UsageError, match=f"{option} .*must be one of {re.escape(', '.join(words))}"):
             ExportSpec("a.engine", **{field: bad})
 
 
@@ -504,6 +530,9 @@ def test_the_python_call_exports_what_its_spec_says(tmp_path, capfd):
             "side": "high",
             "attenuate": "scale:0.25",
         },
+        "pooling": "cls",
+        "normalize": False,
+        "cls_only": False,
         "outputs": ["patch_tokens", "embedding", "artifact_mask"],
         "input": "float32",
         "pos_embed": "meta",

@@ -59,9 +59,9 @@ class TinyDinov2:
         """What ONNX Runtime makes of the operated graph, by output."""
         return run(self.export(itae, folder, **options), images)
 
-    def eager(self, itae: ItaeConfig | None, images: np.ndarray) -> reference.Eager:
+    def eager(self, itae: ItaeConfig | None, images: np.ndarray, pooling="cls", **options) -> reference.Eager:
         """What eager PyTorch makes of it in float64."""
-        return reference.embed(self.float64, torch.from_numpy(images).double(), itae)
+        return reference.embed(self.float64, torch.from_numpy(images).double(), itae, pooling, **options)
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:

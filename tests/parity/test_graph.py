@@ -22,6 +22,8 @@ THRESHOLDS = [
     ("absolute", "high"),
     ("absolute", "low"),
 ]
+CLS_OUTPUTS = ("embedding", "artifact_mask", "artifact_norm")
+"""Without the patch tokens, of the last block only the CLS token's row is computed."""
 ATTENUATIONS = ("min", "mask", "scale:0.1", "mean")
 
 
@@ -35,13 +37,15 @@ def absolute(eager_norm: torch.Tensor, share: float = 0.6) -> str:
 
 
 def assert_equal(got, want: reference.Eager) -> None:
+    """All outputs; `patch_tokens` only where they are among them."""
     clear = want.distance.numpy() > 1e-6
     assert clear.mean() > 0.99
     np.testing.assert_array_equal(got["artifact_mask"][clear], want.artifact.numpy()[clear])
     assert (got["artifact_mask"] == want.artifact.numpy()).all(), "a borderline flag: choose another seed"
     np.testing.assert_allclose(got["artifact_norm"], want.norm.numpy(), rtol=NORM_RTOL)
     np.testing.assert_allclose(got["embedding"], want.embedding.numpy(), rtol=0, atol=ATOL)
-    np.testing.assert_allclose(got["patch_tokens"], want.patch_tokens.numpy(), rtol=0, atol=ATOL)
+    if "patch_tokens" in got:
+        np.testing.assert_allclose(got["patch_tokens"], want.patch_tokens.numpy(), rtol=0, atol=ATOL)
 
 
 @pytest.mark.parametrize("attenuate", ATTENUATIONS)
@@ -61,6 +65,45 @@ def test_graph_equals_eager_for_every_option(threshold, side, source, attenuate,
         plain = tiny.eager(None, images)
         moved = (want.patch_tokens - plain.patch_tokens).abs().max()
         assert moved > 100 * ATOL  # so the line above can fail
+        if layers != "0,2":  # which ends in the last layer, as `all` does
+            assert_equal(tiny.run(itae, images, tmp_path, outputs=CLS_OUTPUTS), want)
+            assert (want.embedding - plain.embedding).abs().max() > 10 * ATOL
+
+
+@pytest.mark.parametrize("outputs", [CLS_OUTPUTS, ("embedding",)])
+@pytest.mark.parametrize("itae", [None, ItaeConfig("1", "query", "zscore:1"), ItaeConfig("last", "query", "zscore:1")])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_cls_row_alone_equals_that_of_all_tokens(precision, itae, outputs, tiny, tmp_path):
+    if itae is None:
+        outputs = ("embedding",)
+    images = tiny.images(3, seed=61)
+    got = tiny.run(itae, images, tmp_path, precision=precision, outputs=outputs)
+    whole = tiny.run(itae, images, tmp_path, precision=precision, outputs=outputs, cls_only=False)
+    for name in outputs:
+        np.testing.assert_allclose(got[name], whole[name], rtol=0, atol=5e-6 if precision == "fp32" else 5e-3)
+
+
+@pytest.mark.parametrize("itae", [None, ItaeConfig("all", "value", "zscore:1"), ItaeConfig(threshold="zscore:1")])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("pooling", ["cls", "cls+mean"])
+def test_pooling_and_normalizing_equal_eager(pooling, normalize, itae, tiny, tmp_path):
+    images = tiny.images(3, seed=67)
+    want = tiny.eager(itae, images, pooling, normalize=normalize).embedding.numpy()
+    got = tiny.run(itae, images, tmp_path, outputs=("embedding",), pooling=pooling, normalize=normalize)["embedding"]
+    assert got.shape == (3, tiny.spec.backbone.width * (2 if pooling == "cls+mean" else 1))
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6 if normalize else ATOL)
+    lengths = np.linalg.norm(got, axis=1)
+    assert np.allclose(lengths, 1, atol=1e-6) == normalize
+
+
+def test_the_mean_patch_token_counts_neither_cls_nor_registers(tiny, tmp_path):
+    images = tiny.images(2, seed=71)
+    tokens = tiny.float64(torch.from_numpy(images).double()).last_hidden_state.numpy()
+    got = tiny.run(None, images, tmp_path, outputs=("embedding",), pooling="cls+mean")["embedding"]
+    C = tiny.spec.backbone.width
+    np.testing.assert_allclose(got[:, :C], tokens[:, 0], rtol=0, atol=ATOL)
+    np.testing.assert_allclose(got[:, C:], tokens[:, tiny.prefix :].mean(axis=1), rtol=0, atol=ATOL)
+    assert np.abs(tokens[:, 1:].mean(axis=1) - tokens[:, tiny.prefix :].mean(axis=1)).max() > ATOL or tiny.prefix == 1
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])

@@ -13,6 +13,7 @@ from exporter import surgery
 from exporter.itae import ItaeConfig
 from exporter.surgery import PASSES, run_pass
 from exporter.surgery.attention import find_attention
+from exporter.surgery.cls_only import cls_only
 from exporter.surgery.edit import import_graph, is_ours
 from exporter.surgery.half_precision import half_precision
 from exporter.surgery.inject_itae import inject_itae
@@ -24,6 +25,7 @@ from runtime.errors import SurgeryError
 
 ITAE = ItaeConfig("all", "key", "zscore:0.5", attenuate="mean")
 SPEC = make_spec(itae=ITAE, precision="fp16", outputs=("embedding", "patch_tokens", "artifact_mask", "artifact_norm"))
+CLS_SPEC = dataclasses.replace(SPEC, outputs=("embedding", "artifact_mask", "artifact_norm"))
 TOKENS = np.random.default_rng(1).standard_normal((3, N, C), dtype=np.float32)
 ATOL = {"fp32": 1e-6, "fp16": 5e-3}
 
@@ -79,13 +81,14 @@ def test_scaling_queries_keeps_the_numbers(knobs, optimize):
 def test_injection_changes_the_chosen_layer_and_touches_nothing_else(attenuate):
     model = two_layers()
     graph = graph_of(model)
-    before = {node.name or node.outputs[0].name: node.op for node in graph.nodes}
     spec = dataclasses.replace(SPEC, itae=dataclasses.replace(ITAE, layers="1", attenuate=attenuate))
     spec = dataclasses.replace(spec, precision="fp32")
+    run_pass(scale_queries, graph, spec)
+    before = {node.name or node.outputs[0].name: node.op for node in graph.nodes}
     assert run_pass(inject_itae, graph, spec).changed == ["layer1"]
     after = {node.name or node.outputs[0].name: node.op for node in graph.nodes}
-    assert {name: op for name, op in after.items() if not name.startswith("itae/")} == before
-    added = [name for name in after if name.startswith("itae/")]
+    assert {name: op for name, op in after.items() if name in before} == before
+    added = after.keys() - before.keys()
     assert added
     assert all(name.startswith("itae/layer1/") for name in added)
     changed = exported(graph)
@@ -95,24 +98,102 @@ def test_injection_changes_the_chosen_layer_and_touches_nothing_else(attenuate):
     np.testing.assert_allclose(run(changed, optimize=True)[0], run(changed, optimize=False)[0], rtol=0, atol=1e-6)
 
 
-def test_all_passes_leave_checked_graphs_and_typed_tensors_and_a_second_run_changes_nothing():
+def test_min_refuses_logits_that_are_scaled_after_their_product():
+    spec = dataclasses.replace(SPEC, itae=dataclasses.replace(ITAE, attenuate="min"))
+    with pytest.raises(SurgeryError, match="layer0: logits are scaled after their MatMul: scale the queries first"):
+        run_pass(inject_itae, graph_of(two_layers()), spec)
+
+
+@pytest.mark.parametrize("spec", [SPEC, CLS_SPEC], ids=["all tokens", "CLS only"])
+def test_all_passes_leave_checked_graphs_and_typed_tensors_and_a_second_run_changes_nothing(spec):
     model = two_layers()
     graph = graph_of(model)
     for operate in PASSES[:-1]:  # the text model's input is no picture
-        report = run_pass(operate, graph, SPEC)
-        assert report.changed, operate.__name__
+        report = run_pass(operate, graph, spec)
+        assert bool(report.changed) == (operate is not cls_only or spec is CLS_SPEC), operate.__name__
         onnx.checker.check_model(exported(graph), full_check=True)
         for node in filter(is_ours, graph.nodes):
             for tensor in node.outputs:
                 assert tensor.dtype is not None
                 assert tensor.shape is not None
         names = [node.name for node in graph.nodes if is_ours(node)]
-        assert run_pass(operate, graph, SPEC).changed == []
+        assert run_pass(operate, graph, spec).changed == []
         assert [node.name for node in graph.nodes if is_ours(node)] == names
     # What we wrote down of dtypes and shapes is what ONNX infers.
     final = exported(graph)
     inferred = onnx.shape_inference.infer_shapes(final, strict_mode=True, data_prop=True)
-    assert [output.name for output in inferred.graph.output] == list(SPEC.outputs)
+    assert [output.name for output in inferred.graph.output] == list(spec.outputs)
+
+
+@pytest.mark.parametrize("source", ["query", "key"])
+@pytest.mark.parametrize("knobs", VARIANTS)
+@pytest.mark.parametrize("optimize", [False, True], ids=["as-is", "optimized"])
+def test_cls_only_gives_the_first_row_of_all_tokens(knobs, source, optimize):
+    model = two_layers(**knobs)
+    graph = graph_of(model)
+    spec = dataclasses.replace(CLS_SPEC, itae=dataclasses.replace(ITAE, source=source))
+    assert run_pass(cls_only, graph, spec).changed == ["layer1"]
+    assert run_pass(cls_only, graph, spec).changed == []
+    changed = exported(graph)
+    onnx.checker.check_model(changed, full_check=True)
+    (got,), (want,) = run(changed, optimize=optimize), run(model, optimize=optimize)
+    assert got.shape == (3, 1, C)
+    np.testing.assert_allclose(got, want[:, :1], rtol=0, atol=1e-6)
+    first, last = find_attention(graph, expected=2)
+    assert (first.rows, first.tokens, last.rows, last.tokens) == (N, N, 1, N)
+    # The norm needs the query of all patches, the logits only that of the CLS token.
+    assert tuple(last.query.shape) == ("batch", N if source == "query" else 1, C)
+
+
+def test_cls_only_computes_no_other_row_of_the_last_block():
+    graph = graph_of(two_layers())
+    run_pass(cls_only, graph, CLS_SPEC)
+    after = False
+    for node in graph.nodes:  # in the order of execution
+        (tensor,) = node.outputs
+        after = after or node.name.endswith("cls_row")
+        if after and not any(part in tensor.name for part in ("_k", "_v")):
+            assert 1 in tensor.shape[1:3], f"{node.op} {tensor.name} {tensor.shape}"
+    assert after
+
+
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [
+        ({"outputs": ("embedding",)}, 1),
+        ({"outputs": ("artifact_mask", "embedding")}, 1),
+        ({"outputs": ("embedding", "patch_tokens")}, N),
+        ({"outputs": ("embedding",), "pooling": "cls+mean"}, N),
+        ({"outputs": ("embedding",), "cls_only": False}, N),
+    ],
+    ids=["embedding", "and flags", "and patch tokens", "pooled", "switched off"],
+)
+def test_cls_only_stands_aside_where_other_tokens_are_read(options, rows):
+    graph = graph_of(two_layers())
+    run_pass(cls_only, graph, dataclasses.replace(SPEC, **options))
+    assert find_attention(graph, expected=2)[-1].rows == rows
+
+
+@pytest.mark.parametrize(
+    ("tail", "reason"),
+    [
+        ("out2 = Softmax<axis=1>(out1)", "Softmax .* after the last attention may mix tokens: use --no-cls-only"),
+        ("out2 = Add(out1, by_token)", "Add .* after the last attention may mix tokens: use --no-cls-only"),
+        ("out2 = MatMul(mix, out1)", "MatMul .* after the last attention may mix tokens: use --no-cls-only"),
+        (
+            "apart = Reshape(n1_t, tokens_shape)\nout2 = Add(out1, apart)",
+            "looked for one Reshape after Transpose .* found Reshape .*, Reshape",
+        ),
+    ],
+    ids=["over tokens", "a constant for each token", "a matrix from the left", "the context goes elsewhere too"],
+)
+def test_cls_only_refuses_what_lets_tokens_see_each_other(tail, reason):
+    body = attention_text(0, "tokens_in") + "\n" + attention_text(1, "out0")
+    ones = ", ".join(["1.0"] * N * N)
+    body += f"\nby_token = Constant<value = float[{N}, 1] {{{', '.join(['1.0'] * N)}}}>()"
+    body += f"\nmix = Constant<value = float[{N}, {N}] {{{ones}}}>()\n{tail}"
+    with pytest.raises(SurgeryError, match=reason):
+        run_pass(cls_only, graph_of(make_model(body, "out2")), CLS_SPEC)
 
 
 def test_half_precision_stays_close_and_casts_at_every_border():

@@ -40,7 +40,7 @@ def test_surgery_touches_only_attention(traced):
     assert new
     assert all(name.startswith("itae/layer1/") for name in new)  # `last`
     assert {report.name: len(report.changed) for report in reports} == {
-        "scale_queries": 2, "half_precision": 0, "inject_itae": 1, "select_outputs": 1, "uint8_input": 0,
+        "scale_queries": 2, "half_precision": 0, "cls_only": 1, "inject_itae": 1, "select_outputs": 1, "uint8_input": 0,
     }  # fmt: skip
 
 
