@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -97,24 +100,27 @@ def random_tensors(arch: Architecture, seed: int) -> checkpoint.Tensors:
 
     Each tensor has a generator of its own, seeded by `seed` and its name, so that it doesn't depend on the others.
     """
-    tensors = {}
-    for name, entry in checkpoint.meta_entries(arch).items():
-        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        x = torch.from_numpy(rng.standard_normal(entry.shape, dtype=np.float32))
-        last = name.rpartition(".")[2]
-        if last == "bias":
-            x *= 0.05
-        elif last == "gamma":
-            x = x.mul_(0.1).add_(0.3)
-        elif last == "weight" and "norm" in name:
-            x = x.mul_(0.2).add_(1)
-        elif last == "weight":
-            gain = 1.2 if x.ndim == 2 else 1.0
-            x *= gain / float(np.sqrt(np.prod(entry.shape[1:])))
-        else:
-            x *= 0.2
-        tensors[name] = x
-    return tensors
+    entries = checkpoint.meta_entries(arch)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # numpy draws without Python's lock
+        return dict(zip(entries, threads.map(partial(_draw, seed), entries, entries.values()), strict=True))
+
+
+def _draw(seed: int, name: str, entry: checkpoint.Entry) -> torch.Tensor:
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    x = torch.from_numpy(rng.standard_normal(entry.shape, dtype=np.float32))
+    last = name.rpartition(".")[2]
+    if last == "bias":
+        x *= 0.05
+    elif last == "gamma":
+        x = x.mul_(0.1).add_(0.3)
+    elif last == "weight" and "norm" in name:
+        x = x.mul_(0.2).add_(1)
+    elif last == "weight":
+        gain = 1.2 if x.ndim == 2 else 1.0
+        x *= gain / float(np.sqrt(np.prod(entry.shape[1:])))
+    else:
+        x *= 0.2
+    return x
 
 
 def hash_parameters(parameters: checkpoint.Tensors) -> str:

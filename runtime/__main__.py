@@ -193,7 +193,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         write_atomically(arguments.junit, as_junit(arguments.model, result))
     print(json.dumps(as_json(result), indent=2) if arguments.json else as_text(result))  # noqa: T201
     if not result.passed:
-        raise ParityError(f"{arguments.model} failed: {'; '.join(result.parity.failures)}")
+        raise ParityError(f"{arguments.model} failed: {'; '.join(result.failures)}")
     return 0
 
 

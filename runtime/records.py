@@ -124,6 +124,8 @@ class ParityLimits(_Record):
     min_cosine: float | None
     flag_margin: float | None
     """Relative distance of a norm to its threshold within which this precision may flip a flag."""
+    batch_distance: float | None = None
+    """How far a vector may be from the one that its image gives alone, as a share of its length."""
     normalized: bool = False
     """Whether the embedding has length 1: its differences then count √C-fold, as if it had its usual length."""
 
