@@ -42,7 +42,9 @@ def export(spec: ExportSpec, progress: Progress) -> ExportResult:
     backend = engine.choose_backend(spec.backend) if spec.makes_engine else None
     spec.check_folder()
     timings = None
-    if backend is not None and spec.timing_cache is not None:
+    if backend == "tensorrt-rtx" and spec.timing_cache is not None and spec.backend == "auto":
+        progress.note(f"--timing-cache {spec.timing_cache} is not used: {timing_cache.NO_TIMINGS}")
+    elif backend is not None and spec.timing_cache is not None:
         timings = timing_cache.read(Path(spec.timing_cache), backend)
     try:
         with work_folder(beside=spec.path) as work:

@@ -44,6 +44,10 @@ class Progress:
         elif self._verbose:
             self._console.print(f"        {escape(text)}")
 
+    def note(self, text: str) -> None:
+        """Something that the user should know, and that stops nothing."""
+        self._console.print(escape(f"note: {text}"))
+
     def log(self, severity: str, text: str) -> None:
         """A message of the engine's builder; seen with `verbose`."""
         if self._verbose:

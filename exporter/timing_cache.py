@@ -10,6 +10,8 @@ from runtime.errors import InputError, UsageError
 MAX_BYTES = 256 << 20
 """A cache is a few megabytes; more is refused before it is read."""
 
+NO_TIMINGS = "TensorRT-RTX times no kernels and gives the same engine each time"
+
 
 def read(path: Path, backend: str) -> bytes:
     """What the file holds; nothing where it isn't there yet. TensorRT itself judges the content.
@@ -20,8 +22,8 @@ def read(path: Path, backend: str) -> bytes:
     """
     if backend == "tensorrt-rtx":
         raise UsageError(
-            "--timing-cache has no effect with tensorrt-rtx, which times no kernels and gives the same engine each "
-            "time: leave it out, or use --backend tensorrt on a machine with a GPU"
+            f"--timing-cache has no effect with --backend tensorrt-rtx: {NO_TIMINGS}; leave it out, or use "
+            "--backend tensorrt on a machine with a GPU"
         )
     try:
         if not path.exists():

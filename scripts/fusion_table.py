@@ -1,8 +1,9 @@
 """What TensorRT-RTX makes of the graphs, as a markdown table: `fusion_table.py [SIZE...]`.
 
-For each size and change of the options: attentions that are one kernel each, the engine's kernels and how many of them
-ITAE adds to plain DINOv2 otherwise the same, the plan's megabytes and the seconds of the build. Random weights, 224 px,
-batch 1,8,64; each size is traced once and operated on for every row. Needs no GPU: nothing is run. 3 s a row for ViT-S.
+A row for each size, precision and extent of the last block, a column for plain DINOv2 and for each attenuation in the last
+and in all layers. A cell: attentions that are one kernel each, all kernels of the engine, and how many of them ITAE adds;
+then the plan's megabytes and the seconds of a build, over the row. Random weights, 224 px, batch 1,8,64; each size is
+traced once. Needs no GPU: nothing is run. Every build is told on stderr; half a minute a row for ViT-S, two for ViT-B.
 """
 
 from __future__ import annotations
@@ -12,36 +13,34 @@ import itertools
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from exporter import engine, fusion, materialize, position, surgery, trace, weights
 from exporter.itae import ItaeConfig
 from exporter.spec import PRECISIONS, ExportSpec
 
-SIZES = ("vits14", "vitb14", "vitl14")
-CLS_ONLY = (True, False)
-ATTENUATIONS = ("min", "mask", "mean", "scale:0.1")
-LAYERS = ("last", "all")
-
-Change = dict[str, Any]
-"""Fields of `ExportSpec` and what they become."""
+SIZES = ("vits14", "vitb14")
+COLUMNS = (None, *(ItaeConfig(layers, attenuate=how) for layers in ("last", "all") for how in
+                   ("min", "mask", "mean", "scale:0.1")))  # fmt: skip
 
 
-def options() -> Iterator[tuple[Change, list[ItaeConfig]]]:
-    """Each way to compute plain DINOv2, and the settings of ITAE that are compared with it."""
-    for precision, cls_only in itertools.product(PRECISIONS, CLS_ONLY):
-        yield (
-            {"precision": precision, "cls_only": cls_only},
-            [ItaeConfig(layers, attenuate=how) for layers in LAYERS for how in ATTENUATIONS],
-        )
+@dataclass(frozen=True)
+class Built:
+    """One engine."""
+
+    fused: int
+    sites: int
+    kernels: int
+    megabytes: float
+    seconds: float
 
 
 def main(sizes: tuple[str, ...]) -> None:
     """Print the table, row by row."""
-    print("| size | precision | last block | ITAE | attention fused | kernels | of ITAE | plan, MB | build, s |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    titles = ["plain" if itae is None else f"{itae.attenuate} {itae.layers}" for itae in COLUMNS]
+    print(f"| size | precision | last block | {' | '.join(titles)} | plan, MB | build, s |")
+    print("|---" * (5 + len(titles)) + "|")
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
             base = ExportSpec("unused.engine", size=size, weights="random:0", itae=None)
@@ -49,33 +48,37 @@ def main(sizes: tuple[str, ...]) -> None:
             position.bake_position_embedding(model, base.grid, base.pos_embed)
             traced = trace.to_onnx(model, base, Path(folder))
             del model
-            for change, settings in options():
-                plain = dataclasses.replace(base, **change)
-                kernels = row(plain, traced, None)
-                for itae in settings:
-                    row(dataclasses.replace(plain, itae=itae), traced, kernels)
+            for precision, cls_only in itertools.product(PRECISIONS, (True, False)):
+                spec = dataclasses.replace(base, precision=precision, cls_only=cls_only)
+                print(row(spec, [build(dataclasses.replace(spec, itae=itae), traced) for itae in COLUMNS]), flush=True)
 
 
-def row(spec: ExportSpec, traced: Path, plain: int | None) -> int:
-    """Build one engine, print its line, give its number of kernels; `plain`: that of the same without ITAE."""
+def row(spec: ExportSpec, built: list[Built]) -> str:
+    """One line of the table; the first engine is the plain one."""
+    block = "CLS row" if spec.computes_cls_only else "all rows"
+    cells = [f"{one.fused} of {one.sites}, {one.kernels}" for one in built]
+    cells[1:] = [f"{cell} (+{one.kernels - built[0].kernels})" for cell, one in zip(cells[1:], built[1:], strict=True)]
+    sizes, seconds = ([getattr(one, name) for one in built] for name in ("megabytes", "seconds"))
+    return (
+        f"| {spec.size} | {spec.resolved_precision} | {block} | {' | '.join(cells)} | "
+        f"{min(sizes):.0f}-{max(sizes):.0f} | {min(seconds):.1f}-{max(seconds):.1f} |"
+    )
+
+
+def build(spec: ExportSpec, traced: Path) -> Built:
+    """Operate on the traced graph, build, read the log."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.onnx"
         operated, _ = surgery.run(traced, spec)
         materialize.materialize(operated, traced.parent, path, "m.onnx.data")
         start = time.monotonic()
-        built = engine.build(path, path.with_suffix(".plan"), engine.EngineRequest("tensorrt-rtx", spec.profile))
+        made = engine.build(path, path.with_suffix(".plan"), engine.EngineRequest("tensorrt-rtx", spec.profile))
         seconds = time.monotonic() - start
-        found = fusion.read_fusion(surgery.attention_nodes(path), built.kernels, fusion.unfusable_layers(spec))
+        found = fusion.read_fusion(surgery.attention_nodes(path), made.kernels, fusion.unfusable_layers(spec))
     assert found is not None
-    itae = "none" if spec.itae is None else f"{spec.itae.attenuate}, {spec.itae.layers}"
-    added = "" if plain is None else f"{found.engine_kernels - plain:+d}"
-    block = "CLS row" if spec.computes_cls_only else "all rows"
-    print(
-        f"| {spec.size} | {spec.resolved_precision} | {block} | {itae} | {found.fused} of {found.sites} | "
-        f"{found.engine_kernels} | {added} | {built.plan_bytes / 1e6:.1f} | {seconds:.1f} |",
-        flush=True,
-    )
-    return found.engine_kernels
+    built = Built(found.fused, found.sites, found.engine_kernels, made.plan_bytes / 1e6, seconds)
+    print(f"{spec.size} {spec.resolved_precision} cls_only={spec.cls_only} {spec.itae}: {built}", file=sys.stderr)
+    return built
 
 
 if __name__ == "__main__":

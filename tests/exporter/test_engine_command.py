@@ -141,15 +141,22 @@ def test_a_timing_cache_is_made_by_the_first_build_and_a_damaged_one_is_refused_
 def test_a_timing_cache_with_tensorrt_rtx_is_bad_use_before_the_work(tmp_path, capfd):
     argv = ["--timing-cache", str(tmp_path / "cache"), "--backend", "tensorrt-rtx", "--quiet"]
     assert export(tmp_path / "m.engine", *argv) == 2
-    assert "--timing-cache has no effect with tensorrt-rtx" in capfd.readouterr().err
+    assert "--timing-cache has no effect with --backend tensorrt-rtx" in capfd.readouterr().err
     assert names(tmp_path) == set()
+
+
+def test_a_timing_cache_that_the_chosen_builder_does_not_use_is_told(tmp_path, capfd):
+    assert export(tmp_path / "m.engine", "--timing-cache", str(tmp_path / "cache")) == 0
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert told == [f"note: --timing-cache {tmp_path / 'cache'} is not used: {timing_cache.NO_TIMINGS}"]
+    assert names(tmp_path) == {"m.engine", "m.engine.json", "m.engine.parity.npz"}
 
 
 def test_what_the_file_holds_is_read_and_a_missing_file_is_empty(tmp_path):
     assert timing_cache.read(tmp_path / "none", "tensorrt") == b""
     (tmp_path / "cache").write_bytes(b"timings")
     assert timing_cache.read(tmp_path / "cache", "tensorrt") == b"timings"
-    with pytest.raises(UsageError, match="no effect with tensorrt-rtx"):
+    with pytest.raises(UsageError, match="no effect with --backend tensorrt-rtx"):
         timing_cache.read(tmp_path / "cache", "tensorrt-rtx")
 
 
