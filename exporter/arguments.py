@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     what.add_argument("--normalize", action="store_true", help="divide the embedding by its L2 norm")
     what.add_argument(
-        "--no-cls-only", action="store_true",
+        "--no-cls-only", dest="cls_only", action="store_false",
         help="compute all tokens in the last block, where the CLS token alone would do",
     )  # fmt: skip
     what.add_argument(
@@ -159,7 +159,7 @@ def to_spec(a: argparse.Namespace) -> ExportSpec:
         outputs=tuple(name.strip() for name in a.outputs.split(",")),
         pooling=a.pooling,
         normalize=a.normalize,
-        cls_only=not a.no_cls_only,
+        cls_only=a.cls_only,
         input=a.input,
         pos_embed=a.pos_embed,
         keep_onnx=a.keep_onnx,
