@@ -37,14 +37,16 @@ def attenuate(edit: Editor, site: AttentionSite, artifact: gs.Tensor, itae: Itae
     logits = logits_of(site)
     if how.kind == "mask":
         site.key_reshape.inputs[0] = _cls_keys(edit, site.key, artifact)
-    columns = (shape_of(artifact)[0], 1, 1, site.tokens)
-    flags = edit.node("Unsqueeze", [artifact, _AXES_1_2], "columns", dtype=bool, shape=columns)
+    batch, N = shape_of(artifact)
+    columns = (batch, 1, 1, N)
     if how.kind == "min":
+        flags = edit.node("Unsqueeze", [artifact, _AXES_1_2], "columns", dtype=bool, shape=columns)
         smallest = edit.cast(_row_minimum(edit, site, prefix), logits.dtype, "row_minimum_as_logits")
         op, inputs = "Where", [flags, smallest, logits]
     else:
         addend = FAR_BELOW if how.kind == "mask" else np.float32(math.log(how.number))
-        bias = edit.node("Where", [flags, addend, np.float32(0)], "bias", dtype=np.float32, shape=columns)
+        row = edit.node("Where", [artifact, addend, np.float32(0)], "bias_row", dtype=np.float32, shape=(batch, N))
+        bias = edit.node("Unsqueeze", [row, _AXES_1_2], "bias", dtype=np.float32, shape=columns)
         op, inputs = "Add", [logits, edit.cast(bias, logits.dtype, "bias_as_logits")]
     site.softmax.inputs[0] = edit.node(op, inputs, "attenuated", dtype=logits.dtype, shape=shape_of(logits))
 
