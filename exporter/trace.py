@@ -95,7 +95,7 @@ def to_onnx(model: Any, spec: ExportSpec, folder: Path) -> Path:  # noqa: ANN401
 def _copy_as_written(model: ir.Model) -> None:
     """Have each transposed weight copied into its new order as it is written, one at a time.
 
-    They are views of PyTorch's own weights, which numpy writes number by number: ViT-g took three minutes.
+    They are views of PyTorch's own weights, which numpy writes number by number, in five times the time.
     """
     for value in model.graph.initializers.values():
         tensor = value.const_value
@@ -106,7 +106,7 @@ def _copy_as_written(model: ir.Model) -> None:
 
 
 def _in_order(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    return ir.tensor(np.ascontiguousarray(tensor.numpy()), name=tensor.name)
+    return ir.tensor(torch.from_numpy(tensor.numpy()).contiguous().numpy(), name=tensor.name)  # faster than numpy's
 
 
 def _forget_graphs() -> None:

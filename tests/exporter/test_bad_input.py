@@ -26,7 +26,6 @@ import torch
 from exporter import architecture, engine, golden_sample, materialize, pipeline, trace, weights
 from exporter.__main__ import main
 from exporter.architecture import Architecture
-from exporter.itae import Choice
 from runtime.errors import BackendError, BuildError, ManifestError
 from runtime.golden import read_golden
 from runtime.manifest import manifest_path, verified_manifest
@@ -423,8 +422,8 @@ def wrong_attenuation(monkeypatch):
     inject = importlib.import_module("exporter.surgery.inject_itae")
     real = inject.attenuate
 
-    def mask(*args):
-        return real(*(Choice("mask") if isinstance(one, Choice) else one for one in args))
+    def mask(edit, site, artifact, itae, prefix):
+        return real(edit, site, artifact, dataclasses.replace(itae, attenuate="mask"), prefix)
 
     monkeypatch.setattr(inject, "attenuate", mask)
 
@@ -434,8 +433,8 @@ def wrong_artifacts(monkeypatch):
     inject = importlib.import_module("exporter.surgery.inject_itae")
     real = inject.find_artifacts
 
-    def low(edit, norm, itae):
-        return real(edit, norm, dataclasses.replace(itae, side="low", threshold="zscore:0"))
+    def low(edit, norm, itae, prefix):
+        return real(edit, norm, dataclasses.replace(itae, side="low", threshold="zscore:0"), prefix)
 
     monkeypatch.setattr(inject, "find_artifacts", low)
 
