@@ -42,7 +42,7 @@ def plot(races: Sequence[Race], subtitle: str, path: Path) -> None:
     names = _by_speed(races)
     figure, axes = pyplot.subplots(
         1, len(sizes), sharey=True, sharex=True, squeeze=False, layout="constrained",
-        figsize=(3.4 + 3.9 * len(sizes), 1.7 + 0.52 * len(names)),
+        figsize=(3.2 + 4.4 * len(sizes), 1.7 + 0.52 * len(names)),
     )  # fmt: skip
     batches = sorted({race.batch for race in races})
     for panel, size in zip(axes[0], sizes, strict=True):
@@ -53,9 +53,9 @@ def plot(races: Sequence[Race], subtitle: str, path: Path) -> None:
         label.set_fontweight("bold" if name in OURS else "normal")
     first.set_ylim(len(names) - 0.5, -0.5)
     handles, labels = first.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(batches) + 1, frameon=False)
-    figure.supxlabel(f"time relative to {LABELS[races[0].reference]}  (left is faster)", fontsize=10)
-    figure.suptitle(f"DINOv2 with ITAE beside what a user would have\n{subtitle}", fontsize=10)
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(batches), frameon=False, fontsize=9)
+    title = f"DINOv2 with ITAE (bold) beside what a user would have: left is faster\n{subtitle}"
+    figure.suptitle(title, fontsize=11)
     try:
         figure.savefig(path, dpi=160, format="png")
     except OSError as error:
@@ -84,19 +84,21 @@ def _panel(panel: Any, races: Sequence[Race], names: Sequence[str], batches: Seq
         spread = [[m - a for a, m in zip(low, middle, strict=True)], [b - m for m, b in zip(middle, high, strict=True)]]
         panel.errorbar(
             middle, rows, xerr=spread, fmt=marker, color=colour, markersize=5.5, capsize=3, elinewidth=1.4,
-            label=f"batch {race.batch}: median, quartiles",
+            label=f"batch {race.batch}: median, quartiles; ms a batch",
         )  # fmt: skip
-        for row, x, timing in zip(rows, high, race.timings, strict=True):
-            panel.annotate(
-                f"{timing.ratio[1]:.2f} · {_ms(timing.ms[1])}", (x, row), xytext=(5, 0), textcoords="offset points",
-                va="center", fontsize=7, color=colour,
+        for row, timing in zip(rows, race.timings, strict=True):  # in a column, right of the panel
+            panel.text(
+                1.02, row, f"{timing.ratio[1]:.2f}  {_ms(timing.ms[1])}", color=colour, fontsize=8, va="center",
+                transform=panel.get_yaxis_transform(),
             )  # fmt: skip
-    panel.axvline(1, color="0.35", linewidth=1, linestyle="--", label="reference" if races else None)
+    panel.axvline(1, color="0.35", linewidth=1, linestyle="--", zorder=1.5)
     panel.set_title(races[0].size, fontsize=11)
     panel.grid(axis="x", color="0.9")
+    panel.set_axisbelow(True)
     for row in range(0, len(names), 2):
         panel.axhspan(row - 0.5, row + 0.5, color="0.96", zorder=0)
-    panel.margins(x=0.22)
+    panel.margins(x=0.05)
+    panel.set_xlabel(f"time relative to {LABELS[races[0].reference]}", fontsize=9)
     for side in ("top", "right", "left"):
         panel.spines[side].set_visible(False)
     panel.tick_params(axis="y", length=0)

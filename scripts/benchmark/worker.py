@@ -20,7 +20,7 @@ from scripts.benchmark.runners import Job, load
 Float32 = npt.NDArray[np.float32]
 Result = TypeVar("Result")
 
-WARM_SECONDS = 1.0
+WARM_SECONDS = 0.5
 """How long each contestant is run before a batch size is timed, at least."""
 WARM_RUNS = 3
 
