@@ -15,7 +15,7 @@ from PIL import Image
 from pyarrow import parquet
 
 ROOT = Path(__file__).parents[1]
-SHELL = ["check", "gpu-check", "quickstart", "setup", "test"]
+SHELL = ["bench", "check", "gpu-check", "quickstart", "setup", "test"]
 
 FAKE_PYTHON = """#!/bin/sh
 # Stands in for Python: writes what it was called with to $CALLS; fails as the file `answers` beside $CALLS says.
