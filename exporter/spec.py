@@ -16,12 +16,12 @@ from exporter.itae import ItaeConfig
 from runtime.errors import OutputFileError, UsageError
 from runtime.manifest import TensorInfo, manifest_path, parity_path
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "bf16"]
 Backend = Literal["auto", "tensorrt", "tensorrt-rtx"]
 InputDtype = Literal["float32", "uint8"]
 PosEmbed = Literal["meta", "hf"]
 
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "bf16")
 BACKENDS = ("auto", "tensorrt", "tensorrt-rtx")
 INPUTS = ("float32", "uint8")
 POS_EMBEDS = ("meta", "hf")

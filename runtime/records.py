@@ -41,7 +41,7 @@ class Options(_Record):
     size: str
     weights: str
     backend: Literal["none", "tensorrt", "tensorrt-rtx"]
-    precision: Literal["fp32", "fp16"]
+    precision: Literal["fp32", "fp16", "bf16"]
     image_size: Size2
     """H, W in pixels."""
     batch: tuple[Positive, Positive, Positive] | None
