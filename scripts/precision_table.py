@@ -1,8 +1,8 @@
 """Half precision against eager float32 on weights with DINOv2's known trouble planted, as a markdown table.
 
-`precision_table.py [SIZE...]`. Random weights (seed 0), two pictures that the exporter doesn't look at, plain DINOv2 and
-two settings of ITAE. fp16 runs on ONNX Runtime's CPU, bf16 node by node in PyTorch. Cosines are the smallest over the
-images where no flag differs, in brackets over all. Minutes and 8 GB for ViT-L.
+`precision_table.py [SIZE...]`. Random weights (seed 0), two pictures that the exporter doesn't look at, plain DINOv2
+and two settings of ITAE. fp16 runs on ONNX Runtime's CPU, bf16 node by node in PyTorch. Cosines are the smallest over
+the images where no flag differs, in brackets over all. Minutes and 8 GB for ViT-L.
 """
 
 from __future__ import annotations

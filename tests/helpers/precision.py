@@ -19,6 +19,8 @@ from exporter.spec import ExportSpec, Precision
 
 SWIGLU = Architecture("swiglu", width=256, heads=4, depth=6, registers=4, swiglu=True)
 """ViT-g's MLP in a small model."""
+NARROW = dataclasses.replace(SWIGLU, name="narrow", width=128, heads=2)
+"""With fewer channels to average over, where rounding shows more."""
 TROUBLES = {"none": (), **{kind: (kind,) for kind in trouble.KINDS}, "all three": trouble.KINDS}
 SETTINGS = (None, ItaeConfig(), ItaeConfig("all", "key", "mad:3.5", "both", "mask"))
 """Plain DINOv2, the default, and one where a flag of any layer counts."""

@@ -71,7 +71,7 @@ def test_the_same_export_gives_the_same_bytes(traced, tmp_path):
     assert files[0] == files[1]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_weights_above_the_limit_go_to_a_file_of_their_own(precision, traced, tmp_path, monkeypatch):
     operated, _ = surgery.run(traced, dataclasses.replace(SPEC, precision=precision))
     copy = onnx.ModelProto.FromString(operated.SerializeToString())
