@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 
-from exporter import engine, gate, golden_sample, materialize, parity, position, surgery, trace, weights
+from exporter import engine, gate, golden_sample, half_range, materialize, parity, position, surgery, trace, weights
 from exporter.engine import EngineResult
 from exporter.golden_sample import Sample
 from exporter.progress import Progress
@@ -53,7 +53,10 @@ def _load_and_trace(spec: ExportSpec, work: Path, progress: Progress) -> tuple[P
         loaded = weights.load(spec.backbone, spec.weights)
         position.bake_position_embedding(loaded.model, spec.grid, spec.pos_embed)
     with progress.step("eager", f"{spec.parity_samples} golden samples by eager PyTorch"):
-        samples = golden_sample.make_samples(loaded.model, spec, progress.detail)
+        with half_range.watch(loaded.model) as seen:
+            samples = golden_sample.make_samples(loaded.model, spec, progress.detail)
+        if spec.resolved_precision == "fp16":
+            half_range.check_float16(seen)
     with progress.step("trace", "PyTorch to ONNX"):
         folder = work / "traced"
         folder.mkdir()

@@ -8,13 +8,14 @@ import onnx
 import pytest
 from onnx import helper
 from PIL import Image
+from safetensors.torch import save_file
 
-from exporter import ExportSpec, export, gate
+from exporter import ExportSpec, export, gate, weights
 from exporter.__main__ import summary
 from exporter.architecture import Architecture
 from exporter.trace import OPSET
 from runtime.__main__ import main as runtime_main
-from runtime.errors import CheckError
+from runtime.errors import CheckError, WeightsError
 
 ARCH = Architecture("small", width=128, heads=2, depth=2)
 BF16, FLOAT = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
@@ -76,6 +77,28 @@ def test_the_gate_refuses_a_tensor_of_another_type_than_declared(published, tmp_
         gate.check_file(tmp_path / "m.onnx", spec)
     with pytest.raises(CheckError, match="inputs and outputs"):
         gate.check_file(folder / "m.onnx", dataclasses.replace(spec, input="uint8"))
+
+
+def test_swiglu_beyond_float16_is_refused_in_fp16_and_exported_in_bf16(tmp_path):
+    arch = dataclasses.replace(ARCH, swiglu=True)
+    tensors = weights.random_tensors(arch, 0)
+    tensors["blocks.0.mlp.w12.weight"] *= 200
+    tensors["blocks.0.mlp.w3.weight"] /= 200**2
+    save_file(tensors, tmp_path / "loud.safetensors")
+    options = {"size": arch, "weights": str(tmp_path / "loud.safetensors"), "image_size": 56}
+    named = r"layer\.0\.mlp\.down_proj reads .*e\+05, more than float16 can hold: use --precision bf16"
+    with pytest.raises(WeightsError, match=named):
+        export(ExportSpec(tmp_path / "m.onnx", precision="fp16", **options))
+    export(ExportSpec(tmp_path / "m.onnx", precision="bf16", **options))
+
+
+def test_a_bias_beyond_float16_before_layer_scale_is_no_trouble(tmp_path):
+    tensors = weights.random_tensors(ARCH, 0)
+    tensors["blocks.0.mlp.fc2.bias"][5] = 1e5
+    tensors["blocks.0.ls2.gamma"][5] = 0.05
+    save_file(tensors, tmp_path / "loud.safetensors")
+    options = {"size": ARCH, "weights": str(tmp_path / "loud.safetensors"), "image_size": 56}
+    export(ExportSpec(tmp_path / "m.onnx", precision="fp16", **options))
 
 
 @pytest.mark.parametrize("command", ["verify", "embed"])
