@@ -21,7 +21,7 @@ from exporter.surgery.report import PassReport
 HALVES: dict[str, np.dtype[np.generic]] = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 """numpy has no bfloat16 of its own; onnx and onnx-graphsurgeon take that of ml_dtypes."""
 WORK = {"fp16": ("MatMul", "Gemm", "Conv"), "bf16": ("MatMul", "Gemm")}
-"""A bfloat16 Conv is legal from opset 22 only, which no TensorRT 10 before 10.9 reads."""
+"""A bfloat16 Conv is legal from opset 22 only; the trace is of opset 20."""
 FOLLOW = ("Reshape", "Transpose", "Slice", "Gather", "Squeeze", "Unsqueeze", "Concat", "Gelu", "Sigmoid")
 """Taken along where their input comes from a half-precision node."""
 DATA_INPUTS = {"Reshape": 1, "Slice": 1, "Gather": 1, "Squeeze": 1, "Unsqueeze": 1}
