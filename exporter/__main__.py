@@ -75,11 +75,11 @@ def _itae(m: Manifest) -> str:
 def _check(check: ParityCheck) -> str:
     """One comparison on a line."""
     text = f"max abs {check.max_abs:.2g}, cosine {check.min_cosine:.7f} on {check.samples} images"
+    if check.purpose != "as exported":
+        text += f" ({check.purpose})"
     if check.threshold is None:
         return text
     text = f"{check.threshold}: {check.flagged} of {check.patches} patches flagged; {text}"
-    if check.purpose != "as exported":
-        text += f" ({check.purpose})"
     if check.effect is not None:
         text += f"; ITAE moves them by up to {check.effect:.2g}"
     if check.borderline:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ def materialize(model: onnx.ModelProto, weights_folder: Path, path: Path, data_n
         The file with external weights, beside `path`; None where all lies inside.
 
     Raises:
-        WeightsError: a weight is too large for float16.
+        WeightsError: a weight is too large for the half precision that it is to become.
     """
     half = _fold_casts(model)
     weights = model.graph.initializer
@@ -51,23 +51,36 @@ def materialize(model: onnx.ModelProto, weights_folder: Path, path: Path, data_n
                 array = _load(tensor, weights_folder, half)
                 file.seek(-file.tell() % ALIGNMENT, os.SEEK_CUR)
                 tensor.CopyFrom(_external(tensor.name, array, data_name, file.tell()))
-                file.write(array.data)
+                file.write(array.view(np.uint8).data)  # numpy gives no buffer of a bfloat16 array
     onnx.save(model, path)
     return data
 
 
-def _fold_casts(model: onnx.ModelProto) -> set[str]:
-    """Remove the Cast nodes from float32 weights to float16; names of the weights that are then float16."""
+class _Half(NamedTuple):
+    """What a float32 weight becomes in half precision."""
+
+    dtype: np.dtype[Any]
+    source: str
+    """The name of the float32 weight."""
+
+
+_Halves = dict[str, _Half]
+"""By the names of the half-precision weights."""
+
+
+def _fold_casts(model: onnx.ModelProto) -> _Halves:
+    """Remove the Cast nodes from float32 weights to half precision; gives the weights that they become."""
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    half: set[str] = set()
+    half: _Halves = {}
     for index in reversed(range(len(graph.node))):
         node = graph.node[index]
         if node.op_type == "Cast" and node.input[0] in weights:
             folded = graph.initializer.add()
             folded.CopyFrom(weights[node.input[0]])
             folded.name = node.output[0]
-            half.add(folded.name)
+            (to,) = (attribute.i for attribute in node.attribute if attribute.name == "to")
+            half[folded.name] = _Half(helper.tensor_dtype_to_np_dtype(to), node.input[0])
             del graph.node[index]
     used = {name for node in graph.node for name in node.input}
     for index in reversed(range(len(graph.initializer))):
@@ -80,20 +93,23 @@ def _fold_casts(model: onnx.ModelProto) -> set[str]:
     return half
 
 
-def _item_size(tensor: onnx.TensorProto, half: set[str]) -> int:
-    return 2 if tensor.name in half else int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+def _item_size(tensor: onnx.TensorProto, half: _Halves) -> int:
+    own = half[tensor.name].dtype if tensor.name in half else helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return int(own.itemsize)
 
 
-def _load(tensor: onnx.TensorProto, folder: Path, half: set[str]) -> npt.NDArray[Any]:
-    """The values of one weight, float16 where it is in `half`."""
+def _load(tensor: onnx.TensorProto, folder: Path, half: _Halves) -> npt.NDArray[Any]:
+    """The values of one weight, rounded to half precision where it is in `half`."""
     array = numpy_helper.to_array(tensor, base_dir=str(folder))
     if tensor.name not in half:
         return np.ascontiguousarray(array)
+    dtype, source = half[tensor.name]
     with np.errstate(over="ignore"):
-        narrow = array.astype(np.float16)
+        narrow = array.astype(dtype)
     if not np.isfinite(narrow).all():
+        ways_out = "bf16, whose range is float32's, or fp32" if dtype == np.float16 else "fp32"
         raise WeightsError(
-            f"the weight {tensor.name} holds {np.abs(array).max():.3g}, more than float16 can: use --precision fp32"
+            f"the weight {source} holds {np.abs(array).max():.3g}, more than {dtype} can: use --precision {ways_out}"
         )
     return np.ascontiguousarray(narrow)
 

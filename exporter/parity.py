@@ -33,7 +33,8 @@ def run(session: Any, images: Array) -> dict[str, Array]:  # noqa: ANN401  # onn
 def further_checks(spec: ExportSpec, samples: list[Sample]) -> list[tuple[Purpose, ExportSpec, Sample]]:
     """What else to operate and check: a cosine in half precision would let a wrong attenuation pass.
 
-    So the same surgery is checked in fp32 too; and where the options flag too little, at another threshold.
+    So the same surgery is checked in fp32 too, in bf16 instead, which ONNX Runtime's CPU can't run; and where the
+    options flag too little, at another threshold.
     """
     outputs = ("embedding", "artifact_mask") if spec.itae else ("embedding",)
     # Other outputs must not bring the last block's other rows back: it would be another surgery.

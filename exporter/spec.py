@@ -18,13 +18,13 @@ from runtime.errors import OutputFileError, UsageError
 from runtime.manifest import ParityLimits, TensorInfo, manifest_path, parity_path
 from runtime.parity import LIMITS
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "bf16"]
 Backend = Literal["auto", "tensorrt", "tensorrt-rtx"]
 InputDtype = Literal["float32", "uint8"]
 PosEmbed = Literal["meta", "hf"]
 Pooling = Literal["cls", "cls+mean"]
 
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "bf16")
 BACKENDS = ("auto", "tensorrt", "tensorrt-rtx")
 INPUTS = ("float32", "uint8")
 POS_EMBEDS = ("meta", "hf")

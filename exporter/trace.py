@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import gc
@@ -123,9 +124,27 @@ def _forget_graphs() -> None:
                     setattr(matcher, name, None)
 
 
+def _name_weights(graph: onnx.GraphProto) -> None:
+    """Give weights that torch transposed (`val_47`) their module's name, by which an error can speak of them."""
+    taken = {tensor.name for tensor in graph.initializer}
+    transposed = {tensor.name: tensor for tensor in graph.initializer if tensor.name.startswith("val_")}
+    for node in graph.node:
+        scopes = [entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"]
+        if node.op_type != "MatMul" or node.input[1] not in transposed or not scopes:
+            continue
+        name = f"{ast.literal_eval(scopes[0])[-2]}.weight"
+        if name not in taken:
+            old = node.input[1]
+            transposed.pop(old).name = name
+            taken.add(name)
+            for reader in graph.node:
+                reader.input[:] = [name if given == old else given for given in reader.input]
+
+
 def _clean(path: Path) -> None:
     """Strip what torch says of the exporting machine (stack traces with paths), and bring small constants inside."""
     model = onnx.load(path, load_external_data=False)
+    _name_weights(model.graph)
     del model.metadata_props[:]
     model.doc_string = model.graph.doc_string = ""
     for holder in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):

@@ -15,6 +15,7 @@ from runtime.manifest import ParityLimits
 LIMITS = {
     "fp32": ParityLimits(max_abs=1e-4, min_cosine=None, flag_margin=1e-5, batch_distance=1e-5),
     "fp16": ParityLimits(max_abs=None, min_cosine=0.9999, flag_margin=1e-3, batch_distance=5e-3),
+    "bf16": ParityLimits(max_abs=None, min_cosine=0.998, flag_margin=1e-2, batch_distance=4e-2),
 }
 """What each precision is held to. Evidence for the margins and distances: exporter/DECISIONS.md."""
 

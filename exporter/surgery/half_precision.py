@@ -1,66 +1,68 @@
-"""Pass: float16 where the work is, float32 where range or exactness demands it, and a Cast at every border.
+"""Pass: half precision where the work is, float32 where range or exactness demands it, and a Cast at every border.
 
-float16: the patch projection, every MatMul with its bias, attention's logits, GELU and SwiGLU. float32: the residual
-stream with LayerScale, LayerNorm, the softmax, and all of ITAE's statistics. Evidence: exporter/DECISIONS.md.
+float16 or bfloat16: every MatMul, the biases that another MatMul reads, attention's logits, GELU and SwiGLU, and in
+float16 the patch projection. float32: the residual stream with LayerScale and the biases of what is added to it,
+LayerNorm, the softmax, and all of ITAE's statistics. Evidence: exporter/DECISIONS.md.
 """
 
 from __future__ import annotations
 
 import math
 
+import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from exporter.spec import ExportSpec
-from exporter.surgery.edit import Editor, constant_value, producer, shape_of
+from exporter.surgery.edit import Editor, constant_value, is_constant, producer, shape_of
 from exporter.surgery.report import PassReport
 
-WORK = ("MatMul", "Gemm", "Conv")
-FOLLOW = ("Reshape", "Transpose", "Gelu", "Sigmoid")
-"""Taken along where their input comes from float16."""
-DATA_INPUTS = {"Reshape": 1}
+HALVES: dict[str, np.dtype[np.generic]] = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
+"""numpy has no bfloat16 of its own; onnx and onnx-graphsurgeon take that of ml_dtypes."""
+WORK = {"fp16": ("MatMul", "Gemm", "Conv"), "bf16": ("MatMul", "Gemm")}
+"""A bfloat16 Conv is legal from opset 22 only; the trace is of opset 20."""
+FOLLOW = ("Reshape", "Transpose", "Slice", "Gather", "Squeeze", "Unsqueeze", "Concat", "Gelu", "Sigmoid")
+"""Taken along where their input comes from a half-precision node."""
+DATA_INPUTS = {"Reshape": 1, "Slice": 1, "Gather": 1, "Squeeze": 1, "Unsqueeze": 1}
 """Of these nodes only the first inputs are numbers; the others say how."""
 
 
 def half_precision(graph: gs.Graph, spec: ExportSpec) -> PassReport:
-    """Turn a float32 graph into a mixed one, strongly typed, if `spec` asks for fp16.
+    """Turn a float32 graph into a mixed one, strongly typed, if `spec` asks for fp16 or bf16.
 
-    A weight becomes a Cast of the float32 weight, which `exporter.materialize` turns into a float16 weight when it
-    writes the file: the surgery itself never reads weights.
+    A weight becomes a Cast of the float32 weight, which `exporter.materialize` turns into a half-precision weight when
+    it writes the file: the surgery itself never reads weights.
     """
     report = PassReport("half_precision")
-    if spec.resolved_precision != "fp16" or any(node.op in WORK and _is_half(node) for node in graph.nodes):
+    precision = spec.resolved_precision
+    if precision not in HALVES or any(node.outputs[0].dtype in HALVES.values() for node in graph.nodes):
         return report
-    edit = Editor(graph, "half")
+    dtype = HALVES[precision]
     half: dict[int, gs.Node] = {}
     for node in graph.nodes:
-        if _belongs(node, half):
+        if node.op in WORK[precision] or _follows(node, half):
             half[id(node)] = node
-    nodes = list(half.values())
-    for node in nodes:
-        node.outputs[0].dtype = np.dtype(np.float16)
-    _cast_inputs(edit, nodes)
+    _leave_last_biases(half)
+    for node in half.values():
+        node.outputs[0].dtype = dtype
+    edit = Editor(graph, "half")
+    _cast_inputs(edit, half, dtype)
     _cast_outputs(edit, graph, half)
-    report.changed.extend(node.name for node in nodes)
+    report.changed.extend(node.name for node in half.values())
     graph.cleanup().toposort()
     return report
 
 
-def _is_half(node: gs.Node) -> bool:
-    return bool(node.outputs[0].dtype == np.float16)
-
-
-def _belongs(node: gs.Node, half: dict[int, gs.Node]) -> bool:
-    """Whether `node` computes in float16, given the nodes before it that do."""
-    if node.op in WORK:
-        return True
-    varying = [tensor for tensor in node.inputs if not isinstance(tensor, gs.Constant)]
-    follows = bool(varying) and all(id(producer(tensor)) in half for tensor in varying)
-    if not follows:
+def _follows(node: gs.Node, half: dict[int, gs.Node]) -> bool:
+    """Whether `node` computes in half precision because all that it reads, but for constants, does."""
+    numbers = node.inputs[: DATA_INPUTS.get(node.op)]
+    constants = [tensor for tensor in numbers if is_constant(tensor)]
+    varying = [tensor for tensor in numbers if not is_constant(tensor)]
+    if not varying or not all(id(producer(tensor)) in half for tensor in varying):
         return False
     if node.op in FOLLOW:
         return True
-    constants = [tensor for tensor in node.inputs if isinstance(tensor, gs.Constant)]
     if node.op == "Add":  # a bias; without a constant it is the residual stream, which stays float32
         return len(constants) == 1 and len(shape_of(constants[0])) == 1
     if node.op == "Mul":  # a scale, or SwiGLU's gate; LayerScale, a vector, belongs to the residual stream
@@ -68,24 +70,30 @@ def _belongs(node: gs.Node, half: dict[int, gs.Node]) -> bool:
     return False
 
 
-def _cast_inputs(edit: Editor, nodes: list[gs.Node]) -> None:
-    """Let float16 nodes read float16: one Cast for each float32 tensor that some of them read."""
+def _leave_last_biases(half: dict[int, gs.Node]) -> None:
+    """Take out the biases that float32 alone reads: added there they cost nothing, and neither overflow nor round."""
+    for node in [*half.values()]:
+        if node.op == "Add" and not any(id(reader) in half for reader in node.outputs[0].outputs):
+            del half[id(node)]
+
+
+def _cast_inputs(edit: Editor, half: dict[int, gs.Node], dtype: npt.DTypeLike) -> None:
+    """Let half-precision nodes read half precision: one Cast for each float32 tensor that some of them read."""
     casts: dict[int, gs.Tensor] = {}
-    for node in nodes:
-        for index in range(DATA_INPUTS.get(node.op, len(node.inputs))):
-            tensor = node.inputs[index]
+    for node in half.values():
+        for index, tensor in enumerate(node.inputs[: DATA_INPUTS.get(node.op)]):
             if tensor.dtype == np.float32:
                 if id(tensor) not in casts:
-                    casts[id(tensor)] = _as_half(edit, tensor)
+                    casts[id(tensor)] = _as_half(edit, tensor, np.dtype(dtype))
                 node.inputs[index] = casts[id(tensor)]
 
 
-def _as_half(edit: Editor, tensor: gs.Tensor) -> gs.Tensor:
-    name = f"{tensor.name}/float16"
+def _as_half(edit: Editor, tensor: gs.Tensor, dtype: np.dtype[np.generic]) -> gs.Tensor:
+    name = f"{tensor.name}/{dtype.name}"
     value = constant_value(tensor)
     if value is not None and value.size == 1:  # a scale, which the attention pattern wants to read
-        return gs.Constant(name, value.astype(np.float16))
-    return edit.cast(tensor, np.float16, name)
+        return gs.Constant(name, value.astype(dtype))
+    return edit.cast(tensor, dtype, name)
 
 
 def _cast_outputs(edit: Editor, graph: gs.Graph, half: dict[int, gs.Node]) -> None:

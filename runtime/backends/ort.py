@@ -39,6 +39,11 @@ class OrtSession:
             raise BackendError(f"{model} needs ONNX Runtime: pip install 'itae[cpu]' ({error})") from error
         onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
         name, options = _PROVIDERS[provider]
+        if manifest.options.precision == "bf16" and name == "CPUExecutionProvider":
+            raise BackendError(
+                f"{model} is bf16, for which ONNX Runtime's CPU has no kernels: build an engine from it, "
+                "or export it with --precision fp32 or fp16"
+            )
         if name not in onnxruntime.get_available_providers():
             raise BackendError(
                 f"this onnxruntime has no {name}: pip uninstall onnxruntime, then pip install 'itae[gpu]'"

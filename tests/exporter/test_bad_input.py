@@ -520,7 +520,7 @@ def test_weights_too_large_for_float16_are_told_with_the_way_out(bad_input_expor
 
     monkeypatch.setattr(materialize.numpy_helper, "to_array", large)
     outcome = bad_input_export("--out", str(tmp_path / OUT), "--precision", "fp16")
-    assert_one_line(outcome, 2, "more than float16 can: use --precision fp32")
+    assert_one_line(outcome, 2, "more than float16 can: use --precision bf16, whose range is float32's, or fp32")
     assert files(tmp_path) == {}
 
 

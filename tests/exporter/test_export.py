@@ -53,9 +53,10 @@ FUSION = [
 
 
 @pytest.mark.parametrize("itae", [case[1] for case in FUSION], ids=[case[0] for case in FUSION])
-def test_attention_stays_fused_in_fp16(itae, vits14, tmp_path):
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_attention_stays_fused_in_half_precision(precision, itae, vits14, tmp_path):
     spec, traced = vits14
-    spec = dataclasses.replace(spec, itae=itae, precision="fp16")
+    spec = dataclasses.replace(spec, itae=itae, precision=precision)
     operated, _ = surgery.run(traced, spec)
     materialize.materialize(operated, traced.parent, tmp_path / "m.onnx", "m.onnx.data")
     request = engine.EngineRequest("tensorrt-rtx", (1, 8, 64))

@@ -48,7 +48,9 @@ def attention_text(layer: int, source: str, *, scale: str = "late", key: str = "
     return "\n".join(lines)
 
 
-def make_model(body: str, last: str, *, extra_outputs: str = "") -> onnx.ModelProto:
+def make_model(
+    body: str, last: str, *, extra_outputs: str = "", constants: tuple[str, ...] = (), tokens: int = N
+) -> onnx.ModelProto:
     """A model around `body` with one input `pixel_values`, standing for (B, N, C) tokens, and the output `tokens`."""
     rng = np.random.default_rng(3)
 
@@ -60,9 +62,9 @@ def make_model(body: str, last: str, *, extra_outputs: str = "") -> onnx.ModelPr
     weights += [numbers(C).replace("NAME", f"b{i}") for i in range(3)]
     text = f"""
     <ir_version: 10, opset_import: ["" : 20]>
-    attention (float[batch,{N},{C}] tokens_in) => (float[batch,{N},{C}] tokens{extra_outputs})
+    attention (float[batch,{N},{C}] tokens_in) => (float[batch,{tokens},{C}] tokens{extra_outputs})
     <{", ".join(weights)}, int64[4] heads = {{0, {N}, {H}, {D}}}, int64[3] tokens_shape = {{0, {N}, {C}}},
-     float scale = {{0.5}}, float[1] zero_mask = {{0.0}}>
+     float scale = {{0.5}}, float[1] zero_mask = {{0.0}}{"".join(f", {one}" for one in constants)}>
     {{
     {body}
     tokens = Identity({last})

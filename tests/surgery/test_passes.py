@@ -251,6 +251,36 @@ def test_half_precision_stays_close_and_casts_at_every_border():
     assert 0 < np.abs(got - want).max() < ATOL["fp16"]
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_goes_through_what_only_moves_numbers(precision):
+    """As a pass leaves it that computes one row of the last block."""
+    body = """
+    one = MatMul(tokens_in, w0)
+    biased = Add(one, b0)
+    row = Slice(biased, first, second, second)
+    flat = Squeeze(row, second)
+    picked = Gather<axis=1>(biased, which)
+    again = Unsqueeze(picked, second)
+    deep = Unsqueeze(flat, second)
+    both = Concat<axis=1>(again, deep)
+    two = MatMul(both, w1)
+    kept = Slice(tokens_in, first, third, second)
+    out0 = Add(two, kept)
+    """
+    extra = ("int64[1] first = {0}", "int64[1] second = {1}", "int64[1] third = {2}", "int64 which = {0}")
+    model = make_model(body, "out0", constants=extra, tokens=2)
+    graph = graph_of(model)
+    run_pass(half_precision, graph, dataclasses.replace(SPEC, precision=precision))
+    halved = exported(graph)
+    onnx.checker.check_model(halved, full_check=True)
+    wide = {node.op for node in graph.nodes for tensor in node.outputs if tensor.dtype == np.float32}
+    assert wide == {"Cast", "Slice", "Add", "Identity"}  # of what leads to the output: the residual stream
+    casts = [node.inputs[0].name for node in graph.nodes if node.op == "Cast" and node.inputs[0].inputs]
+    assert casts == ["two"]
+    if precision == "fp16":
+        np.testing.assert_allclose(run(halved, optimize=False)[0], run(model, optimize=False)[0], rtol=0, atol=5e-3)
+
+
 @pytest.mark.parametrize(
     ("break_it", "looked_for", "found"),
     [

@@ -72,7 +72,7 @@ def test_the_same_export_gives_the_same_bytes(traced, tmp_path):
     assert files[0] == files[1]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_weights_above_the_limit_go_to_a_file_of_their_own(precision, traced, tmp_path, monkeypatch):
     operated, _ = surgery.run(traced, dataclasses.replace(SPEC, precision=precision))
     copy = onnx.ModelProto.FromString(operated.SerializeToString())
@@ -97,5 +97,6 @@ def test_a_weight_beyond_float16_is_named(tmp_path):
     position.bake_position_embedding(model, SPEC.grid, SPEC.pos_embed)
     path = trace.to_onnx(model, SPEC, tmp_path)
     operated, _ = surgery.run(path, dataclasses.replace(SPEC, precision="fp16", itae=ItaeConfig()))
-    with pytest.raises(WeightsError, match=r"holds 7e\+04, more than float16 can: use --precision fp32"):
+    named = r"the weight model\.encoder\.layer\.1\.mlp\.fc1\.weight holds 7e\+04, more than float16 can: use --prec"
+    with pytest.raises(WeightsError, match=named):
         materialize.materialize(operated, tmp_path, tmp_path / "m.onnx", "m.onnx.data")
