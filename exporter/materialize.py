@@ -21,7 +21,7 @@ ALIGNMENT = 4096
 
 
 def materialize(model: onnx.ModelProto, weights_folder: Path, path: Path, data_name: str) -> Path | None:
-    """Write `model` with its weights to `path`; a Cast of a weight becomes a weight of the other type.
+    """Write `model` with its weights to `path`; Casts and Unsqueezes of weights become weights.
 
     Args:
         model: its external data lies in `weights_folder`.
@@ -35,7 +35,7 @@ def materialize(model: onnx.ModelProto, weights_folder: Path, path: Path, data_n
     Raises:
         WeightsError: a weight is too large for the half precision that it is to become.
     """
-    half = _fold_casts(model)
+    half = _fold_weights(model)
     weights = model.graph.initializer
     total = sum(math.prod(tensor.dims) * _item_size(tensor, half) for tensor in weights)
     if total <= INLINE_LIMIT:
@@ -68,20 +68,31 @@ _Halves = dict[str, _Half]
 """By the names of the half-precision weights."""
 
 
-def _fold_casts(model: onnx.ModelProto) -> _Halves:
-    """Remove the Cast nodes from float32 weights to half precision; gives the weights that they become."""
+def _fold_weights(model: onnx.ModelProto) -> _Halves:
+    """Remove the Casts and Unsqueezes of weights; gives the weights that are half precision then."""
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     half: _Halves = {}
-    for index in reversed(range(len(graph.node))):
-        node = graph.node[index]
-        if node.op_type == "Cast" and node.input[0] in weights:
-            folded = graph.initializer.add()
-            folded.CopyFrom(weights[node.input[0]])
-            folded.name = node.output[0]
+    left = []
+    for node in graph.node:  # in the order of execution: one may read what another gave
+        source = weights.get(node.input[0]) if node.op_type in ("Cast", "Unsqueeze") else None
+        if source is None:
+            left.append(node)
+            continue
+        folded = graph.initializer.add()
+        folded.CopyFrom(source)
+        folded.name = node.output[0]
+        weights[folded.name] = folded
+        if node.op_type == "Cast":
             (to,) = (attribute.i for attribute in node.attribute if attribute.name == "to")
-            half[folded.name] = _Half(helper.tensor_dtype_to_np_dtype(to), node.input[0])
-            del graph.node[index]
+            half[folded.name] = _Half(helper.tensor_dtype_to_np_dtype(to), source.name)
+        else:
+            axes = numpy_helper.to_array(weights[node.input[1]])
+            folded.dims[:] = _unsqueezed(tuple(source.dims), axes.tolist())
+            if source.name in half:
+                half[folded.name] = half[source.name]
+    del graph.node[:]
+    graph.node.extend(left)
     used = {name for node in graph.node for name in node.input}
     for index in reversed(range(len(graph.initializer))):
         if graph.initializer[index].name not in used:
@@ -91,6 +102,11 @@ def _fold_casts(model: onnx.ModelProto) -> _Halves:
         if graph.value_info[index].name in known:  # a weight has its own type
             del graph.value_info[index]
     return half
+
+
+def _unsqueezed(shape: tuple[int, ...], axes: list[int]) -> tuple[int, ...]:
+    rest = iter(shape)
+    return tuple(1 if axis in axes else next(rest) for axis in range(len(shape) + len(axes)))
 
 
 def _item_size(tensor: onnx.TensorProto, half: _Halves) -> int:

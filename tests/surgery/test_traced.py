@@ -63,6 +63,18 @@ def test_no_path_or_stack_trace_of_the_exporting_machine_stays(precision, traced
     assert not list(tmp_path.glob("*.data"))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_no_node_computes_from_constants_alone(precision, traced, tmp_path):
+    operated, _ = surgery.run(traced, dataclasses.replace(SPEC, precision=precision))
+    materialize.materialize(operated, traced.parent, tmp_path / "m.onnx", "m.onnx.data")
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    constants = {tensor.name for tensor in graph.initializer}
+    assert [node.name for node in graph.node if constants.issuperset(node.input)] == []
+    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    assert {name for node in graph.node for name in node.output[:1]} <= read  # and none that nothing reads
+    assert constants <= read
+
+
 def test_the_same_export_gives_the_same_bytes(traced, tmp_path):
     files = []
     for number in range(2):
