@@ -22,9 +22,7 @@ RUNS = (("fp16", "ONNX Runtime"), ("fp16", "PyTorch"), ("bf16", "PyTorch"))
 
 def main(sizes: tuple[str, ...]) -> None:
     """Print the table, row by row."""
-    print(
-        "| size | trouble | residual, key norm, logits | run by | cosine plain | cosine ITAE | flags differ |"
-    )
+    print("| size | trouble | residual, key norm, logits | run by | cosine plain | cosine ITAE | flags differ |")
     print("|---|---|---|---|---|---|---|")
     for size in sizes:
         for trouble, kinds in TROUBLES.items():
