@@ -27,14 +27,18 @@ def assert_trouble(inside, kinds) -> None:
     assert (inside.logits > 100) == ("logits" in kinds)
 
 
-def assert_kept(one, precision) -> None:
-    """The promises of a precision, on one model, setting and handful of images."""
-    limits = LIMITS[precision]
-    assert one.finite
-    assert one.cosine >= limits.min_cosine
-    assert one.compared or precision == "bf16"  # in bf16 every image may have a flag within rounding of its threshold
-    assert one.farthest <= limits.flag_margin
-    assert one.itae is None or one.flagged > 0
+def assert_kept(measured, *, norms: bool = True) -> None:
+    """The promises of each precision, for one model, in all settings and by all that ran it."""
+    for (precision, *_), one in measured.compared.items():
+        limits = LIMITS[precision]
+        assert one.finite
+        assert one.cosine >= limits.min_cosine
+        assert one.farthest <= limits.flag_margin
+        assert one.norm_error <= limits.flag_margin or not norms
+        assert one.itae is None or one.flagged > 0
+    # Of the images with ITAE some at least had all flags equal, so that there were cosines to look at.
+    for ran in {key[:2] for key in measured.compared}:
+        assert any(one.compared for key, one in measured.compared.items() if key[:2] == ran and one.itae is not None)
 
 
 @pytest.mark.parametrize("trouble", ["residual", "norms", "logits", "all three"])
@@ -43,9 +47,7 @@ def test_fp16_stands_the_trouble(size, trouble, tmp_path):
     kinds = TROUBLES[trouble]
     measured = measure(size, kinds, ("fp16",), tmp_path, numbers=(101, 103), seed=SEED)
     assert_trouble(measured.inside, kinds)
-    for (precision, *_), one in measured.compared.items():
-        assert_kept(one, precision)
-        assert one.norm_error <= LIMITS[precision].flag_margin
+    assert_kept(measured)
 
 
 @pytest.mark.parametrize("trouble", ["none", "all three"])
@@ -53,17 +55,14 @@ def test_fp16_stands_the_trouble(size, trouble, tmp_path):
 def test_bf16_keeps_its_promises_on_real_sizes(size, trouble, tmp_path):
     measured = measure(size, TROUBLES[trouble], ("bf16",), tmp_path, numbers=(101,), seed=SEED)
     assert_trouble(measured.inside, TROUBLES[trouble])
-    for (precision, *_), one in measured.compared.items():
-        assert_kept(one, precision)
-        assert one.norm_error <= LIMITS[precision].flag_margin
+    assert_kept(measured)
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_swiglu_and_registers_stand_the_trouble(trouble, tmp_path):
     measured = measure(SWIGLU, TROUBLES[trouble], ("fp16", "bf16"), tmp_path, numbers=(101, 103), seed=SEED)
     assert_trouble(measured.inside, TROUBLES[trouble])
-    for (precision, *_), one in measured.compared.items():
-        assert_kept(one, precision)
+    assert_kept(measured, norms=False)  # of a few channels one norm was off by 1.3e-3 in fp16
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
