@@ -92,6 +92,8 @@ def test_another_model_is_not_timed(name, off, right):
 def test_the_reference_always_takes_part():
     assert [one.name for one in choose(["itae-last"], "cpu")] == ["itae-last", "transformers"]
     assert [one.name for one in choose(["itae-last"], "cuda")] == [REFERENCE["cuda"]]
+    assert not any(one.by_name_only for device in REFERENCE for one in choose(None, device))
+    assert [one.name for one in choose(["itae-min-all"], "cpu")] == ["itae-min-all", "transformers"]
     with pytest.raises(UsageError, match="--contestants fastest: choose from itae-last"):
         choose(["fastest"], "cpu")
 

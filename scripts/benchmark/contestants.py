@@ -18,6 +18,9 @@ PLAIN = "transformers"
 OURS: dict[str, ItaeConfig | None] = {
     "itae-last": ItaeConfig(),
     "itae-mask-all": ItaeConfig("all", attenuate="mask"),
+    "itae-min-all": ItaeConfig("all"),
+    "itae-mean-all": ItaeConfig("all", attenuate="mean"),
+    "itae-scale-all": ItaeConfig("all", attenuate="scale:0.1"),
     "plain-cls": None,
 }
 """Our graphs: ITAE's options of each."""
@@ -37,6 +40,8 @@ class Contestant:
     device: Device = "cpu"
     half: bool = False
     """Whether it computes in float16."""
+    by_name_only: bool = False
+    """Whether it takes part only where `--contestants` names it."""
 
     @property
     def ours(self) -> bool:
@@ -54,6 +59,11 @@ CONTESTANTS = (
     Contestant("itae-last", "ITAE, last layer · ONNX Runtime", "ours", "itae-last"),
     Contestant("itae-mask-all", "ITAE, mask in all layers · ONNX Runtime", "ours", "itae-mask-all"),
     Contestant("plain-cls", "plain, CLS only · ONNX Runtime", "ours", "plain-cls"),
+    *(
+        Contestant(f"itae-{how}-all", f"ITAE, {how} in all layers · ONNX Runtime", "ours", f"itae-{how}-all",
+                   by_name_only=True)
+        for how in ("min", "mean", "scale")
+    ),
     Contestant("openvino-itae-last", "ITAE, last layer · OpenVINO", "openvino", "itae-last"),
     Contestant("openvino-transformers", "transformers · OpenVINO", "openvino", PLAIN),
     Contestant("torch-eager", "transformers · PyTorch eager", "torch"),
@@ -80,5 +90,6 @@ def choose(names: Sequence[str] | None, device: Device) -> tuple[Contestant, ...
     for name in names or ():
         if name not in known:
             raise UsageError(f"--contestants {name}: choose from {', '.join(known)}")
-    wanted = {*(names or known), REFERENCE[device]}
+    everyone = [contestant.name for contestant in CONTESTANTS if not contestant.by_name_only]
+    wanted = {*(names or everyone), REFERENCE[device]}
     return tuple(one for one in CONTESTANTS if one.device == device and one.name in wanted)
