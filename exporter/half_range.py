@@ -7,7 +7,9 @@ that a number beyond 65,504, an infinity on a GPU, passes its parity check unsee
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -18,22 +20,42 @@ INTO_RESIDUAL = ("o_proj", "fc2", "down_proj")
 """Their biases are added in float32; see surgery/half_precision.py."""
 
 Magnitudes = dict[str, float]
-"""By what a layer reads or gives, such as `encoder.layer.0.mlp.fc2 reads`."""
+"""By what a layer reads or gives, such as `encoder.layer.0.mlp.fc2 reads`; NaN where one was NaN."""
 
 
 @contextlib.contextmanager
-def watch(model: torch.nn.Module) -> Iterator[Magnitudes]:
-    """Collect the largest magnitude that each projection of a DINOv2 reads and gives, as long as the block runs."""
+def watch(model: Any) -> Iterator[Magnitudes]:  # noqa: ANN401  # transformers' class has no useful type
+    """Collect the largest magnitude of what each projection of a DINOv2 reads and gives, and of attention's logits.
+
+    As long as the block runs.
+    """
     seen: Magnitudes = {}
+    halves: dict[str, dict[str, torch.Tensor]] = {}
+    heads = int(model.config.num_attention_heads)
 
     def note(what: str, tensor: torch.Tensor) -> None:
-        seen[what] = max(seen.get(what, 0.0), float(tensor.abs().max()))
+        largest, before = float(tensor.abs().max()), seen.get(what, 0.0)
+        if not (math.isnan(before) or largest <= before):
+            seen[what] = largest
+
+    def note_logits(name: str, projected: torch.Tensor) -> None:
+        """Of an attention whose query and key have both been seen, the logits; each (B, N, C)."""
+        attention, _, part = name.rpartition(".")
+        waiting = halves.setdefault(attention, {})
+        waiting[part] = projected
+        if len(waiting) == 2:
+            by_token = [waiting[part].reshape(*projected.shape[:2], heads, -1) for part in ("q_proj", "k_proj")]
+            q, k = (one.transpose(1, 2) for one in by_token)  # (B, H, N, d)
+            note(f"{attention}'s logits reach", q @ k.transpose(2, 3) / math.sqrt(q.shape[-1]))
+            del halves[attention]
 
     def watch_one(name: str, module: torch.nn.Linear | torch.nn.Conv2d) -> torch.utils.hooks.RemovableHandle:
         def hook(_: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
             note(f"{name} reads", inputs[0])
             bias = module.bias if name.endswith(INTO_RESIDUAL) else None
             note(f"{name} gives", output if bias is None else output - bias)
+            if name.endswith(("q_proj", "k_proj")):
+                note_logits(name, output)
 
         return module.register_forward_hook(hook)
 
@@ -53,7 +75,7 @@ def check_float16(seen: Magnitudes) -> None:
     """Refuse what float16 would turn into infinities.
 
     Raises:
-        WeightsError: a projection reads or gives more than 65,504.
+        WeightsError: a projection reads or gives more than 65,504, or a logit is more.
     """
     for what, magnitude in seen.items():
         if not magnitude <= FLOAT16_MAX:

@@ -97,9 +97,9 @@ def _fold_weights(model: onnx.ModelProto) -> _Halves:
     for index in reversed(range(len(graph.initializer))):
         if graph.initializer[index].name not in used:
             del graph.initializer[index]
-    known = {tensor.name for tensor in graph.initializer}
+    computed = {name for node in left for name in node.output}
     for index in reversed(range(len(graph.value_info))):
-        if graph.value_info[index].name in known:  # a weight has its own type
+        if graph.value_info[index].name not in computed:  # a weight has its own type
             del graph.value_info[index]
     return half
 

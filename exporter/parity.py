@@ -36,7 +36,7 @@ def further_checks(spec: ExportSpec, samples: list[Sample]) -> list[tuple[Purpos
     So the same surgery is checked in fp32 too, in bf16 instead, which ONNX Runtime's CPU can't run; and where the
     options flag too little, at another threshold.
     """
-    outputs = ("embedding", "artifact_mask") if spec.itae else ("embedding",)
+    outputs = tuple(dict.fromkeys((*spec.outputs, "embedding", *(("artifact_mask",) if spec.itae else ()))))
     # Other outputs must not bring the last block's other rows back: it would be another surgery.
     exact = dataclasses.replace(spec, precision="fp32", outputs=outputs, cls_only=spec.computes_cls_only)
     further: list[tuple[Purpose, ExportSpec, Sample]] = []

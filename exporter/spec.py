@@ -39,6 +39,7 @@ MAX_TOP = 3840
 """Values that TensorRT's TopK gives at most."""
 MAX_MEDIAN_PATCHES = 2 * MAX_TOP - 1
 """The median needs the upper half of all patches."""
+_KINDS = {"normalize": bool, "cls_only": bool, "require_fusion": bool, "parity_samples": int, "workspace_mib": int}
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ class ExportSpec:
         for option, given in (("--timing-cache", self.timing_cache), ("--require-fusion", self.require_fusion)):
             if given and not self.makes_engine:
                 raise UsageError(f"{option} is for engines: --out is an ONNX file")
-        if self.timing_cache is not None and Path(self.timing_cache) in self._published():
+        published = [file.absolute() for file in self._published()]
+        if self.timing_cache is not None and Path(self.timing_cache).absolute() in published:
             raise UsageError(f"--timing-cache {self.timing_cache}: is a file of the export itself; name another")
         for file in (self.out, self.keep_onnx):
             if file is not None and ".." in Path(file).name:  # onnx refuses external data of such a name
@@ -129,6 +131,9 @@ class ExportSpec:
             parts = value if isinstance(value, tuple) and len(value) == length else (value,)
             if not all(isinstance(part, int) for part in parts):
                 raise UsageError(f"{option} {value!r}: must be {form}, whole numbers")
+        for name, kind in _KINDS.items():
+            if type(got := getattr(self, name)) is not kind and not (name == "workspace_mib" and got is None):
+                raise UsageError(f"{name} {got!r}: must be {'True or False' if kind is bool else 'a whole number'}")
         for option, text in (("--out", self.out), ("--keep-onnx", self.keep_onnx), ("--weights", self.weights)):
             try:
                 str(text).encode()

@@ -1,6 +1,6 @@
 """ONNX nodes that attenuate the logits of one attention site at its artifacts. Source: itae.md 2.
 
-Written so that the attention stays one kernel in half precision: no logit is changed by anything that needs the logits.
+Written so that the attention stays one kernel in half precision: nothing reads the logits that it computes.
 """
 
 from __future__ import annotations

@@ -6,11 +6,12 @@ import json
 
 import onnx
 import pytest
+import torch
 from onnx import helper
 from PIL import Image
 from safetensors.torch import save_file
 
-from exporter import ExportSpec, export, gate, weights
+from exporter import ExportSpec, checkpoint, export, gate, half_range, weights
 from exporter.__main__ import summary
 from exporter.architecture import Architecture
 from exporter.trace import OPSET
@@ -77,6 +78,27 @@ def test_the_gate_refuses_a_tensor_of_another_type_than_declared(published, tmp_
         gate.check_file(tmp_path / "m.onnx", spec)
     with pytest.raises(CheckError, match="inputs and outputs"):
         gate.check_file(folder / "m.onnx", dataclasses.replace(spec, input="uint8"))
+
+
+def test_logits_beyond_float16_are_refused_in_fp16(tmp_path):
+    tensors = weights.random_tensors(ARCH, 0)
+    C = ARCH.width
+    tensors["blocks.0.attn.qkv.weight"][: 2 * C] *= 300
+    save_file(tensors, tmp_path / "loud.safetensors")
+    options = {"size": ARCH, "weights": str(tmp_path / "loud.safetensors"), "image_size": 56}
+    with pytest.raises(WeightsError, match=r"layer\.0\.attention's logits reach .*e\+05, more than float16 can hold"):
+        export(ExportSpec(tmp_path / "m.onnx", precision="fp16", **options))
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_nan_in_what_is_watched_is_not_lost():
+    model = weights.build_model(ARCH, checkpoint.translate(weights.random_tensors(ARCH, 0), ARCH, "test"))
+    with half_range.watch(model) as seen:
+        projection = model.encoder.layer[0].mlp.fc1
+        for number in (1.0, float("nan"), 2.0):
+            projection(torch.full((1, 1, ARCH.width), number))
+    with pytest.raises(WeightsError, match="nan"):
+        half_range.check_float16(seen)
 
 
 def test_swiglu_beyond_float16_is_refused_in_fp16_and_exported_in_bf16(tmp_path):

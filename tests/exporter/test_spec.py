@@ -599,6 +599,25 @@ def test_the_python_call_raises_the_error_that_the_command_prints(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((name, value) for name in ("normalize", "cls_only", "require_fusion") for value in (1, 0, "no", None)),
+        *(("parity_samples", value) for value in (2.5, "4", True, None)),
+        *(("workspace_mib", value) for value in (1.5, "4", True)),
+    ],
+)
+def test_a_value_of_another_form_is_refused_before_the_work(field, value):
+    with pytest.raises(UsageError, match=f"{field} .*must be (True or False|a whole number)"):
+        ExportSpec("a.engine", **{field: value})
+
+
+def test_a_timing_cache_in_the_place_of_the_engine_is_refused_however_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="is a file of the export itself"):
+        ExportSpec("x.engine", timing_cache=tmp_path / "x.engine.json")
+
+
 @pytest.mark.parametrize("name", ["a..onnx", "..a.onnx", "a..b.engine"])
 def test_two_dots_in_a_file_name_are_refused(name):
     with pytest.raises(UsageError, match="two dots in a row"):

@@ -45,13 +45,6 @@ def _reshape(x: Tensor, shape: Tensor) -> Tensor:
     return x.reshape([x.shape[i] if size == 0 else size for i, size in enumerate(shape.tolist())])
 
 
-def _pad(x: Tensor, pads: Tensor, value: Tensor) -> Tensor:
-    before, after = pads.reshape(2, -1).tolist()
-    return functional.pad(
-        x, [n for pair in zip(before[::-1], after[::-1], strict=True) for n in pair], value=value.item()
-    )
-
-
 def _unsqueeze(x: Tensor, axes: Tensor) -> Tensor:
     for axis in sorted(axes.tolist()):
         x = x.unsqueeze(axis)
@@ -86,7 +79,7 @@ OPS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "Gather": _gather,
     "Gelu": lambda x, approximate=b"none": functional.gelu(x, approximate=approximate.decode()),
     "LayerNormalization": _layer_norm,
-    "Pad": lambda x, pads, value, mode=b"constant": _pad(x, pads, value),
+    "Max": torch.maximum, "Min": torch.minimum,
     "ReduceL2": _reduce(torch.linalg.vector_norm), "ReduceMean": _reduce(torch.mean),
     "ReduceMin": _reduce(torch.amin), "ReduceSum": _reduce(torch.sum),
     "Reshape": lambda x, shape, allowzero=0: _reshape(x, shape),

@@ -22,8 +22,12 @@ SWIGLU = Architecture("swiglu", width=256, heads=4, depth=6, registers=4, swiglu
 NARROW = dataclasses.replace(SWIGLU, name="narrow", width=128, heads=2)
 """With fewer channels to average over, where rounding shows more."""
 TROUBLES = {"none": (), **{kind: (kind,) for kind in trouble.KINDS}, "all three": trouble.KINDS}
-SETTINGS = (None, ItaeConfig(), ItaeConfig("all", "key", "mad:3.5", "both", "mask"))
-"""Plain DINOv2, the default, and one where a flag of any layer counts."""
+SETTINGS = (
+    None,
+    ItaeConfig(),
+    *(ItaeConfig("all", "key", "mad:3.5", "both", how) for how in ("min", "mask", "mean")),
+)
+"""Plain DINOv2, the default, and those where a flag of any layer counts."""
 
 
 @dataclass(frozen=True)

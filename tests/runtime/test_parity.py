@@ -62,6 +62,39 @@ def test_flags_count_as_unchecked_where_the_model_has_no_such_output(golden):
     assert not parity.flags_checked
 
 
+@pytest.mark.parametrize(
+    ("near", "off", "passes", "left_out"),
+    [
+        ((0,), (0,), True, (0,)),
+        ((0, 1), (0,), True, (0,)),  # a sample that keeps the limits stays in
+        ((0, 1), (0, 1), True, (0, 1)),
+        ((), (0,), False, ()),
+        ((1,), (0,), False, ()),
+        ((0, 1, 2), (0, 1, 2), False, (0, 1)),  # never more than half
+    ],
+    ids=str,
+)
+def test_a_sample_near_a_threshold_may_be_off_where_flags_are_no_output(near, off, passes, left_out, golden):
+    limits = LIMITS["fp32"]
+    golden = with_distance(golden, {(sample, 0, 1): limits.flag_margin / 2 for sample in near})
+    got = {"embedding": golden.embedding.copy()}
+    for sample in off:
+        got["embedding"][sample, 0] += np.float32(0.5 - sample / 10)
+    parity = compare(got, golden, limits)
+    assert (parity.passed, parity.left_out) == (passes, left_out)
+    assert not parity.flags_checked
+
+
+def test_normalized_embeddings_are_held_as_closely_as_others(golden):
+    limits = LIMITS["fp32"].model_copy(update={"normalized": True})
+    got = {"embedding": golden.embedding.copy()}
+    got["embedding"][0, 0] += np.float32(2**-14)  # 6e-5: under the limit, but not as a share of a length of 1
+    assert compare(got, golden, LIMITS["fp32"]).passed
+    parity = compare(got, golden, limits)
+    assert parity.max_abs == pytest.approx(np.sqrt(C) * 2**-14, rel=1e-2)
+    assert not parity.passed
+
+
 @pytest.mark.parametrize("name", ["embedding", "patch_tokens"])
 @pytest.mark.parametrize(("off", "passes"), [(2**-14, True), (2**-12, False)], ids=["inside", "outside"])
 def test_max_abs_is_held_to_its_limit_in_every_row(golden, name, off, passes):
