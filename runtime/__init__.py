@@ -22,7 +22,7 @@ def load(path: str | os.PathLike[str], provider: str = "auto") -> Model:
 
     Args:
         path: `X.onnx` or `X.engine`, with its manifest beside it.
-        provider: where an ONNX model runs: `auto` (the CPU), `cpu` or `cuda`.
+        provider: what runs an ONNX model: `auto` (ONNX Runtime on the CPU), `cpu` (the same), `cuda` or `openvino`.
 
     Raises:
         ItaeError: the model is missing, altered or too new, or can't run here; see `runtime.errors`.

@@ -138,7 +138,7 @@ def _path(text: str) -> Path:
 
 
 def _provider_argument(sub: argparse.ArgumentParser) -> None:
-    what = "where an ONNX model runs; auto is the CPU"
+    what = "what runs an ONNX model; auto is ONNX Runtime on the CPU"
     sub.add_argument("--provider", choices=PROVIDERS, default="auto", help=f"{what} (default: %(default)s)")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import os
@@ -15,13 +16,14 @@ import pytest
 
 import exporter.architecture
 from exporter.architecture import Architecture, architecture
-from runtime.errors import UsageError
+from runtime.errors import ManifestError, UsageError
 from scripts.benchmark import __main__ as bench
 from scripts.benchmark import measure, plot, report
 from scripts.benchmark.contestants import CONTESTANTS, REFERENCE, choose
 from scripts.benchmark.gpu import flops_per_image, peak_tflops
 from scripts.benchmark.measure import Accuracy, Race
 from scripts.benchmark.prepare import Check
+from scripts.benchmark.runners import Job, load
 from scripts.benchmark.worker import Refused
 
 ROOT = Path(__file__).parents[1]
@@ -184,6 +186,24 @@ def test_a_short_run_reports_what_it_promises(tmp_path, monkeypatch, capfd):
     assert "| | tiny b1 | tiny b3 | max abs |" in said.out
     assert "| **ITAE, last layer · ONNX Runtime** | " in said.out
     assert all(line.startswith("bench: ") for line in said.err.splitlines())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
+def test_openvino_runs_our_file_by_the_runtimes_own_backend_and_transformers_beside_it(tmp_path, monkeypatch, capfd):
+    monkeypatch.setitem(exporter.architecture.ARCHITECTURES, "tiny", TINY)
+    monkeypatch.setattr(bench, "_devices", lambda: ["cpu"])
+    file = tmp_path / "bench.json"
+    names = "openvino-itae-last,openvino-transformers"
+    arguments = ["--sizes", "tiny", "--batch", "2", "--rounds", "1", "--contestants", names, "--json", str(file)]
+    assert bench.main(arguments) == 0
+    found = json.loads(file.read_text())
+    assert found["skipped"] == []
+    (race,) = found["races"]
+    assert {timing["name"] for timing in race["timings"]} == {*names.split(","), "transformers"}
+    assert all(0 <= timing["accuracy"]["max_abs"] < 1e-4 for timing in race["timings"])
+    job = Job(BY_NAME["openvino-itae-last"], TINY, tmp_path / "no.onnx", 1)
+    with pytest.raises(ManifestError, match="no such model file"):  # which OpenVINO itself would not say
+        load(job)
 
 
 def test_the_picture_is_a_png(tmp_path):

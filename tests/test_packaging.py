@@ -115,7 +115,8 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 
 
 def test_extras_are_the_promised_ones():
-    assert set(EXTRAS) == {"cpu", "gpu", "rtx", "export", "dev"}
+    assert set(EXTRAS) == {"cpu", "gpu", "rtx", "openvino", "bench", "export", "dev"}
+    assert names_of(EXTRAS["openvino"]) == {"openvino"}
     assert names_of(EXTRAS["gpu"]) == {"onnxruntime-gpu", "tensorrt"}
     assert names_of(EXTRAS["rtx"]) == {"tensorrt-rtx"}
     assert {"torch", "transformers", "onnx", "onnxscript", "onnx-graphsurgeon"} <= names_of(EXTRAS["export"])

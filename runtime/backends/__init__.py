@@ -8,8 +8,8 @@ from runtime.backends.session import Session
 from runtime.errors import UsageError
 from runtime.manifest import verified_manifest
 
-PROVIDERS = ("auto", "cpu", "cuda")
-"""Where an ONNX model runs; `auto` is the CPU, since CUDA is only taken when asked for by name."""
+PROVIDERS = ("auto", "cpu", "cuda", "openvino")
+"""What runs an ONNX model: ONNX Runtime on the CPU (`auto` and `cpu`) or on CUDA, or OpenVINO on the CPU."""
 
 
 def open_session(model: Path, provider: str = "auto") -> Session:
@@ -27,6 +27,10 @@ def open_session(model: Path, provider: str = "auto") -> Session:
     if provider not in PROVIDERS:
         raise UsageError(f"no provider {provider!r}: choose from {', '.join(PROVIDERS)}")
     manifest = verified_manifest(model)
+    if manifest.builder.name == "onnx" and provider == "openvino":
+        from runtime.backends.openvino import OpenVinoSession
+
+        return OpenVinoSession(model, manifest)
     if manifest.builder.name == "onnx":
         from runtime.backends.ort import OrtSession
 

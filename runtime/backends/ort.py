@@ -42,7 +42,7 @@ class OrtSession:
         if manifest.options.precision == "bf16" and name == "CPUExecutionProvider":
             raise BackendError(
                 f"{model} is bf16, for which ONNX Runtime's CPU has no kernels: build an engine from it, "
-                "or export it with --precision fp32 or fp16"
+                "export it with --precision fp32 or fp16, or take --provider openvino, slow on a CPU without bf16"
             )
         if name not in onnxruntime.get_available_providers():
             raise BackendError(

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.architecture import Architecture
-from runtime.errors import BackendError
 from scripts.benchmark.contestants import WEIGHTS, Contestant
 from scripts.benchmark.prepare import OUTPUTS
 
@@ -51,11 +49,11 @@ class Runner(Protocol):
 class Ours:
     """Our file as `python -m runtime` runs it, with its checks of every batch."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, provider: str = "auto") -> None:
         from runtime.backends import open_session
 
         assert job.path is not None
-        self._session = open_session(job.path)
+        self._session = open_session(job.path, provider)
         self.version = self._session.name
 
     def put(self, batch: Float32) -> None:  # noqa: D102
@@ -90,21 +88,13 @@ class OnnxRuntime:
 
 
 class OpenVino:
-    """Any ONNX file on OpenVINO's CPU plugin, in float32."""
+    """transformers' export on OpenVINO, with the settings that our files get there."""
 
     def __init__(self, job: Job) -> None:
-        if importlib.util.find_spec("openvino") is None:
-            raise BackendError("openvino is not installed: pip install 'itae[openvino]'")
-        import openvino
+        from runtime.backends.openvino import SETTINGS, import_openvino
 
-        settings = {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": job.threads,
-        }
-        compiled = openvino.Core().compile_model(str(job.path), "CPU", settings)
-        self._request = compiled.create_infer_request()
-        self._ours = job.contestant.ours
+        openvino = import_openvino()
+        self._request = openvino.Core().compile_model(str(job.path), "CPU", SETTINGS).create_infer_request()
         self.version = f"OpenVINO {openvino.get_version().partition('-')[0]}"
 
     def put(self, batch: Float32) -> None:  # noqa: D102
@@ -114,8 +104,7 @@ class OpenVino:
         self._request.infer({0: self._batch}, share_inputs=True)
 
     def get(self) -> Float32:  # noqa: D102
-        output = np.array(self._request.get_output_tensor(0).data)
-        return output if self._ours else output[:, 0]
+        return np.array(self._request.get_tensor(OUTPUTS[0]).data[:, 0])
 
 
 class Torch:
@@ -159,6 +148,10 @@ def load(job: Job) -> Runner:
     return RUNNERS[job.contestant.engine](job)
 
 
+def _openvino(job: Job) -> Runner:
+    return Ours(job, "openvino") if job.contestant.ours else OpenVino(job)
+
+
 def _tensorrt(job: Job) -> Runner:
     from scripts.benchmark.gpu import TensorRt
 
@@ -174,7 +167,7 @@ def _onnxruntime_cuda(job: Job) -> Runner:
 RUNNERS: dict[str, Callable[[Job], Runner]] = {
     "ours": Ours,
     "onnxruntime": OnnxRuntime,
-    "openvino": OpenVino,
+    "openvino": _openvino,
     "torch": Torch,
     "torch-compile": Torch,
     "tensorrt": _tensorrt,

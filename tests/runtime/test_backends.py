@@ -5,9 +5,12 @@ import importlib.util
 import sys
 import types
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -23,7 +26,7 @@ from runtime.backends.session import (
 )
 from runtime.errors import BackendError, CheckError, InputError, ManifestError, UsageError
 from runtime.golden import read_golden
-from runtime.manifest import manifest_path, parity_path, read_manifest, verified_manifest
+from runtime.manifest import manifest_path, parity_path, read_manifest, record_file, verified_manifest
 
 ALL = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
 TOLERANCE = 1e-4
@@ -56,9 +59,16 @@ class FakeSession:
         self.closed = True
 
 
-@pytest.fixture(params=["onnxruntime", "fake"])
+NEEDS_OPENVINO = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="openvino is not installed: pip install 'itae[openvino]'"
+)
+PROVIDERS = ["cpu", pytest.param("openvino", marks=NEEDS_OPENVINO)]
+on_each_provider = pytest.mark.parametrize("provider", PROVIDERS)
+
+
+@pytest.fixture(params=[*PROVIDERS, "fake"])
 def session(request, tiny):
-    made = open_session(tiny) if request.param == "onnxruntime" else FakeSession(verified_manifest(tiny))
+    made = FakeSession(verified_manifest(tiny)) if request.param == "fake" else open_session(tiny, request.param)
     with closing(made):
         yield made
 
@@ -116,14 +126,41 @@ def test_session_has_the_manifest_and_a_name(session, tiny) -> None:
     assert session.name
 
 
-# ONNX Runtime
+def test_session_runs_for_several_threads_at_once_and_keeps_their_results_apart(session) -> None:
+    batches = [images(count) * np.float32(count) for count in range(1, 7)]
+    alone = [session.run(batch)["embedding"].copy() for batch in batches]
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(5):
+            for expected, got in zip(alone, pool.map(session.run, batches), strict=True):
+                np.testing.assert_allclose(got["embedding"], expected, rtol=0, atol=TOLERANCE)
 
 
+def test_session_leaves_earlier_results_alone(session) -> None:
+    got = session.run(images(2))["embedding"]
+    before = got.copy()
+    session.run(images(2) + np.float32(1))
+    np.testing.assert_array_equal(got, before)
+
+
+def test_session_takes_a_batch_however_it_lies_in_memory(session) -> None:
+    batch = images(6)
+    expected = session.run(batch[::2].copy())["embedding"]
+    np.testing.assert_allclose(session.run(batch[::2])["embedding"], expected, rtol=0, atol=TOLERANCE)
+    batch.flags.writeable = False
+    np.testing.assert_allclose(
+        session.run(np.asfortranarray(batch[::2]))["embedding"], expected, rtol=0, atol=TOLERANCE
+    )
+
+
+# ONNX Runtime and OpenVINO
+
+
+@on_each_provider
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
-def test_onnxruntime_gives_every_output_as_expected(dtype, make_model, tmp_path) -> None:
+def test_a_model_gives_every_output_as_expected(dtype, provider, make_model, tmp_path) -> None:
     path = make_model(tmp_path, outputs=ALL, dtype=dtype)
     golden = read_golden(path, read_manifest(path))
-    with closing(open_session(path)) as session:
+    with closing(open_session(path, provider)) as session:
         got = session.run(golden.input)
     assert tuple(got) == ALL
     for name, expected in golden.outputs().items():
@@ -131,26 +168,65 @@ def test_onnxruntime_gives_every_output_as_expected(dtype, make_model, tmp_path)
         np.testing.assert_allclose(got[name], expected, rtol=0, atol=TOLERANCE)
 
 
-def test_onnxruntime_gives_only_the_outputs_asked_for(make_model, tmp_path) -> None:
-    with closing(open_session(make_model(tmp_path, outputs=ALL))) as session:
+@on_each_provider
+def test_a_model_gives_only_the_outputs_asked_for(provider, make_model, tmp_path) -> None:
+    with closing(open_session(make_model(tmp_path, outputs=ALL), provider)) as session:
         assert tuple(session.run(images(1), ["artifact_norm", "embedding"])) == ("artifact_norm", "embedding")
 
 
-def test_onnxruntime_tells_of_nan_and_of_how_many_images(make_model, tmp_path) -> None:
+@on_each_provider
+def test_nan_is_told_and_in_how_many_images(provider, make_model, tmp_path) -> None:
     dark, bright = -np.ones((1, 3, 42, 42), np.float32), np.ones((1, 3, 42, 42), np.float32)
-    with closing(open_session(make_model(tmp_path, nan=True))) as session:
+    with closing(open_session(make_model(tmp_path, nan=True), provider)) as session:
         session.run(dark)
         with pytest.raises(CheckError, match=r"tiny.onnx gave NaN or infinity in `embedding` for 1 of 2") as info:
             session.run(np.concatenate([dark, bright]))
     assert info.value.exit_code == 1
 
 
-def test_onnxruntime_output_of_another_shape_than_the_manifest_says_is_told(make_model, tmp_path) -> None:
+def test_an_output_of_another_shape_than_the_manifest_says_is_told(make_model, tmp_path) -> None:
     manifest = read_manifest(make_model(tmp_path))
     with pytest.raises(CheckError, match=r"float32 \(2, 5\), its manifest says float32 \(2, 6\)"):
         check_outputs(manifest, 2, {"embedding": np.zeros((2, 5), np.float32)})
     with pytest.raises(CheckError, match="float16"):
         check_outputs(manifest, 2, {"embedding": np.zeros((2, 6), np.float16)})
+
+
+@on_each_provider
+def test_external_weights_are_found_beside_the_model_from_any_folder(
+    provider, make_model, tmp_path, monkeypatch
+) -> None:
+    path = make_model(tmp_path / "model", outputs=ALL)
+    data = path.with_name("tiny.onnx.data")
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location=data.name, size_threshold=100)
+    assert data.stat().st_size > 0
+    rehash(path, external_data=record_file(data))
+    monkeypatch.chdir(tmp_path)
+    golden = read_golden(path, read_manifest(path))
+    with closing(open_session(Path("model/tiny.onnx"), provider)) as session:
+        got = session.run(golden.input)
+    np.testing.assert_allclose(got["embedding"], golden.embedding, rtol=0, atol=TOLERANCE)
+
+
+@on_each_provider
+def test_a_path_may_have_any_letters_that_are_utf8(provider, make_model, tmp_path) -> None:
+    with closing(open_session(make_model(tmp_path / "λ ü #", "a b.onnx"), provider)) as session:
+        assert session.run(images(1))["embedding"].shape == (1, 6)
+    with pytest.raises(InputError, match="no path that is not UTF-8"):
+        open_session(make_model(tmp_path / "\udcff"), provider)
+
+
+@on_each_provider
+def test_a_model_that_cannot_be_loaded_is_one_error_of_ours(provider, make_model, tmp_path) -> None:
+    path = make_model(tmp_path)
+    path.write_bytes(b"not ONNX at all")
+    rehash(path)
+    with pytest.raises(BackendError, match=r"(ONNX Runtime|OpenVINO) can't load .*tiny.onnx") as info:
+        open_session(path, provider)
+    assert "\n" not in str(info.value)
+
+
+# ONNX Runtime
 
 
 def test_cuda_is_refused_where_this_onnxruntime_has_none(tiny) -> None:
@@ -197,28 +273,19 @@ def test_missing_onnxruntime_says_what_to_install(tiny, monkeypatch) -> None:
         open_session(tiny)
 
 
-def test_a_model_that_onnxruntime_cannot_load_is_one_error_of_ours(make_model, tmp_path) -> None:
-    path = make_model(tmp_path)
-    path.write_bytes(b"not ONNX at all")
-    rehash(path)
-    with pytest.raises(BackendError, match=r"ONNX Runtime can't load .*tiny.onnx"):
-        open_session(path)
-
-
 def test_unknown_provider_is_refused(tiny) -> None:
-    with pytest.raises(UsageError, match="no provider 'gpu': choose from auto, cpu, cuda"):
+    with pytest.raises(UsageError, match="no provider 'gpu': choose from auto, cpu, cuda, openvino"):
         open_session(tiny, "gpu")
 
 
 # Files are checked before any parser sees them
 
 
-def rehash(path) -> None:
+def rehash(path, **changes) -> None:
     """Make the manifest of `path` fit its files again."""
-    from runtime.manifest import record_file
-
     manifest = read_manifest(path)
-    files = manifest.files.model_copy(update={"model": record_file(path), "parity": record_file(parity_path(path))})
+    changes |= {"model": record_file(path), "parity": record_file(parity_path(path))}
+    files = manifest.files.model_copy(update=changes)
     manifest_path(path).write_bytes(manifest.model_copy(update={"files": files}).to_json())
 
 

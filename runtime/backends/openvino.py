@@ -1,0 +1,111 @@
+"""OpenVINO: an ONNX model on the CPU, when asked for by name."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.backends.session import Array, Arrays, check_batch, check_names, check_outputs
+from runtime.errors import BackendError, InputError, ItaeError, UsageError, one_line
+from runtime.manifest import Manifest
+
+SETTINGS = {
+    # By default it computes an fp32 model in bf16 where the CPU has instructions for that (AMX, AVX512_BF16) and says
+    # nothing of it: three decimal digits where the model is held to 1e-4.
+    "INFERENCE_PRECISION_HINT": "f32",
+    # One batch at a time on all cores: the caller waits for each. The number of threads is OpenVINO's own choice.
+    "PERFORMANCE_HINT": "LATENCY",
+}
+_TELEMETRY = "openvino_telemetry"
+_importing = threading.Lock()
+
+
+class OpenVinoSession:
+    """A `Session` on OpenVINO's CPU plugin."""
+
+    def __init__(self, model: Path, manifest: Manifest) -> None:
+        """Load `model`, which must have been checked against `manifest`, as `open_session` does.
+
+        Raises:
+            InputError: the path of `model` is not UTF-8.
+            BackendError: OpenVINO is not installed, or can't load the model.
+        """
+        self._manifest = manifest
+        if str(model).encode(errors="replace").decode() != str(model):
+            raise InputError(f"{model}: OpenVINO opens no path that is not UTF-8; rename it")
+        openvino = import_openvino()
+        with _translated(f"OpenVINO can't load {model}"):
+            # A path, not bytes: it looks for external weights beside the file.
+            compiled = openvino.Core().compile_model(str(model), "CPU", SETTINGS)
+            self._request: Any = compiled.create_infer_request()
+        # A request holds one batch at a time, and a second would only share the cores with the first.
+        self._running = threading.Lock()
+        self._name = f"OpenVINO {openvino.get_version().partition('-')[0]} (CPU)"
+
+    @property
+    def manifest(self) -> Manifest:
+        """The model's manifest."""
+        return self._manifest
+
+    @property
+    def name(self) -> str:
+        """`OpenVINO 2026.4.1 (CPU)`."""
+        return self._name
+
+    def run(self, batch: Array, outputs: Sequence[str] | None = None) -> Arrays:
+        """Run a batch; see `Session.run`. Threads that call at the same time wait for each other."""
+        names = check_names(self._manifest, outputs)
+        check_batch(self._manifest, batch)
+        with self._running:
+            if self._request is None:
+                raise UsageError("the session is closed")
+            with _translated(f"OpenVINO failed on {len(batch)} images (a smaller --batch takes less memory)"):
+                self._request.infer({self._manifest.input.name: batch}, share_outputs=True)
+                # Copies: the request's own memory is overwritten by the next batch.
+                results = {name: np.array(self._request.get_tensor(name).data) for name in names}
+        check_outputs(self._manifest, len(batch), results)
+        return results
+
+    def close(self) -> None:
+        """Release the model."""
+        with self._running:
+            self._request = None
+
+
+def import_openvino() -> Any:  # noqa: ANN401  # a module without types
+    """The package `openvino`, without its telemetry.
+
+    `import openvino` tells Google Analytics so, without asking, and leaves a client ID in `~/intel`. Where the package
+    `openvino_telemetry` can't be imported it takes a stub of its own instead; so here it can't.
+
+    Raises:
+        BackendError: it is not installed.
+    """
+    with _importing:
+        known = {name: sys.modules[name] for name in (_TELEMETRY,) if name in sys.modules}
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # what import takes for "not there"
+        try:
+            import openvino
+        except ImportError as error:
+            raise BackendError(f"OpenVINO is not installed: pip install 'itae[openvino]' ({error})") from error
+        finally:
+            del sys.modules[_TELEMETRY]
+            sys.modules.update(known)
+    return openvino
+
+
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """OpenVINO's errors as ours; most are RuntimeErrors of many lines."""
+    try:
+        yield
+    except ItaeError:
+        raise
+    except Exception as error:
+        raise BackendError(f"{what}: {one_line(error)}") from error
