@@ -143,20 +143,17 @@ def _pool(model: torch.nn.Module, spec: ExportSpec, progress: Progress) -> tuple
     images: list[Images] = []
     results: list[reference.Eager] = []
     good: list[int] = []
-
-    def draw(index: int) -> None:
+    for index in itertools.count():
+        if len(images) == POOL * S or len(good) == S:
+            break
+        kinds = {one % KINDS for one in good}
+        if index >= KINDS and kinds and index % KINDS not in kinds:
+            continue  # after one of each kind only of those that gave clear artifacts
         progress(f"looking for images with clear artifacts, {len(images) + 1} of at most {POOL * S}")
         images.append(candidate(index, spec.height, spec.width))
         results.append(_embed(model, images[-1], spec.itae, spec))
         if results[-1].is_mixed.item() and results[-1].margin.item() > wide:
             good.append(index)
-
-    indices = itertools.count()
-    while len(images) < POOL * S and len(good) < S:
-        index = next(indices)
-        kinds = {one % KINDS for one in good}
-        if index < KINDS or not kinds or index % KINDS in kinds:  # one of each; then of those that gave clear artifacts
-            draw(index)
     return np.stack(images), reference.concatenate(results)
 
 

@@ -30,7 +30,7 @@ def _by_head(name: str) -> Op:
     return Op("Transpose", (_by_token(name),), attrs=_perm(0, 2, 1, 3))
 
 
-QUERY = maybe("Mul", _by_head("query"), Scalar("early_scale"), bind="early")
+QUERY = maybe("Mul", _by_head("query"), Scalar("early_scale"))
 KEY_T = AnyOf(
     (
         Op("Transpose", (_by_token("key"),), attrs=_perm(0, 2, 3, 1)),  # torch merges two transposes into this
@@ -68,8 +68,6 @@ class AttentionSite:
     qk: gs.Node
     late: gs.Node | None
     """The Mul after the first MatMul, where the scale stands there."""
-    early: gs.Node | None
-    """The Mul on the query, where the scale stands there."""
     scale: float
     softmax: gs.Node
     attenuation: gs.Node | None
@@ -157,7 +155,6 @@ def _site(found: Match, layer: int) -> AttentionSite:
         key_reshape=found.nodes["key_reshape"],
         qk=found.nodes["qk"],
         late=found.nodes.get("late"),
-        early=found.nodes.get("early"),
         scale=float(scale.values.item()) if scale is not None else 1.0,
         softmax=found.nodes["softmax"],
         attenuation=found.nodes.get("attenuation"),

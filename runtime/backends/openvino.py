@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from runtime.backends.session import Array, Arrays, check_batch, check_names, check_outputs
-from runtime.errors import BackendError, InputError, ItaeError, UsageError, one_line
+from runtime.backends.session import Array, Arrays, check_batch, check_names, check_outputs, check_path
+from runtime.errors import BackendError, ItaeError, UsageError, one_line
 from runtime.manifest import Manifest
 
 SETTINGS = {
@@ -37,8 +37,7 @@ class OpenVinoSession:
             BackendError: OpenVINO is not installed, or can't load the model.
         """
         self._manifest = manifest
-        if str(model).encode(errors="replace").decode() != str(model):
-            raise InputError(f"{model}: OpenVINO opens no path that is not UTF-8; rename it")
+        check_path(model, "OpenVINO")
         openvino = import_openvino()
         with _translated(f"OpenVINO can't load {model}"):
             # A path, not bytes: it looks for external weights beside the file.

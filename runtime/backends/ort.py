@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.backends.session import Array, Arrays, check_batch, check_names, check_outputs
-from runtime.errors import BackendError, InputError, ItaeError, UsageError, one_line
+from runtime.backends.session import Array, Arrays, check_batch, check_names, check_outputs, check_path
+from runtime.errors import BackendError, ItaeError, UsageError, one_line
 from runtime.manifest import Manifest
 
 _ERRORS_ONLY = 3
@@ -31,8 +31,7 @@ class OrtSession:
             BackendError: ONNX Runtime is not installed, has no such provider here, or can't load the model.
         """
         self._manifest = manifest
-        if str(model).encode(errors="replace").decode() != str(model):
-            raise InputError(f"{model}: ONNX Runtime opens no path that is not UTF-8; rename it")
+        check_path(model, "ONNX Runtime")
         try:
             import onnxruntime
         except ImportError as error:

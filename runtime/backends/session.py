@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,6 +49,16 @@ def batch_limits(manifest: Manifest) -> tuple[int, int, int | None]:
     if manifest.options.batch is None or manifest.builder.name == "onnx":
         return 1, DEFAULT_BATCH, None
     return manifest.options.batch
+
+
+def check_path(model: Path, library: str) -> None:
+    """Check a path before `library` is given it: those behind C++ open no other than UTF-8.
+
+    Raises:
+        InputError: the path of `model` is not UTF-8.
+    """
+    if str(model).encode(errors="replace").decode() != str(model):
+        raise InputError(f"{model}: {library} opens no path that is not UTF-8; rename it")
 
 
 def check_batch(manifest: Manifest, batch: Array) -> None:
