@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runtime.embedder import Model
+    from runtime.model import Model
 
 __all__ = ["load"]
 
@@ -30,6 +30,6 @@ def load(path: str | os.PathLike[str], provider: str = "auto") -> Model:
     from pathlib import Path
 
     from runtime.backends import open_session
-    from runtime.embedder import Model  # here, so that `--help` and the exporter pay for none of it
+    from runtime.model import Model  # here, so that `--help` and the exporter pay for none of it
 
     return Model(open_session(Path(path), provider))

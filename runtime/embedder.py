@@ -1,82 +1,24 @@
-"""Pictures to embeddings: in memory (`Model.embed`) and from files into a store (`embed_files`)."""
+"""Pictures from files into a store of embeddings."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from runtime.backends.session import Session, check_names, chosen_batch, run_in_batches
+from runtime.backends.session import check_names, chosen_batch
 from runtime.errors import CheckError, InputError
 from runtime.images import Found, ImageFile, Unreadable, load_image
 from runtime.manifest import Manifest
+from runtime.model import Model
 from runtime.preprocess import preprocess
 from runtime.store_writer import StoreWriter, new_store
 
 Float32 = npt.NDArray[np.float32]
-Picture = str | os.PathLike[str] | Image.Image
-
-
-class Model:
-    """A loaded model that embeds pictures; `runtime.load` makes one."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-
-    @property
-    def manifest(self) -> Manifest:
-        """Everything about the model that its file doesn't say."""
-        return self.session.manifest
-
-    def embed(self, images: Picture | Sequence[Picture] | npt.NDArray[Any], batch: int | None = None) -> Float32:
-        """Embed n pictures as (n, C) float32.
-
-        Args:
-            images: paths or Pillow images of any size, or an array as the model takes it, batch dimension
-                included: (n, 3, H, W) float32, normalised, or (n, H, W, 3) uint8.
-            batch: how many to run at a time; the model's preferred number where None.
-
-        Raises:
-            InputError: a picture can't be read, or the array is not as the model takes it.
-            UsageError: the model has no `embedding` output, or takes no such batch.
-            CheckError: the model gave NaN or infinity.
-            BackendError: the backend failed: out of memory, for one.
-        """
-        if isinstance(images, np.ndarray):
-            return self._run(images, batch)
-        pictures = [images] if isinstance(images, str | os.PathLike | Image.Image) else list(images)
-        if not pictures:
-            raise InputError("no image to embed")
-        size = chosen_batch(self.manifest, batch)
-        return np.concatenate(
-            [
-                self._run(np.stack([self._input(picture) for picture in pictures[start : start + size]]), size)
-                for start in range(0, len(pictures), size)
-            ]
-        )
-
-    def close(self) -> None:
-        """Release the model; a second call does nothing."""
-        self.session.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _input(self, picture: Picture) -> npt.NDArray[Any]:
-        image = picture if isinstance(picture, Image.Image) else load_image(Path(picture))
-        return preprocess(image, self.manifest.preprocessing)
-
-    def _run(self, inputs: npt.NDArray[Any], batch: int | None) -> Float32:
-        return run_in_batches(self.session, inputs, batch, ["embedding"])["embedding"]
 
 
 @dataclass(frozen=True)

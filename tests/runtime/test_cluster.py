@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from runtime import cluster, cluster_output
+from runtime import cluster_output
 from runtime.__main__ import main
 from runtime.cluster_output import CENTROIDS, LABELS, PICTURE, SUMMARY
 from runtime.command import INTERRUPTED
+from runtime.commands import cluster
 from runtime.store import read_embeddings
 from runtime.store_writer import new_store
 

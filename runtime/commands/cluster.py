@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 # Heavy imports come after parsing, in the function that needs them.
 
+WHAT = "cluster embeddings by k-means"
+EXAMPLES = """examples:
+  %(prog)s embeddings/ --k 10 --out clusters/
+  %(prog)s embeddings/ --k 10 --out clusters/ --labels folders"""
+
 SUMMARY_FORMAT = 1
 MAX_SEED = 2**32 - 1
 """What numpy's generator takes."""

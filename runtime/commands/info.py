@@ -1,0 +1,30 @@
+"""`python -m runtime info`: a model's manifest as JSON, after its files were checked."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from runtime.commands import options
+
+WHAT = "print the manifest of a model as JSON"
+EXAMPLES = """examples:
+  %(prog)s itae.onnx
+  %(prog)s itae.engine | python -c 'import json, sys; print(json.load(sys.stdin)["options"])'"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    options.add_model(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the manifest; gives the exit code.
+
+    Raises:
+        ManifestError: the model, its external data or its manifest is missing, altered or too new.
+    """
+    from runtime.manifest import verified_manifest
+
+    sys.stdout.write(verified_manifest(arguments.model).to_json().decode())
+    return 0
