@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,14 @@ class OpenVinoSession:
 
     def run(self, batch: Array, outputs: Sequence[str] | None = None) -> Arrays:
         """Run a batch; see `Session.run`. Threads that call at the same time wait for each other."""
+        return self._run(batch, outputs, finite=True)
+
+    def stream(self, batches: Iterable[Array], outputs: Sequence[str] | None = None) -> Iterator[Arrays]:
+        """Run batches one by one; see `Session.stream`."""
+        for batch in batches:
+            yield self._run(batch, outputs, finite=False)
+
+    def _run(self, batch: Array, outputs: Sequence[str] | None, *, finite: bool) -> Arrays:
         names = check_names(self._manifest, outputs)
         check_batch(self._manifest, batch)
         with self._running:
@@ -68,7 +76,7 @@ class OpenVinoSession:
                 self._request.infer({self._manifest.input.name: batch}, share_outputs=True)
                 # Copies: the request's own memory is overwritten by the next batch.
                 results = {name: np.array(self._request.get_tensor(name).data) for name in names}
-        check_outputs(self._manifest, len(batch), results)
+        check_outputs(self._manifest, len(batch), results, finite=finite)
         return results
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,14 @@ class OrtSession:
 
     def run(self, batch: Array, outputs: Sequence[str] | None = None) -> Arrays:
         """Run a batch; see `Session.run`."""
+        return self._run(batch, outputs, finite=True)
+
+    def stream(self, batches: Iterable[Array], outputs: Sequence[str] | None = None) -> Iterator[Arrays]:
+        """Run batches one by one; see `Session.stream`."""
+        for batch in batches:
+            yield self._run(batch, outputs, finite=False)
+
+    def _run(self, batch: Array, outputs: Sequence[str] | None, *, finite: bool) -> Arrays:
         if self._session is None:
             raise UsageError("the session is closed")
         names = check_names(self._manifest, outputs)
@@ -76,7 +84,7 @@ class OrtSession:
         with _translated(f"ONNX Runtime failed on {len(batch)} images (a smaller --batch takes less memory)"):
             arrays = self._session.run(list(names), {self._manifest.input.name: batch})
         results = dict(zip(names, arrays, strict=True))
-        check_outputs(self._manifest, len(batch), results)
+        check_outputs(self._manifest, len(batch), results, finite=finite)
         return results
 
     def close(self) -> None:

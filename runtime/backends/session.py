@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +38,15 @@ class Session(Protocol):
             UsageError: the model has no such output, or the session is closed.
             CheckError: an output holds NaN or infinity, or has another shape than the manifest says.
             BackendError: the backend failed: out of memory, for one.
+        """
+
+    def stream(self, batches: Iterable[Array], outputs: Sequence[str] | None = None) -> Iterator[Arrays]:
+        """Run batches in order and give the outputs of each; a backend may copy one while it computes another.
+
+        NaN and infinity in outputs come as they are: the caller looks for them, image by image.
+
+        Raises:
+            InputError, UsageError, CheckError, BackendError: as `run`.
         """
 
     def close(self) -> None:
@@ -97,8 +106,8 @@ def check_names(manifest: Manifest, outputs: Sequence[str] | None) -> tuple[str,
     return names if outputs is None else tuple(outputs)
 
 
-def check_outputs(manifest: Manifest, samples: int, outputs: Mapping[str, Array]) -> None:
-    """Check what a backend gave for a batch of `samples` images.
+def check_outputs(manifest: Manifest, samples: int, outputs: Mapping[str, Array], *, finite: bool = True) -> None:
+    """Check what a backend gave for a batch of `samples` images; of NaN and infinity only where `finite`.
 
     Raises:
         CheckError: an output holds NaN or infinity, or has another dtype or shape than the manifest says.
@@ -111,7 +120,7 @@ def check_outputs(manifest: Manifest, samples: int, outputs: Mapping[str, Array]
                 f"{manifest.files.model.name} gave `{name}` as {array.dtype} {array.shape}, "
                 f"its manifest says {declared[name].dtype} {shape}: export it again"
             )
-        if array.dtype == np.float32 and not np.isfinite(array).all():
+        if finite and array.dtype == np.float32 and not np.isfinite(array).all():
             rows = int((~np.isfinite(array.reshape(samples, -1)).all(axis=1)).sum())
             raise CheckError(
                 f"{manifest.files.model.name} gave NaN or infinity in `{name}` for {rows} of {samples} images"

@@ -55,6 +55,10 @@ class FakeSession:
         check_outputs(self.manifest, len(batch), results)
         return results
 
+    def stream(self, batches, outputs=None):
+        for batch in batches:
+            yield self.run(batch, outputs)
+
     def close(self) -> None:
         self.closed = True
 
@@ -133,6 +137,14 @@ def test_session_runs_for_several_threads_at_once_and_keeps_their_results_apart(
         for _ in range(5):
             for expected, got in zip(alone, pool.map(session.run, batches), strict=True):
                 np.testing.assert_allclose(got["embedding"], expected, rtol=0, atol=TOLERANCE)
+
+
+def test_session_streams_batches_in_order_each_as_run_gives_it(session) -> None:
+    batches = [images(count) * np.float32(count) for count in (3, 1, 4, 1)]
+    streamed = list(session.stream(iter(batches), ["embedding"]))
+    assert len(streamed) == 4
+    for batch, got in zip(batches, streamed, strict=True):
+        np.testing.assert_array_equal(got["embedding"], session.run(batch)["embedding"])
 
 
 def test_session_leaves_earlier_results_alone(session) -> None:
