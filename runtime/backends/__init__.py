@@ -12,7 +12,9 @@ PROVIDERS = ("auto", "cpu", "cuda", "openvino")
 """What runs an ONNX model: ONNX Runtime on the CPU (`auto` and `cpu`) or on CUDA, or OpenVINO on the CPU."""
 
 
-def open_session(model: Path, provider: str = "auto") -> Session:
+def open_session(
+    model: Path, provider: str = "auto", *, device: int = 0, threads: int | None = None, verify_hash: bool = True
+) -> Session:
     """Load a model, after its files were checked against its manifest, on the backend that serves it.
 
     Args:

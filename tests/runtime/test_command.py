@@ -14,7 +14,7 @@ import pytest
 import runtime
 from runtime.__main__ import main
 from runtime.manifest import manifest_path, parity_path, read_manifest
-from runtime.store import read_embeddings
+from runtime.store import Store
 
 HEAVY = ("torch", "sklearn", "scipy", "onnxruntime", "onnx", "pyarrow", "tensorrt", "tensorrt_rtx", "transformers")
 COMMANDS = ("embed", "cluster", "verify", "info")
@@ -48,7 +48,7 @@ def test_embed_writes_embeddings_and_a_summary(call, tiny, pictures, tmp_path) -
     code, out, err = call("embed", tiny, pictures, "--out", tmp_path / "out", "--batch", 3)
     assert (code, out) == (0, "")
     assert f"embedded 8 images into {tmp_path / 'out'}" in err
-    assert len(read_embeddings(tmp_path / "out").paths) == 8
+    assert len(Store(tmp_path / "out").read().paths) == 8
 
 
 def test_embed_says_how_many_were_not_read_and_ends_well(call, tiny, pictures, tmp_path) -> None:
@@ -70,7 +70,7 @@ def test_embed_that_reads_nothing_exits_1(call, tiny, tmp_path) -> None:
 
 def test_embed_takes_a_single_file(call, tiny, pictures, tmp_path) -> None:
     code, _, _ = call("embed", tiny, pictures / "cats" / "0.png", "--out", tmp_path / "out")
-    got = read_embeddings(tmp_path / "out")
+    got = Store(tmp_path / "out").read()
     assert (code, got.paths) == (0, ["0.png"])
     assert got.roots == [str((pictures / "cats").resolve())]
 
@@ -153,7 +153,7 @@ def test_full_disk_is_one_line_and_leaves_the_older_set(call, tiny, pictures, tm
     assert code == 2
     assert_one_line(err)
     assert "No space left on device" in err
-    assert len(read_embeddings(tmp_path / "out").paths) == 8
+    assert len(Store(tmp_path / "out").read().paths) == 8
 
 
 def test_interrupt_is_one_line_and_exit_130(call, tiny, pictures, tmp_path, monkeypatch) -> None:
