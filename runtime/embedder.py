@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from runtime.backends.session import check_names, chosen_batch
 from runtime.errors import CheckError, InputError
-from runtime.images import Found, ImageFile, Unreadable, load_image
 from runtime.manifest import Manifest
 from runtime.model import Model
 from runtime.preprocess import preprocess
+from runtime.sources import Item, Sources, Unreadable, load_item, location
 from runtime.store_writer import StoreWriter, new_store
 
 Float32 = npt.NDArray[np.float32]
@@ -33,16 +33,16 @@ class Embedded:
 
 def embed_files(
     model: Model,
-    found: Found,
+    sources: Sources,
     folder: Path,
     batch: int | None = None,
     advance: Callable[[int, int], None] = lambda embedded, unreadable: None,
 ) -> Embedded:
-    """Embed the pictures of `found` into `folder`, in order; what can't be read is recorded and left out.
+    """Embed the pictures of `sources` into `folder`, in order; what can't be read is recorded and left out.
 
     Args:
         model: a model with an `embedding` output.
-        found: from `find_images`.
+        sources: from `open_sources`.
         folder: where the store goes; embeddings there are replaced at the end, if any picture was read.
         batch: how many to run at a time; the model's preferred number where None.
         advance: told after each batch how many are embedded and unreadable so far.
@@ -55,12 +55,10 @@ def embed_files(
     """
     check_names(model.manifest, ["embedding"])
     size = chosen_batch(model.manifest, batch)
-    unreadable = list(found.unreadable)
+    unreadable: list[Unreadable] = []
     images = 0
     with new_store(folder, _origin(model.manifest)) as writer:
-        for problem in found.unreadable:
-            writer.add_error(problem.root, problem.path, problem.error)
-        for files, inputs, problems in _batches(model.manifest, found.files, size):
+        for files, inputs, problems in _batches(model.manifest, sources, size):
             for problem in problems:
                 writer.add_error(problem.root, problem.path, problem.error)
             unreadable += problems
@@ -71,27 +69,31 @@ def embed_files(
     return Embedded(images, tuple(unreadable))
 
 
-def _embed_batch(model: Model, files: Sequence[ImageFile], inputs: npt.NDArray[Any], writer: StoreWriter) -> None:
+def _embed_batch(model: Model, files: Sequence[Item], inputs: npt.NDArray[Any], writer: StoreWriter) -> None:
     try:
         vectors = model.embed(inputs, len(files))
     except CheckError as error:
-        raise CheckError(f"{error} (from {files[0].location} to {files[-1].location})") from error
+        first, last = (location(file.root, file.path) for file in (files[0], files[-1]))
+        raise CheckError(f"{error} (from {first} to {last})") from error
     writer.add([file.root for file in files], [file.path for file in files], vectors)
 
 
 def _batches(
-    manifest: Manifest, files: Sequence[ImageFile], size: int
-) -> Iterator[tuple[list[ImageFile], npt.NDArray[Any], list[Unreadable]]]:
+    manifest: Manifest, sources: Sources, size: int
+) -> Iterator[tuple[list[Item], npt.NDArray[Any], list[Unreadable]]]:
     """Read pictures into batches of `size`; the last one holds what is left, which may be none."""
-    good: list[ImageFile] = []
+    good: list[Item] = []
     inputs: list[npt.NDArray[Any]] = []
     bad: list[Unreadable] = []
-    for file in files:
-        try:
-            inputs.append(preprocess(load_image(file.location), manifest.preprocessing))
-            good.append(file)
-        except InputError as error:
-            bad.append(Unreadable(file.root, file.path, str(error).removeprefix(f"{file.location}: ")))
+    for item in sources.items():
+        if isinstance(item, Unreadable):
+            bad.append(item)
+        else:
+            try:
+                inputs.append(preprocess(load_item(item), manifest.preprocessing))
+                good.append(item)
+            except InputError as error:
+                bad.append(Unreadable(item.root, item.path, str(error)))
         if len(good) == size or len(bad) == size:
             yield good, _stack(inputs), bad
             good, inputs, bad = [], [], []

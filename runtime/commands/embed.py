@@ -40,17 +40,17 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from runtime import load
     from runtime.embedder import embed_files
-    from runtime.images import find_images
     from runtime.progress import progress
+    from runtime.sources import open_sources
 
     # Pillow warns and logs of oddities in pictures that it reads; what it can't read is told by us.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     start = time.monotonic()
-    found = find_images(arguments.images)
-    total = len(found.files) + len(found.unreadable)
+    sources = open_sources([str(path) for path in arguments.images])
+    total = sources.total or 0
     with load(arguments.model, arguments.provider) as model, progress(total) as advance:
-        result = embed_files(model, found, arguments.out, arguments.batch, advance)
+        result = embed_files(model, sources, arguments.out, arguments.batch, advance)
     bad = len(result.unreadable)
     if result.images == 0:
         first = result.unreadable[0]

@@ -160,7 +160,7 @@ def test_interrupt_is_one_line_and_exit_130(call, tiny, pictures, tmp_path, monk
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("runtime.embedder.load_image", interrupt)
+    monkeypatch.setattr("runtime.embedder.load_item", interrupt)
     code, _, err = call("embed", tiny, pictures, "--out", tmp_path / "out")
     assert code == 130
     assert_one_line(err)
@@ -401,7 +401,7 @@ def test_a_full_stdout_is_one_line_and_exit_2(tiny) -> None:
 def test_sigterm_ends_embed_in_one_line_and_leaves_nothing(tiny, pictures, tmp_path) -> None:
     code = (
         "import os, signal, sys, runtime.embedder\n"
-        "runtime.embedder.load_image = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "runtime.embedder.load_item = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
         "from runtime.__main__ import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )

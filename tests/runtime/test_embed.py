@@ -9,8 +9,9 @@ from PIL import Image
 from runtime import load
 from runtime.embedder import embed_files
 from runtime.errors import CheckError, InputError, ManifestError, UsageError
-from runtime.images import find_images, load_image
+from runtime.images import load_image
 from runtime.preprocess import preprocess
+from runtime.sources import location, open_sources
 from runtime.store import read_embeddings
 
 TOLERANCE = 1e-4
@@ -79,7 +80,7 @@ def test_model_without_embedding_is_refused(make_model, tmp_path, pictures) -> N
         with pytest.raises(UsageError, match="no output `embedding`, only patch_tokens"):
             model.embed([pictures / "cats" / "0.png"])
         with pytest.raises(UsageError, match="no output `embedding`"):
-            embed_files(model, find_images([pictures]), tmp_path / "out")
+            embed_files(model, open_sources([str(pictures)]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -106,12 +107,12 @@ def test_load_checks_the_files(tiny) -> None:
 
 @pytest.mark.parametrize("batch", [1, 3, 8, None])
 def test_folder_gets_the_embedding_of_each_picture(batch, model, pictures, tmp_path, tiny_weights) -> None:
-    found = find_images([pictures])
-    result = embed_files(model, found, tmp_path / "out", batch)
+    sources = open_sources([str(pictures)])
+    result = embed_files(model, sources, tmp_path / "out", batch)
     assert (result.images, result.unreadable) == (8, ())
     got = read_embeddings(tmp_path / "out")
-    assert list(zip(got.roots, got.paths, strict=True)) == [(file.root, file.path) for file in found.files]
-    want = expected(tiny_weights, model, [file.location for file in found.files])
+    assert list(zip(got.roots, got.paths, strict=True)) == [(item.root, item.path) for item in sources.items()]
+    want = expected(tiny_weights, model, [location(item.root, item.path) for item in sources.items()])
     np.testing.assert_allclose(got.vectors, want, rtol=0, atol=TOLERANCE)
 
 
@@ -124,7 +125,7 @@ def test_what_cannot_be_read_is_recorded_and_the_rest_embedded(batch, tiny, pict
     with load(tiny) as model:
         result = embed_files(
             model,
-            find_images([pictures]),
+            open_sources([str(pictures)]),
             tmp_path / "out",
             batch,
             lambda embedded, unreadable: told.append((embedded, unreadable)),
@@ -146,9 +147,9 @@ def test_what_cannot_be_read_is_recorded_and_the_rest_embedded(batch, tiny, pict
 
 def test_embeddings_do_not_depend_on_what_was_unreadable_beside_them(tiny, pictures, tmp_path) -> None:
     with load(tiny) as model:
-        embed_files(model, find_images([pictures]), tmp_path / "all", 3)
+        embed_files(model, open_sources([str(pictures)]), tmp_path / "all", 3)
         (pictures / "cats" / "1.png").write_bytes(b"")
-        embed_files(model, find_images([pictures]), tmp_path / "rest", 3)
+        embed_files(model, open_sources([str(pictures)]), tmp_path / "rest", 3)
     everything, rest = read_embeddings(tmp_path / "all"), read_embeddings(tmp_path / "rest")
     kept = [everything.paths.index(path) for path in rest.paths]
     assert len(kept) == 7
@@ -166,14 +167,14 @@ def test_no_batch_is_larger_than_asked_for(batch, batches, tiny, pictures, tmp_p
             return real(inputs, outputs)
 
         monkeypatch.setattr(model.session, "run", run)
-        embed_files(model, find_images([pictures]), tmp_path / "out", batch)
+        embed_files(model, open_sources([str(pictures)]), tmp_path / "out", batch)
     assert sizes == batches
 
 
 def test_two_runs_write_the_same_bytes(tiny, pictures, tmp_path) -> None:
     with load(tiny) as model:
         for name in ("a", "b"):
-            embed_files(model, find_images([pictures]), tmp_path / name)
+            embed_files(model, open_sources([str(pictures)]), tmp_path / name)
     one, other = (tmp_path / name / "part-00000.parquet" for name in ("a", "b"))
     assert one.read_bytes() == other.read_bytes()
 
@@ -182,7 +183,7 @@ def test_each_part_says_which_model_made_it(tiny, pictures, tmp_path) -> None:
     from pyarrow import parquet
 
     with load(tiny) as model:
-        embed_files(model, find_images([pictures]), tmp_path / "out")
+        embed_files(model, open_sources([str(pictures)]), tmp_path / "out")
         metadata = json.loads(parquet.read_schema(tmp_path / "out" / "part-00000.parquet").metadata[b"itae"])
         assert metadata["model"] == "tiny.onnx"
         assert metadata["model_sha256"] == model.manifest.files.model.sha256
@@ -192,19 +193,21 @@ def test_each_part_says_which_model_made_it(tiny, pictures, tmp_path) -> None:
 def test_embeddings_of_another_model_are_replaced_not_mixed(make_model, pictures, tmp_path) -> None:
     for dtype in ("float32", "uint8"):
         with load(make_model(tmp_path / dtype, dtype=dtype)) as model:
-            embed_files(model, find_images([pictures / "cats" if dtype == "uint8" else pictures]), tmp_path / "out")
+            embed_files(
+                model, open_sources([str(pictures / "cats" if dtype == "uint8" else pictures)]), tmp_path / "out"
+            )
     assert len(read_embeddings(tmp_path / "out").paths) == 4
 
 
 def test_nan_ends_the_run_names_the_pictures_and_leaves_the_older_set(make_model, pictures, tmp_path) -> None:
     with load(make_model(tmp_path / "good")) as model:
-        embed_files(model, find_images([pictures]), tmp_path / "out")
+        embed_files(model, open_sources([str(pictures)]), tmp_path / "out")
     Image.new("RGB", (50, 50), "white").save(pictures / "cats" / "bright.png")
     with (
         load(make_model(tmp_path / "bad", nan=True)) as model,
         pytest.raises(CheckError, match=r"NaN or infinity .*cats.*png to ") as info,
     ):
-        embed_files(model, find_images([pictures]), tmp_path / "out")
+        embed_files(model, open_sources([str(pictures)]), tmp_path / "out")
     assert info.value.exit_code == 1
     assert len(read_embeddings(tmp_path / "out").paths) == 8
 
@@ -212,6 +215,6 @@ def test_nan_ends_the_run_names_the_pictures_and_leaves_the_older_set(make_model
 def test_where_nothing_could_be_read_there_are_no_parts(tiny, tmp_path) -> None:
     (tmp_path / "a.png").touch()
     with load(tiny) as model:
-        result = embed_files(model, find_images([tmp_path / "a.png"]), tmp_path / "out")
+        result = embed_files(model, open_sources([str(tmp_path / "a.png")]), tmp_path / "out")
     assert result.images == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["errors.jsonl"]
