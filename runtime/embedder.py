@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from runtime.errors import CheckError
-from runtime.pipeline import Embedded, Entry
+from runtime.pipeline import Embedded
 from runtime.progress import Progress
 from runtime.sources import Sources, location
-from runtime.sources.item import Unreadable
+from runtime.sources.item import Entry, Unreadable
 from runtime.store.moved import Moved
 from runtime.store.writer import StoreWriter
 

@@ -1,12 +1,12 @@
-"""Pictures from files: which there are, and each decoded to RGB, whatever is in the file."""
+"""Pictures decoded to RGB, whatever is in the file."""
 
 from __future__ import annotations
 
+import io
 import os
 import stat
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -15,10 +15,8 @@ from runtime.errors import InputError, one_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """What is decoded, by content; Pillow reads many more, each one a parser that could be attacked."""
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-"""Which files of a folder count as pictures, in any case; a file that is named itself needs none of these."""
 MAX_PIXELS = 178_956_970
-"""Larger pictures are refused before they are decoded: Pillow's own limit, 680 MiB as it holds them."""
+"""Larger pictures are refused before they are decoded, unless asked for: Pillow's limit, 680 MiB as it holds them."""
 
 _WITH_ALPHA = frozenset({"LA", "PA", "RGBA", "RGBa"})
 _ORIENTATION = 0x0112
@@ -34,62 +32,70 @@ _TRANSPOSE = {
 """What undoes each value of EXIF's orientation tag."""
 
 
-@dataclass(frozen=True)
-class ImageFile:
-    """A picture as the store names it."""
-
-    root: str
-    """The folder that was searched, or that of a single file; absolute, links resolved."""
-    path: str
-    """Relative to `root`, with slashes."""
-
-    @property
-    def location(self) -> Path:
-        """Where the file is."""
-        return Path(self.root, self.path)
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A file or folder that can't be used, and why: a line of `errors.jsonl`."""
-
-    root: str
-    path: str
-    error: str
-
-
-@dataclass(frozen=True)
-class Found:
-    """What `find_images` found: the pictures, and the folders and names that it could not use."""
-
-    files: tuple[ImageFile, ...]
-    unreadable: tuple[Unreadable, ...]
-
-
-def load_image(path: Path) -> Image.Image:
+def load_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode a picture (its first frame) as 8-bit RGB, upright by its EXIF orientation.
 
     Raises:
         InputError: it is missing, empty, truncated, too large, no regular file, or of no format in `FORMATS`.
     """
     try:
-        reason = _not_a_file(path)
-        if reason is None:
-            with Image.open(path, formats=FORMATS) as image:
-                if (pixels := image.width * image.height) <= MAX_PIXELS:
-                    return to_rgb(image)
-                reason = f"has {pixels:,} pixels ({image.width} x {image.height}), more than {MAX_PIXELS:,}"
+        return decode_file(path, max_pixels)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except Image.DecompressionBombError as error:  # Pillow's own check, on opening: the same limit as ours
-        raise InputError(f"{path}: has more than {MAX_PIXELS:,} pixels") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path}: is damaged, or none of {', '.join(FORMATS)}") from error
+
+
+def decode_file(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """As `load_image`, with an error that doesn't name the file."""
+    try:
+        # Not Pillow by path: it maps some files into memory, and a mapped file that is cut short kills the process.
+        with open(path, "rb", opener=_open_without_waiting) as file:  # Path.open takes no opener
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError("is a folder or a device, not a file")
+            return _decode(file, status.st_size, max_pixels)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: does not exist, or is a link to what does not") from error
+        raise InputError("does not exist, or is a link to what does not") from error
+    except IsADirectoryError as error:
+        raise InputError("is a folder or a device, not a file") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"can't be decoded ({_reason(error)})") from error
+
+
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """As `load_image`, of a file's content; the error names no file."""
+    return _decode(io.BytesIO(data), len(data), max_pixels)
+
+
+def max_bytes(max_pixels: int) -> int:
+    """How large a picture's file may be: as a picture of `max_pixels` is in memory, or 64 MiB."""
+    return max(4 * max_pixels, 64 << 20)
+
+
+def _decode(file: BinaryIO, size: int, max_pixels: int) -> Image.Image:
+    if size == 0:
+        raise InputError("is empty (0 bytes)")
+    if size > max_bytes(max_pixels):
+        raise InputError(f"has {size:,} bytes, more than {max_bytes(max_pixels):,}")
+    if max_pixels > MAX_PIXELS and Image.MAX_IMAGE_PIXELS is not None:  # Pillow refuses more than twice as many
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, (max_pixels + 1) // 2)
+    try:
+        return _first_frame(file, max_pixels)
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:  # on opening: our own check comes too late
+        raise InputError(f"has more than {max_pixels:,} pixels") from error
+    except UnidentifiedImageError as error:
+        raise InputError(_what_else(file)) from error
     except Exception as error:  # a decoder fed a hostile file raises anything: KeyError, struct.error, MemoryError
-        raise InputError(f"{path}: can't be decoded ({_reason(error)})") from error
-    raise InputError(f"{path}: {reason}")
+        raise InputError(f"can't be decoded ({_reason(error)})") from error
+
+
+def _first_frame(file: BinaryIO, max_pixels: int) -> Image.Image:
+    """The picture; raises InputError where it is too large, and whatever Pillow raises."""
+    with Image.open(file, formats=FORMATS) as image:
+        if (pixels := image.width * image.height) > max_pixels:
+            raise InputError(f"has {pixels:,} pixels ({image.width} x {image.height}), more than {max_pixels:,}")
+        return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -119,14 +125,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return upright
 
 
-def _not_a_file(path: Path) -> str | None:
-    """Why a file can't be a picture, before it is opened; raises OSError."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for ever
-        return "is a folder or a device, not a file"
-    return "is empty (0 bytes)" if status.st_size == 0 else None
-
-
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(_ORIENTATION, 1)
@@ -140,52 +138,40 @@ def _reason(error: Exception) -> str:
     return text if type(error) is OSError else f"{type(error).__name__}: {text}"
 
 
-def find_images(arguments: Sequence[str | os.PathLike[str]]) -> Found:
-    """List pictures: each argument a file, whatever its name, or a folder, searched through by `SUFFIXES`.
-
-    Folders that are links are not entered, unless named as an argument. In the order of the arguments, below
-    each sorted by path; what two arguments lead to under one root and path is listed once.
-
-    Raises:
-        InputError: an argument does not exist, or there is no picture at all.
-    """
-    files: dict[ImageFile, None] = {}
-    unreadable: dict[Unreadable, None] = {}
-    for argument in map(Path, arguments):
-        try:
-            is_folder = stat.S_ISDIR(argument.stat().st_mode)
-            root = (argument if is_folder else argument.parent).resolve(strict=True)
-        except (OSError, RuntimeError, ValueError) as error:
-            reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
-            raise InputError(f"{_printable(str(argument))}: {reason}; give image files or folders") from error
-        paths = _search(root, unreadable) if is_folder else [argument.name]
-        for path in sorted(paths):
-            if _printable(str(root)) == str(root) and _printable(path) == path:
-                files[ImageFile(str(root), path)] = None
-            else:  # the store's strings are UTF-8
-                reason = "its name is not UTF-8: rename it"
-                unreadable[Unreadable(_printable(str(root)), _printable(path), reason)] = None
-    if not files and not unreadable:
-        what = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-        raise InputError(f"no image in {', '.join(map(str, arguments))}: looked for files that end in {what}")
-    return Found(tuple(files), tuple(unreadable))
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Opening a named pipe would wait for ever."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _search(root: Path, unreadable: dict[Unreadable, None]) -> list[str]:
-    """Relative paths below `root` of the files that `SUFFIXES` takes; unlistable folders are recorded."""
+_OTHERS = (  # where in the file, what is there, what it is
+    (4, b"ftypavi", "AVIF"),
+    (4, b"ftyphei", "HEIC"),
+    (4, b"ftyphev", "HEIC"),
+    (4, b"ftypmif1", "HEIC or AVIF"),
+    (4, b"ftyp", "a video"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (0, b"%PDF", "PDF"),
+    (0, b"8BPS", "Photoshop's PSD"),
+    (0, b"PK\x03\x04", "a zip file"),
+    (0, b"\x1f\x8b", "a gzip file"),
+    (0, b"\0\x05\x16\x07", "macOS's data about a file (AppleDouble)"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS (fetch the file with git lfs pull)"),
+)
+_TEXTS = ((b"<svg", "SVG"), (b"<html", "an HTML page"), (b"<!doctype html", "an HTML page"), (b"<?xml", "XML"))
+"""Somewhere in the beginning of a text; the first that is there counts."""
 
-    def cannot_list(error: OSError) -> None:
-        path = Path(error.filename).relative_to(root).as_posix()
-        entry = Unreadable(_printable(str(root)), _printable(path), f"folder can't be listed: {error.strerror}")
-        unreadable[entry] = None
 
-    paths: list[str] = []
-    for folder, _, names in os.walk(root, onerror=cannot_list, followlinks=False):
-        relative = Path(folder).relative_to(root)
-        paths += [(relative / name).as_posix() for name in names if Path(name).suffix.lower() in SUFFIXES]
-    return paths
-
-
-def _printable(text: str) -> str:
-    """The text, with the bytes of a file name that are not UTF-8 written as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def _what_else(file: BinaryIO) -> str:
+    """What is said of a file that no decoder takes."""
+    file.seek(0)
+    start = file.read(1024)
+    found = [what for place, magic, what in _OTHERS if start[place:].startswith(magic)]
+    if start.lstrip(b"\xef\xbb\xbf\r\n\t ").startswith(b"<"):
+        found += [what for tag, what in _TEXTS if tag in start.lower()]
+    if found:
+        return f"is {found[0]}, which isn't read, only {', '.join(FORMATS)}"
+    if start.count(0) == len(start):
+        return "holds only zeros at its beginning: damaged"
+    return f"is damaged, or none of {', '.join(FORMATS)}"

@@ -21,11 +21,10 @@ from runtime.errors import InputError, one_line
 from runtime.images import MAX_PIXELS
 from runtime.preprocess import preprocess
 from runtime.sources import load_item
-from runtime.sources.item import Item, Unreadable
+from runtime.sources.item import Entry, Item, Unreadable
 
 Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
-Entry = Item | Unreadable
 
 NOT_FINITE = "the model gave NaN or infinity for it; export it with --precision fp32"
 _PATIENCE = 0.1

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import BackendError, ItaeError
-from runtime.pipeline import Embedded, Entry, embed_stream, quiet_pillow
-from runtime.sources.item import Item, Unreadable
+from runtime.pipeline import Embedded, embed_stream, quiet_pillow
+from runtime.sources.item import Entry, Item, Unreadable
 
 _CHUNK = 8
 """Images handed out at a time: few, so that at the end no device waits for another."""

@@ -42,7 +42,13 @@ exit code: 0 if any image of those found is embedded, 1 if none is or more than 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     options.add_model(parser)
-    parser.add_argument("images", metavar="IMAGES", nargs="+", help="files, folders, lists, tars, parquet, URLs, or -")
+    parser.add_argument(
+        "images",
+        metavar="IMAGES",
+        nargs="+",
+        type=options.text,
+        help="files, folders, lists, tars, parquet, URLs, or -",
+    )
     parser.add_argument("--out", metavar="DIR", type=options.path, required=True, help="folder for the embeddings")
     kinds = ("parquet", "npy")
     what = "npy is one embeddings.npy to be mapped into memory, with paths.txt"
@@ -80,6 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from runtime.backends.session import check_names
     from runtime.embedder import embed_sources
+    from runtime.images import MAX_PIXELS
     from runtime.manifest import read_manifest
     from runtime.pipeline import quiet_pillow
     from runtime.progress import progress
@@ -88,14 +95,18 @@ def run(arguments: argparse.Namespace) -> int:
 
     quiet_pillow()
     start = time.monotonic()
+    max_pixels = arguments.max_pixels or MAX_PIXELS
     manifest = read_manifest(arguments.model)  # its files are checked where they are loaded
     check_names(manifest, ["embedding"])
     provider, devices = _placed(arguments, manifest)
     with open_writer(arguments.out, _origin(manifest, provider), arguments.format) as writer:
         moved = _moved(arguments, writer)
-        sources = open_sources(arguments.images)
-        with _embedder(arguments, provider, devices) as embed, progress(sources.total) as shown:
-            outcome = embed_sources(embed, sources, writer, shown, max_failures=arguments.max_failures, moved=moved)
+        sources = open_sources(arguments.images, max_pixels=max_pixels)
+        try:
+            with _embedder(arguments, provider, devices) as embed, progress(sources.total) as shown:
+                outcome = embed_sources(embed, sources, writer, shown, max_failures=arguments.max_failures, moved=moved)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"what was embedded is kept in {arguments.out}, the same command goes on") from None
     return _report(arguments, outcome, time.monotonic() - start)
 
 

@@ -8,11 +8,16 @@ from pathlib import Path
 from runtime.backends import PROVIDERS
 
 
-def path(text: str) -> Path:
-    """An argument as a path; argparse's error where it is empty."""
-    if not text:  # of an unset variable, say: Path would take it for the current folder
+def text(argument: str) -> str:
+    """A path or URL as it was given; argparse's error where it is empty."""
+    if not argument:  # of an unset variable, say: Path would take it for the current folder
         raise argparse.ArgumentTypeError("an empty path")
-    return Path(text)
+    return argument
+
+
+def path(argument: str) -> Path:
+    """A path; argparse's error where it is empty."""
+    return Path(text(argument))
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

@@ -1,35 +1,160 @@
-"""Where images come from: files, folders, lists, tars, parquet, remote paths."""
+"""Where images come from: files, folders, lists, tars, parquet, remote paths.
 
+open_sources(arguments).items(is_wanted) -> Item | Unreadable ... -> load_item(item) -> an image
+read_image(root, path)      the image of a key of the store, later
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
-from runtime.errors import InputError
-from runtime.images import MAX_PIXELS, find_images, load_image
-from runtime.sources.item import Item, Unreadable
+from runtime.errors import InputError, UsageError, one_line
+from runtime.images import MAX_PIXELS, max_bytes
+from runtime.sources.files import File, Folder, resolved
+from runtime.sources.item import Entry, IsWanted, Item, Source, Unreadable
+from runtime.sources.lists import text_list
+from runtime.sources.names import SUFFIXES, expand_braces, is_remote, kind_of, location, printable
+from runtime.sources.parquet import open_parquet
+from runtime.sources.reading import load_item, read_image
+from runtime.sources.remote import (
+    RemoteFile,
+    RemoteFolder,
+    cannot,
+    canonical,
+    is_folder,
+    matches,
+    open_binary,
+    split,
+)
+from runtime.sources.seen import Seen
+from runtime.sources.tars import Tar
+
+__all__ = ["Item", "Sources", "Unreadable", "load_item", "location", "open_sources", "read_image"]
+
+STDIN = "-"
+_MAX_COUNTED = 8 << 30
+"""Bytes of tars whose headers are read beforehand to know how many images come."""
 
 
 class Sources:
-    def __init__(self, found):
-        self._found = found
-        self.total = len(found.files) + len(found.unreadable)
+    """What the arguments lead to; made by `open_sources`."""
 
-    def items(self, is_wanted=lambda root, path: True):
-        for u in self._found.unreadable:
-            yield Unreadable(u.root, u.path, u.error)
-        for f in self._found.files:
-            if is_wanted(f.root, f.path):
-                yield Item(f.root, f.path)
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+
+    @cached_property
+    def total(self) -> int | None:
+        """How many entries come; a key that two arguments lead to counts twice. None: not known beforehand.
+
+        Headers of local tars are read for it, up to 8 GiB of tars; packed and remote tars would have to be read whole.
+        """
+        sizes = [one.bytes_to_count() for one in self._sources if isinstance(one, Tar)]
+        if None in sizes or sum(size or 0 for size in sizes) > _MAX_COUNTED:
+            return None
+        counts = [source.count() for source in self._sources]
+        return None if None in counts else sum(count or 0 for count in counts)
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """Roots of the keys, in order, each once; those of lists are not known beforehand."""
+        return tuple(dict.fromkeys(root for source in self._sources for root in source.roots))
+
+    def items(self, is_wanted: IsWanted = lambda root, path: True) -> Iterator[Entry]:
+        """What the arguments lead to, one after the other, each key once.
+
+        Args:
+            is_wanted: asked once with root and path of each image, before its bytes are read; those that are not
+                wanted are left out.
+        """
+        several = sum(len(source.roots) for source in self._sources) > len(self.roots)
+        if not (several or any(source.may_repeat for source in self._sources)):
+            for source in self._sources:
+                yield from source.items(is_wanted)
+            return
+        images, problems = Seen(), Seen()
+        for source in self._sources:
+            for one in source.items(lambda root, path: images.add(root, path) and is_wanted(root, path)):
+                if isinstance(one, Item) or problems.add(one.root, one.path):
+                    yield one
 
 
-def open_sources(arguments, **rest):
-    return Sources(find_images([Path(a) for a in arguments]))
+def open_sources(arguments: Sequence[str], *, max_pixels: int = MAX_PIXELS, stdin: BinaryIO | None = None) -> Sources:
+    """Find out what each argument is, list folders, read lists; no image is read yet.
+
+    Args:
+        arguments: image files, folders, lists of paths (`.txt`, `.parquet`, `-`), tars, parquet with images; local or
+            `SCHEME://`. `{000..012}` and `{a,b}` are expanded where there is no such file, a remote `*` always.
+        max_pixels: bounds how many bytes of an image are read into memory.
+        stdin: in place of standard input.
+
+    Raises:
+        InputError: an argument does not exist, can't be listed, or there is no image at all.
+        UsageError: standard input is a terminal; a scheme is unknown.
+        BackendError: what reads a scheme is not installed.
+    """
+    limit = max_bytes(max_pixels)
+    sources: list[Source] = []
+    for argument in arguments:
+        if argument == STDIN:
+            sources.append(text_list(_read_stdin(stdin), "standard input", resolved(".")))
+        elif is_remote(argument):
+            sources += [_remote(url, limit) for one in expand_braces(argument) for url in matches(one)]
+        else:
+            names = [argument] if os.path.lexists(argument) else expand_braces(argument)
+            sources += [_local(name, limit) for name in names]
+    if all(not isinstance(source, Tar) and source.count() == 0 for source in sources):
+        what = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+        raise InputError(f"no image in {', '.join(map(printable, arguments))}: looked for files that end in {what}")
+    return Sources(sources)
 
 
-def load_item(item, max_pixels=MAX_PIXELS):
+def _local(argument: str, limit: int) -> Source:
     try:
-        return load_image(Path(item.root, item.path))
-    except InputError as error:
-        raise InputError(str(error).removeprefix(f"{item.root}/{item.path}: ")) from error
+        path = Path(argument)
+        path.stat()
+        if path.is_dir():
+            return Folder(argument)
+        folder = resolved(str(path.parent))
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
+        hint = " (a pattern: leave out the quotes, so that the shell expands it)" if set(argument) & set("*?[") else ""
+        raise InputError(f"{printable(argument)}: {reason}; give image files or folders{hint}") from error
+    kind = kind_of(path.name)
+    root = os.path.join(folder, path.name)  # noqa: PTH118
+    if kind == "tar":
+        return Tar(root, limit)
+    if kind == "parquet":
+        return open_parquet(root, resolved("."), limit)
+    if kind == "list":
+        return text_list(path.read_bytes(), argument, resolved("."))
+    return File(argument)
 
 
-def location(root, path):
-    return f"{root}/{path}"
+def _remote(url: str, limit: int) -> Source:
+    if is_folder(url):
+        return RemoteFolder(url)
+    root, (folder, name) = canonical(url), split(url)
+    kind = kind_of(name)
+    if kind == "tar":
+        return Tar(root, limit)
+    if kind == "parquet":
+        return open_parquet(root, folder, limit)
+    if kind == "image":
+        return RemoteFile(url)
+    try:
+        with open_binary(root) as file:
+            return text_list(file.read(), url, folder)
+    except Exception as error:
+        raise cannot(url, error) from error
+
+
+def _read_stdin(stdin: BinaryIO | None) -> bytes:
+    file = sys.stdin.buffer if stdin is None else stdin
+    if file.isatty():
+        raise UsageError("`-` takes a list of paths from standard input: pipe one in, as from find photos -print0")
+    return file.read()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +26,25 @@ class Unreadable:
     root: str
     path: str
     error: str
+
+
+Entry = Item | Unreadable
+IsWanted = Callable[[str, str], bool]
+"""Asked with root and path of each image, before its bytes are read."""
+
+
+class Source(Protocol):
+    """What one argument leads to."""
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """Roots of its keys, as far as they are known without reading all."""
+
+    may_repeat: bool
+    """Whether it may give a key twice, or one of another source though their `roots` differ."""
+
+    def count(self) -> int | None:
+        """How many entries come, where that is known without reading all."""
+
+    def items(self, is_wanted: IsWanted) -> Iterator[Entry]:
+        """What comes, in order, without the images that are not wanted."""

@@ -42,6 +42,8 @@ class ParquetSink:
     """A set of parts, of which the last is replaced by a longer one of itself at each `append`."""
 
     def __init__(self, folder: Path, origin: dict[str, Any]) -> None:
+        import pyarrow.parquet  # noqa: F401  # where it is missing, that is to be told before the model has run
+
         self._folder, self._origin = folder, origin
         self._store = Store(folder) if has_parts(folder) else None
         self._rows = 0 if self._store is None else len(self._store)

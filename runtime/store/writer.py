@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from runtime.atomic import cannot_write
-from runtime.errors import ItaeError, OutputFileError, UsageError
+from runtime.errors import OutputFileError, UsageError
 from runtime.store.keys import Keys
 from runtime.store.npy_file import PATHS, VECTORS
 from runtime.store.parquet_parts import has_parts, open_part, part_files
@@ -155,7 +155,7 @@ class StoreWriter:
                 )
             )
         except Exception as error:
-            self._failure = error if isinstance(error, ItaeError) else OutputFileError(f"{self._folder}: {error}")
+            self._failure = error  # raised where the next rows are added
 
 
 def _make(folder: Path) -> bool:

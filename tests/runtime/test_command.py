@@ -56,7 +56,7 @@ def test_embed_says_how_many_were_not_read_and_ends_well(call, tiny, pictures, t
     code, _, err = call("embed", tiny, pictures, "--out", tmp_path / "out")
     assert code == 0
     assert "embedded 7 images" in err
-    assert "1 could not be read: see" in err
+    assert "1 failed: see" in err
     assert json.loads((tmp_path / "out" / "errors.jsonl").read_text())["path"] == "cats/0.png"
 
 
@@ -65,7 +65,7 @@ def test_embed_that_reads_nothing_exits_1(call, tiny, tmp_path) -> None:
     code, out, err = call("embed", tiny, tmp_path / "a.png", "--out", tmp_path / "out")
     assert (code, out) == (1, "")
     assert_one_line(err)
-    assert "none of 1 images could be read" in err
+    assert "none of 1 images could be embedded" in err
 
 
 def test_embed_takes_a_single_file(call, tiny, pictures, tmp_path) -> None:
@@ -144,12 +144,13 @@ def test_full_disk_is_one_line_and_leaves_the_older_set(call, tiny, pictures, tm
     from pyarrow import parquet
 
     call("embed", tiny, pictures, "--out", tmp_path / "out")
+    (pictures / "cats" / "0.png").rename(pictures / "cats" / "new.png")
 
     def full(*args, **rest):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(parquet, "write_table", full)
-    code, _, err = call("embed", tiny, pictures / "cats", "--out", tmp_path / "out")
+    code, _, err = call("embed", tiny, pictures, "--out", tmp_path / "out")
     assert code == 2
     assert_one_line(err)
     assert "No space left on device" in err
@@ -160,7 +161,7 @@ def test_interrupt_is_one_line_and_exit_130(call, tiny, pictures, tmp_path, monk
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("runtime.embedder.load_image", interrupt)
+    monkeypatch.setattr("runtime.pipeline.load_item", interrupt)
     code, _, err = call("embed", tiny, pictures, "--out", tmp_path / "out")
     assert code == 130
     assert_one_line(err)
@@ -267,9 +268,8 @@ def test_help_of_a_command_has_examples_that_parse(command, call) -> None:
     code, out, _ = call(command, "--help")
     assert code == 0
     lines = out[out.index("examples:") :].splitlines()
-    examples = [
-        line.split("|")[0].split() for line in lines if f" {command} itae." in line or f" {command} emb" in line
-    ]
+    commands = [part for line in lines for part in line.split("|")]
+    examples = [part.split() for part in commands if f" {command} itae." in part or f" {command} emb" in part]
     assert examples
     for example in examples:
         parser().parse_args(example[example.index(command) :])
@@ -400,8 +400,8 @@ def test_a_full_stdout_is_one_line_and_exit_2(tiny) -> None:
 
 def test_sigterm_ends_embed_in_one_line_and_leaves_nothing(tiny, pictures, tmp_path) -> None:
     code = (
-        "import os, signal, sys, runtime.embedder\n"
-        "runtime.embedder.load_image = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "import os, signal, sys, runtime.pipeline\n"
+        "runtime.pipeline.load_item = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
         "from runtime.__main__ import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )

@@ -1,0 +1,93 @@
+"""Local files and folders."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from runtime.sources.item import Entry, IsWanted, Item, Unreadable
+from runtime.sources.names import is_image, is_utf8, printable
+
+NOT_UTF8 = "its name is not UTF-8: rename it"
+
+
+@functools.lru_cache(maxsize=1024)
+def resolved(folder: str) -> str:
+    """A folder as a root: absolute, links resolved; raises OSError, RuntimeError, ValueError."""
+    return str(Path(folder).resolve())
+
+
+def entry(root: str, path: str, is_wanted: IsWanted) -> Entry | None:
+    """The image of this key, unless it is not wanted or the store can't hold its name."""
+    if not (is_utf8(root) and is_utf8(path)):
+        return Unreadable(printable(root), printable(path), NOT_UTF8)
+    return Item(root, path) if is_wanted(root, path) else None
+
+
+class File:
+    """A file that is named itself, whatever its name; its folder is its root."""
+
+    may_repeat = False
+
+    def __init__(self, path: str) -> None:
+        folder, self._name = os.path.split(path)
+        self.roots = (resolved(folder or "."),)
+
+    def count(self) -> int:
+        """One."""
+        return 1
+
+    def items(self, is_wanted: IsWanted) -> Iterator[Entry]:
+        """The file."""
+        if one := entry(self.roots[0], self._name, is_wanted):
+            yield one
+
+
+class Folder:
+    """A folder, searched through by `SUFFIXES`, sorted by path; folders that are links are not entered."""
+
+    may_repeat = False
+
+    def __init__(self, path: str) -> None:
+        self.roots = (resolved(path),)
+        self._paths: list[str] = []
+        self._unlistable: dict[str, str] = {}
+        self._search()
+        self._paths.sort()
+
+    def count(self) -> int:
+        """Images and unlistable folders."""
+        return len(self._paths)
+
+    def items(self, is_wanted: IsWanted) -> Iterator[Entry]:
+        """Images and unlistable folders."""
+        root = self.roots[0]
+        for path in self._paths:
+            if reason := self._unlistable.get(path):
+                yield Unreadable(printable(root), printable(path), reason)
+            elif one := entry(root, path, is_wanted):
+                yield one
+
+    def _search(self) -> None:
+        folders = [""]  # relative to the root, each but the root with a slash at its end
+        while folders:
+            folder = folders.pop()
+            try:
+                with os.scandir(os.path.join(self.roots[0], folder)) as entries:  # noqa: PTH118  # a Path is slow
+                    for one in entries:
+                        if one.is_dir(follow_symlinks=False):
+                            folders.append(f"{folder}{one.name}/")
+                        elif is_image(one.name) and not (one.is_symlink() and _leads_to_a_folder(one)):
+                            self._paths.append(folder + one.name)
+            except OSError as error:
+                self._unlistable[folder[:-1]] = f"folder can't be listed: {error.strerror}"
+                self._paths.append(folder[:-1])
+
+
+def _leads_to_a_folder(link: os.DirEntry[str]) -> bool:
+    try:
+        return link.is_dir()
+    except OSError:  # a link to itself
+        return False

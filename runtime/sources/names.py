@@ -1,0 +1,104 @@
+"""What a name says: image, tar, parquet or list; a key as text; what a key may not be."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from typing import Literal
+
+from runtime.errors import InputError, UsageError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+"""Which files of a folder or members of a tar count as images, in any case; a file that is named itself needs none."""
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+LIST_SUFFIXES = (".txt", ".lst")
+_NO_SOURCE = (".csv", ".tsv", ".json", ".jsonl", ".zip", ".arrow")
+"""Named by mistake, so that they are refused at once rather than recorded as images that can't be decoded."""
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_MAX_EXPANDED = 100_000
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name counts as an image where it is not named itself."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122  # a Path takes ten times as long
+
+
+def kind_of(name: str) -> Literal["tar", "parquet", "list", "image"]:
+    """What a file that is named itself is taken for.
+
+    Raises:
+        InputError: no source of images ends so.
+    """
+    lower = name.lower()
+    if lower.endswith(TAR_SUFFIXES):
+        return "tar"
+    if lower.endswith(".parquet"):
+        return "parquet"
+    if lower.endswith(LIST_SUFFIXES):
+        return "list"
+    if lower.endswith(_NO_SOURCE):
+        raise InputError(
+            f"{printable(name)}: not a source of images; give images, folders, a list of paths (.txt, .parquet), "
+            "tars, or parquet with an image column"
+        )
+    return "image"
+
+
+def is_remote(argument: str) -> bool:
+    """Whether fsspec reads it."""
+    return "://" in argument
+
+
+def location(root: str, path: str) -> str:
+    """Where an image is, as text: `/photos/cats/1.jpg`, `/x.tar/cats/1.jpg`, `s3://b/x.jpg`."""
+    return f"{root}{path}" if root.endswith("/") or not path else f"{root}/{path}"
+
+
+def check_inside(path: str) -> None:
+    """Check that a path stays below the root that it is joined to; raises InputError."""
+    if not path or "\0" in path or path.startswith("/") or ".." in path.split("/"):
+        raise InputError("leads out of its root, or to no file: a path is relative to it, without `..`")
+
+
+def printable(text: str) -> str:
+    """The text, with the bytes of a file name that are not UTF-8 written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def is_utf8(text: str) -> bool:
+    """Whether the store's strings, which are UTF-8, can hold it."""
+    return text.isascii() or printable(text) == text
+
+
+def expand_braces(argument: str) -> Iterator[str]:
+    """`shard-{000..012}.tar` and `{a,b}.tar` as the shells and WebDataset write them; else the argument itself.
+
+    Raises:
+        UsageError: more than 100,000 names.
+    """
+    pieces: list[list[str]] = []
+    end, count = 0, 1
+    for match in _BRACES.finditer(argument):
+        if _RANGE.fullmatch(match[1]) or "," in match[1]:
+            pieces += [[argument[end : match.start()]], _alternatives(match[1])]
+            end, count = match.end(), count * len(pieces[-1])
+            if count > _MAX_EXPANDED:
+                raise UsageError(f"{argument}: more than {_MAX_EXPANDED:,} names; give fewer")
+    pieces.append([argument[end:]])
+    return map("".join, itertools.product(*pieces))
+
+
+def _alternatives(text: str) -> list[str]:
+    bounds = _RANGE.fullmatch(text)
+    if bounds is None:
+        return text.split(",")
+    first, last = int(bounds[1]), int(bounds[2])
+    width = (
+        max(len(bound) for bound in bounds.groups()) if any(b[0] == "0" and len(b) > 1 for b in bounds.groups()) else 0
+    )
+    step = 1 if last >= first else -1
+    return [f"{number:0{width}d}" for number in range(first, min(last, first + _MAX_EXPANDED) + step, step)]

@@ -1,0 +1,54 @@
+"""An image by its key, wherever it lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from runtime.errors import InputError
+from runtime.images import MAX_PIXELS, decode_file, decode_image, max_bytes
+from runtime.sources.item import Item
+from runtime.sources.names import TAR_SUFFIXES, check_inside, is_remote
+from runtime.sources.parquet_images import read_row
+from runtime.sources.remote import is_folder, read_file
+from runtime.sources.tars import read_member
+
+
+def load_item(item: Item, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode an item as `decode_image` does; raises InputError, which doesn't say where it is."""
+    if item.data is None:
+        return read_image(item.root, item.path, max_pixels)
+    return decode_image(item.data, max_pixels)
+
+
+def read_image(root: str, path: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode the image of a key of the store: a file, a member of a tar, a row of a parquet file, local or remote.
+
+    A member of a packed tar is unpacked from the tar's beginning on.
+
+    Raises:
+        InputError: it can't be had, `path` leads out of `root`, or it can't be decoded. Doesn't say where it is.
+    """
+    limit = max_bytes(max_pixels)
+    kind = _container(root)
+    if kind == "tar":
+        return decode_image(read_member(root, path, limit), max_pixels)
+    if kind == "parquet":
+        return decode_image(read_row(root, path, limit), max_pixels)
+    check_inside(path)
+    if is_remote(root):
+        return decode_image(read_file(root, path, limit), max_pixels)
+    return decode_file(Path(root, path), max_pixels)
+
+
+def _container(root: str) -> str | None:
+    """`tar` or `parquet`, where the root is such a file and not a folder of that name."""
+    lower = root.lower()
+    kind = "tar" if lower.endswith(TAR_SUFFIXES) else "parquet" if lower.endswith(".parquet") else None
+    if kind is None or not is_remote(root):
+        return None if kind is None or Path(root).is_dir() else kind
+    try:
+        return None if is_folder(root) else kind
+    except InputError:
+        return kind

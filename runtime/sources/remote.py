@@ -1,0 +1,178 @@
+"""Remote files and folders through fsspec; any `SCHEME://`."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from runtime.errors import BackendError, InputError, UsageError, one_line
+from runtime.sources.files import entry
+from runtime.sources.item import Entry, IsWanted
+from runtime.sources.names import is_image, is_remote, location
+
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
+_PACKAGES |= {"http": "aiohttp", "https": "aiohttp", "abfs": "adlfs", "az": "adlfs"}
+_WAITS = (0.5, 2.0)
+"""Seconds before the second and the third attempt at a file; fsspec's own file systems repeat requests too."""
+
+
+@functools.lru_cache(maxsize=1024)
+def _file_system(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and the URL's path in it."""
+    scheme = url.partition("://")[0]
+    if "::" in url:
+        raise UsageError(f"{url}: chains of file systems (`::`) are not read; give a single one")
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError as error:
+        raise BackendError(f"{url} needs fsspec: pip install 'itae[remote]'") from error
+    try:
+        file_system, path = url_to_fs(url, use_listings_cache=False)
+    except ImportError as error:
+        package = _PACKAGES.get(scheme)
+        what = f"pip install {package}" if package else one_line(error)
+        raise BackendError(f"{url}: fsspec lacks what reads {scheme}:// ({what})") from error
+    except ValueError as error:
+        raise UsageError(f"{url}: {one_line(error)}; give s3://, gs://, hf://, file:// or another of fsspec") from error
+    return file_system, path
+
+
+def canonical(url: str) -> str:
+    """A URL as a root: without a slash at its end, absolute where it names local files."""
+    scheme, _, rest = url.partition("://")
+    if scheme in ("file", "local"):
+        file_system, path = _file_system(url)
+        return f"file://{file_system._strip_protocol(path)}"
+    return f"{scheme}://{rest.strip('/')}"
+
+
+def split(url: str) -> tuple[str, str]:
+    """Root and name of a remote file."""
+    scheme, _, rest = canonical(url).partition("://")
+    folder, _, name = rest.rpartition("/")
+    return f"{scheme}://{folder}", name
+
+
+def matches(url: str) -> list[str]:
+    """What a URL with a `*` stands for, sorted, since no shell expands it; of another URL itself.
+
+    Raises:
+        InputError: nothing matches, or the store can't be reached.
+    """
+    if "*" not in url:
+        return [url]
+    file_system, path = _file_system(url)
+    try:
+        found = sorted(file_system.glob(path))
+    except Exception as error:
+        raise cannot(url, error) from error
+    if not found:
+        raise InputError(f"{url}: nothing there matches; give remote files or folders")
+    return [_url_of(url, file_system, one) for one in found]
+
+
+def is_folder(url: str) -> bool:
+    """Whether a URL is a folder; raises InputError where it is nothing, or the store can't be reached."""
+    file_system, path = _file_system(url)
+    try:
+        return bool(file_system.info(path)["type"] == "directory")
+    except Exception as error:
+        raise cannot(url, error) from error
+
+
+def open_binary(where: str) -> BinaryIO:
+    """Open a local path or URL to be read; raises what the file system raises."""
+    if not is_remote(where):
+        return Path(where).open("rb", buffering=1 << 16)
+    file_system, path = _file_system(where)
+    return cast("BinaryIO", file_system.open(path, "rb"))
+
+
+def read_file(root: str, path: str, max_bytes: int) -> bytes:
+    """A remote file's content; up to three attempts, unless it is missing or denied.
+
+    Raises:
+        InputError: it can't be read, or has more than `max_bytes`.
+    """
+    for wait in (*_WAITS, None):
+        try:
+            with open_binary(location(root, path)) as file:
+                data = file.read(max_bytes + 1)
+            break
+        except FileNotFoundError as error:
+            raise InputError("does not exist") from error
+        except (BackendError, UsageError):
+            raise
+        except Exception as error:  # each file system has its own
+            if wait is None or isinstance(error, PermissionError | IsADirectoryError):
+                raise InputError(f"can't be read ({type(error).__name__}: {one_line(error)})") from error
+            time.sleep(wait)
+    if len(data) > max_bytes:
+        raise InputError(f"has more than {max_bytes:,} bytes")
+    return data
+
+
+class RemoteFile:
+    """A remote file that is named itself; what is before its last slash is its root."""
+
+    may_repeat = False
+
+    def __init__(self, url: str) -> None:
+        root, self._name = split(url)
+        self.roots = (root,)
+
+    def count(self) -> int:
+        """One."""
+        return 1
+
+    def items(self, is_wanted: IsWanted) -> Iterator[Entry]:
+        """The file."""
+        if one := entry(self.roots[0], self._name, is_wanted):
+            yield one
+
+
+class RemoteFolder:
+    """A remote folder, searched through by `SUFFIXES`, sorted by path.
+
+    Raises:
+        InputError: it can't be listed.
+    """
+
+    may_repeat = False
+
+    def __init__(self, url: str) -> None:
+        root = canonical(url)
+        self.roots = (root,)
+        file_system, path = _file_system(root)
+        try:
+            found = file_system.find(path)
+        except Exception as error:
+            raise cannot(url, error) from error
+        start = path.rstrip("/") + "/"
+        below = (name.removeprefix(start).lstrip("/") for name in found if is_image(name))
+        self._paths = sorted(name for name in below if name)
+
+    def count(self) -> int:
+        """Its images."""
+        return len(self._paths)
+
+    def items(self, is_wanted: IsWanted) -> Iterator[Entry]:
+        """Its images."""
+        for path in self._paths:
+            if one := entry(self.roots[0], path, is_wanted):
+                yield one
+
+
+def cannot(url: str, error: Exception) -> InputError:
+    """What to raise where a store doesn't answer for an argument."""
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{url}: does not exist; give remote files or folders")
+    return InputError(f"{url}: can't be read ({type(error).__name__}: {one_line(error)})")
+
+
+def _url_of(url: str, file_system: Any, path: str) -> str:  # noqa: ANN401  # fsspec ships no types
+    scheme = url.partition("://")[0]
+    return path if is_remote(path) else canonical(f"{scheme}://{path}")

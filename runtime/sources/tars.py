@@ -1,0 +1,162 @@
+"""Images inside a tar: WebDataset's shards, and any other."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from threading import Lock
+from typing import BinaryIO
+
+from runtime.errors import InputError, one_line
+from runtime.sources.files import NOT_UTF8
+from runtime.sources.item import Entry, IsWanted, Item, Unreadable
+from runtime.sources.names import is_image, is_remote, is_utf8, printable
+from runtime.sources.remote import open_binary
+from runtime.sources.seen import Seen
+from runtime.sources.tar_members import Member, members, unpacked
+
+_INDEXES = 4
+"""Of how many tars the places of their members are kept: about 200 bytes for each."""
+
+
+class Tar:
+    """A tar, read in one pass. Root: the tar; path: the member's name, of two the first."""
+
+    may_repeat = False
+
+    def __init__(self, root: str, max_bytes: int) -> None:
+        self.roots = (root,)
+        self._max_bytes = max_bytes
+
+    def bytes_to_count(self) -> int | None:
+        """How many bytes `count` would walk through; none: it can't."""
+        if is_remote(self.roots[0]):
+            return None
+        try:
+            with _opened(self.roots[0]) as (file, tar):
+                return os.stat(self.roots[0]).st_size if file is tar else None  # noqa: PTH116
+        except Exception:  # told by `items`
+            return None
+
+    def count(self) -> int | None:
+        """How many entries come, by its headers; none where it is packed or remote."""
+        return None if self.bytes_to_count() is None else sum(1 for _ in self._entries(lambda *_: True, read=False))
+
+    def items(self, is_wanted: IsWanted) -> Iterator[Entry]:
+        """Its images; what is damaged comes last, under the empty path."""
+        return self._entries(is_wanted, read=True)
+
+    def _entries(self, is_wanted: IsWanted, *, read: bool) -> Iterator[Entry]:
+        root = self.roots[0]
+        seen, found = Seen(), False
+        with contextlib.ExitStack() as stack:
+            try:
+                _, tar = stack.enter_context(_opened(root))
+            except Exception as error:
+                yield Unreadable(root, "", _reason(error))
+                return
+            for member in _until_damage(tar):
+                if isinstance(member, str):
+                    yield Unreadable(root, "", member)
+                    return
+                if is_image(member.name) and seen.add("", member.name):
+                    found = True
+                    if one := self._entry(tar, member, is_wanted, read=read):
+                        yield one
+        if not found:
+            yield Unreadable(root, "", "holds no member with the name of an image")
+
+    def _entry(self, tar: BinaryIO, member: Member, is_wanted: IsWanted, *, read: bool) -> Entry | None:
+        root = self.roots[0]
+        problem = member.problem if is_utf8(member.name) else NOT_UTF8
+        if problem is None and member.size > self._max_bytes:
+            problem = f"has {member.size:,} bytes, more than {self._max_bytes:,}"
+        if problem is not None:
+            return Unreadable(root, printable(member.name), printable(problem))
+        if not is_wanted(root, member.name):
+            return None
+        if not read:
+            return Item(root, member.name)
+        try:
+            return Item(root, member.name, _data(tar, member))
+        except Exception as error:
+            return Unreadable(root, member.name, _reason(error))
+
+
+def _until_damage(tar: BinaryIO) -> Iterator[Member | str]:
+    """The members; where the tar is damaged, last of all why."""
+    try:
+        yield from members(tar)
+    except Exception as error:  # an unpacker fed a hostile file raises anything
+        yield _reason(error)
+
+
+def read_member(root: str, path: str, max_bytes: int) -> bytes:
+    """The data of a member of a tar, wherever it lies in it.
+
+    Raises:
+        InputError: there is none of this name, or it can't be read.
+    """
+    try:
+        with _opened(root) as (_, tar):
+            return _data(tar, _find(root, tar, path, max_bytes))
+    except Exception as error:
+        raise InputError(_reason(error)) from error
+
+
+def _find(root: str, tar: BinaryIO, path: str, max_bytes: int) -> Member:
+    member = _index(root, tar).get(path)
+    if member is None:
+        raise InputError("is not in the tar, or behind what is damaged in it")
+    if member.problem or member.size > max_bytes:
+        raise InputError(printable(member.problem or f"has {member.size:,} bytes, more than {max_bytes:,}"))
+    return member
+
+
+@contextlib.contextmanager
+def _opened(root: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """The tar's file, and the tar unpacked, which is the same where it isn't packed."""
+    with open_binary(root) as file:
+        yield file, unpacked(file)
+
+
+def _data(tar: BinaryIO, member: Member) -> bytes:
+    tar.seek(member.offset)
+    data = tar.read(member.size)
+    if len(data) < member.size:
+        raise InputError("is cut short, as its tar is")
+    return data
+
+
+_indexes: OrderedDict[tuple[object, ...], dict[str, Member]] = OrderedDict()
+_lock = Lock()
+
+
+def _index(root: str, tar: BinaryIO) -> dict[str, Member]:
+    """The image members of a tar by name, as far as it is not damaged; kept for the tars read last."""
+    key: tuple[object, ...] = (root,)
+    if not is_remote(root):
+        status = os.stat(root)  # noqa: PTH116
+        key = (root, status.st_size, status.st_mtime_ns)
+    with _lock:  # one thread walks, the others wait for what it finds
+        if key not in _indexes:
+            made: dict[str, Member] = {}
+            with contextlib.suppress(Exception):  # `items` told of the damage
+                for member in members(tar):
+                    if is_image(member.name):
+                        made.setdefault(member.name, member)
+            _indexes[key] = made
+            while len(_indexes) > _INDEXES:
+                _indexes.popitem(last=False)
+        _indexes.move_to_end(key)
+        return _indexes[key]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        return "does not exist"
+    return f"can't be read ({type(error).__name__}: {printable(one_line(error))})"
