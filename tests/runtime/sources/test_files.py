@@ -144,7 +144,7 @@ def test_is_wanted_is_asked_once_for_each_key_and_what_is_not_is_left_out(pictur
     sources = open_sources([str(pictures), str(pictures), str(pictures / "cats" / "0.png")])
     found = list(sources.items(is_wanted))
     root = str(pictures.resolve())
-    assert asked == sorted(set(asked[:-1])) + [(f"{root}/cats", "0.png")]
+    assert asked == [*sorted(set(asked[:-1])), (f"{root}/cats", "0.png")]
     assert [item.path for item in found] == [f"cats/{number}.png" for number in range(4)]
     assert sources.roots == (root, f"{root}/cats")
     assert sources.total == 8 + 8 + 1  # what comes at most
