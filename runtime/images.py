@@ -101,13 +101,16 @@ def _first_frame(file: BinaryIO, max_pixels: int) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """The picture as 8-bit RGB, upright by its EXIF orientation, what is transparent blended over white.
 
-    16-bit grey is divided by 257 and rounded, where Pillow's own conversion would clip it at 255.
+    The picture itself where it is all that already. 16-bit grey is divided by 257 and rounded, where Pillow's own
+    conversion would clip it at 255.
 
     Raises:
         InputError: its values have no known range (32-bit grey), or Pillow can't convert its mode.
     """
     image.load()  # TIFF turns itself upright here, and drops the tag
     turn = _TRANSPOSE.get(_orientation(image))
+    if image.mode == "RGB" and turn is None and type(image) is Image.Image and not image.info:
+        return image  # what this function gave before
     if image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))

@@ -5,6 +5,7 @@ The result equals transformers' Pillow-based processor of DINOv2 (`BitImageProce
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import numpy as np
@@ -54,11 +55,18 @@ def preprocess(image: Image.Image, how: Preprocessing) -> Float32 | npt.NDArray[
     pixels = np.asarray(resize_and_crop(to_rgb(image), how.resize_cover, how.crop))
     if how.dtype == "uint8":
         return pixels if how.layout == "NHWC" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    values: Float32 = (pixels * np.float64(how.scale)).astype(np.float32)
-    mean: Float32 = np.array(how.mean, np.float32)
-    std: Float32 = np.array(how.std, np.float32)
-    values = (values - mean) / std
-    return np.ascontiguousarray(values.transpose(2, 0, 1) if how.layout == "NCHW" else values)
+    values = np.empty((3, *pixels.shape[:2]), np.float32)
+    for channel, table in enumerate(_normalised(how.scale, how.mean, how.std)):
+        np.take(table, pixels[..., channel], out=values[channel], mode="clip")  # "raise" would copy `out` first
+    return values if how.layout == "NCHW" else np.ascontiguousarray(values.transpose(1, 2, 0))
+
+
+@functools.lru_cache(maxsize=8)
+def _normalised(scale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Float32:
+    """What each value of each channel becomes, (3, 256) float32: looked up in a quarter of the time of computing it."""
+    values = (np.arange(256, dtype=np.uint8) * np.float64(scale)).astype(np.float32)
+    table: Float32 = (values - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
+    return table
 
 
 def resized_size(size: tuple[int, int], cover: tuple[int, int]) -> tuple[int, int]:
@@ -89,27 +97,39 @@ def resize_and_crop(image: Image.Image, cover: tuple[int, int], crop: tuple[int,
     top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
     shrinks = image.height - height
     if shrinks > 0 and shrinks > 2 * (image.width - width):
-        return _resize_rows(_resize_columns(image, height, top, crop[0]), width, left, crop[1])
-    return _resize_columns(_resize_rows(image, width, left, crop[1]), height, top, crop[0])
+        columns = _needed(image.width, width, left, crop[1])
+        return _resize_rows(_resize_columns(image, height, top, crop[0], columns), width, left, crop[1])
+    rows = _needed(image.height, height, top, crop[0])
+    return _resize_columns(_resize_rows(image, width, left, crop[1], rows), height, top, crop[0])
 
 
-def _resize_rows(image: Image.Image, width: int, left: int, crop: int) -> Image.Image:
-    """Resize each row to `width` and keep `crop` pixels from `left` on, a few rows at a time."""
+def _needed(size: int, resized: int, first: int, count: int) -> range:
+    """Which of `size` rows or columns (or a few more) `count` of the resized ones, from `first` on, are made of."""
+    scale = size / resized
+    support = 2 * max(1.0, scale)  # the bicubic filter's radius
+    start, stop = (first + 0.5) * scale - support, (first + count - 0.5) * scale + support
+    return range(max(0, int(start) - 2), min(size, int(stop) + 3))
+
+
+def _resize_rows(image: Image.Image, width: int, left: int, crop: int, rows: range | None = None) -> Image.Image:
+    """Resize each row (or only `rows`) to `width` and keep `crop` pixels from `left` on, a few rows at a time."""
+    rows = range(image.height) if rows is None else rows
     result = Image.new("RGB", (crop, image.height))
     step = max(1, _CHUNK_PIXELS // max(width, image.width))
-    for y in range(0, image.height, step):
-        chunk = image.crop((0, y, image.width, min(y + step, image.height)))
+    for y in rows[::step]:
+        chunk = image.crop((0, y, image.width, min(y + step, rows.stop)))
         chunk = chunk.resize((width, chunk.height), Image.Resampling.BICUBIC)
         result.paste(chunk.crop((left, 0, left + crop, chunk.height)), (0, y))
     return result
 
 
-def _resize_columns(image: Image.Image, height: int, top: int, crop: int) -> Image.Image:
-    """Resize each column to `height` and keep `crop` pixels from `top` on, a few columns at a time."""
+def _resize_columns(image: Image.Image, height: int, top: int, crop: int, columns: range | None = None) -> Image.Image:
+    """Resize each column (or only `columns`) to `height` and keep `crop` pixels from `top` on, a few at a time."""
+    columns = range(image.width) if columns is None else columns
     result = Image.new("RGB", (image.width, crop))
     step = max(1, _CHUNK_PIXELS // max(height, image.height))
-    for x in range(0, image.width, step):
-        chunk = image.crop((x, 0, min(x + step, image.width), image.height))
+    for x in columns[::step]:
+        chunk = image.crop((x, 0, min(x + step, columns.stop), image.height))
         chunk = chunk.resize((chunk.width, height), Image.Resampling.BICUBIC)
         result.paste(chunk.crop((0, top, chunk.width, top + crop)), (x, 0))
     return result

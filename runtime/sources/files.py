@@ -13,9 +13,13 @@ from runtime.sources.names import is_image, is_utf8, printable
 NOT_UTF8 = "its name is not UTF-8: rename it"
 
 
-@functools.lru_cache(maxsize=1024)
 def resolved(folder: str) -> str:
     """A folder as a root: absolute, links resolved; raises OSError, RuntimeError, ValueError."""
+    return _resolved(os.path.join(Path.cwd(), folder))  # noqa: PTH118  # a Path drops what it takes for needless
+
+
+@functools.lru_cache(maxsize=1024)
+def _resolved(folder: str) -> str:
     return str(Path(folder).resolve())
 
 

@@ -110,12 +110,10 @@ def opened(root: str) -> Iterator[Any]:
     """A parquet file, whose columns are read piece by piece; raises whatever pyarrow raises."""
     from pyarrow import parquet
 
-    # Not the path: it may be no UTF-8, or a URL.
-    with (
-        open_binary(root) as source,
-        parquet.ParquetFile(source, buffer_size=_BUFFER, page_checksum_verification=True) as file,
-    ):
-        yield file
+    with open_binary(root) as source:  # not the path: it may be no UTF-8, or a URL
+        options = {"buffer_size": _BUFFER, "pre_buffer": False, "page_checksum_verification": True}
+        with parquet.ParquetFile(source, **options) as file:
+            yield file
 
 
 def reason(error: Exception) -> str:

@@ -11,16 +11,16 @@ import bz2
 import gzip
 import lzma
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from runtime.errors import InputError
 
 BLOCK = tarfile.BLOCKSIZE
 _MAX_EXTENSION = 1 << 20
 """Bytes of an extended header: a long name and the like; a hostile tar may claim any."""
-_PACKED = {b"\x1f\x8b": gzip.GzipFile, b"BZ": bz2.BZ2File, b"\xfd7": lzma.LZMAFile}
+_PACKED: dict[bytes, Callable[[BinaryIO], Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 _NO_FILE = {
     tarfile.SYMTYPE: "is a symbolic link to `{}` inside a tar, not a file",
     tarfile.LNKTYPE: "is a hard link to `{}` inside a tar, not a file",

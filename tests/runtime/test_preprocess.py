@@ -102,6 +102,24 @@ def test_the_size_of_the_pieces_changes_nothing(size, monkeypatch) -> None:
     np.testing.assert_array_equal(preprocess(noise(*size), UINT8), whole)
 
 
+def test_what_is_left_out_before_the_crop_changes_nothing() -> None:
+    rng = np.random.default_rng(3)
+    for width, height, side in rng.integers([1, 1, 1], [900, 900, 20], (150, 3)).tolist():
+        cover = (side * 16, side * 16)
+        image = noise(width, height)
+        tall, wide = resized_size((height, width), cover)
+        first, second = (wide, height), (wide, tall)
+        if height - tall > 0 and height - tall > 2 * (width - wide):
+            first = (width, tall)
+        if max(tall, wide) > 8000:
+            continue
+        whole = image.resize(first, Image.Resampling.BICUBIC).resize(second, Image.Resampling.BICUBIC)
+        top, left = (tall - side * 14) // 2, (wide - side * 14) // 2
+        expected = whole.crop((left, top, left + side * 14, top + side * 14))
+        got = resize_and_crop(image, cover, (side * 14, side * 14))
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(expected), f"{width} x {height} to {cover}")
+
+
 @pytest.mark.parametrize("size", [(3000, 1), (1, 3000)], ids=["flat", "upright"])
 def test_strip_never_exists_at_its_resized_size(size, monkeypatch) -> None:
     largest = 0
