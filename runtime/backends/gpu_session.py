@@ -154,24 +154,31 @@ class GpuSession:
         size = chosen_batch(self._manifest, batch)
         info = next(one for one in self._manifest.outputs if one.name == output)
         with translated(failed(self._name, size)), self._gpu.current():
-            with taken(self._manifest):
-                view = self._gpu.view(tensor, self._computing)
-            check_tensor(self._manifest, view.shape, view.dtype, contiguous=view.contiguous)
-            samples = view.shape[0]
-            slot = self._take(max(min(size, samples), batch_limits(self._manifest)[0]))
-            result = self._gpu.device_memory(samples * image_bytes(info), self._computing)
+            slot = self._take(size)
+            result = None
             try:
-                for start in range(0, samples, size):
-                    self._run_piece(slot, view.address, result.address, info, start, min(size, samples - start))
-                self._gpu.wait(self._gpu.mark(self._computing))
+                with self._opened() as program:
+                    with taken(self._manifest):
+                        view = self._gpu.view(tensor, self._computing)
+                    check_tensor(self._manifest, view.shape, view.dtype, contiguous=view.contiguous)
+                    samples = view.shape[0]
+                    result = self._gpu.device_memory(samples * image_bytes(info), self._computing)
+                    for start in range(0, samples, size):
+                        count = min(size, samples - start)
+                        self._run_piece(program, slot, view.address, result.address, info, start, count)
+                    done = self._gpu.mark(self._computing)
+                self._gpu.wait(done)
             except BaseException:
                 self._settle(slot)
-                self._gpu.free(result)
+                if result is not None:
+                    self._gpu.free(result)
                 raise
             self._give(slot)
             return self._gpu.export(result, (samples, *image_shape(info)), info.dtype)
 
-    def _run_piece(self, slot: Slot, source: int, target: int, info: TensorInfo, start: int, count: int) -> None:
+    def _run_piece(
+        self, program: Program, slot: Slot, source: int, target: int, info: TensorInfo, start: int, count: int
+    ) -> None:
         """Put on the stream: run `count` images from `start` on, from memory at `source` into that at `target`."""
         gpu, stream = self._gpu, self._computing
         name, row, result_row = self._manifest.input.name, image_bytes(self._manifest.input), image_bytes(info)
@@ -187,7 +194,7 @@ class GpuSession:
         in_place = samples == count and there % ALIGNMENT == 0
         if in_place:
             addresses[info.name] = there
-        self._enqueue(samples, addresses)
+        program.enqueue(samples, addresses, gpu.address(stream))
         if not in_place:
             gpu.copy(there, addresses[info.name], count * result_row, stream)
 
@@ -214,24 +221,27 @@ class GpuSession:
             try:
                 source = slot.tensors[self._manifest.input.name]
                 np.copyto(source.array(len(batch)), batch)
-                source.copy_in(len(batch), self._copying_in)
-                gpu.after(self._computing, gpu.mark(self._copying_in))
-                self._enqueue(len(batch), slot.addresses())
-                gpu.after(self._copying_out, gpu.mark(self._computing))
-                for name in names:
-                    slot.tensors[name].copy_out(len(batch), self._copying_out)
+                with self._opened() as program:
+                    source.copy_in(len(batch), self._copying_in)
+                    gpu.after(self._computing, gpu.mark(self._copying_in))
+                    program.enqueue(len(batch), slot.addresses(), gpu.address(self._computing))
+                    gpu.after(self._copying_out, gpu.mark(self._computing))
+                    for name in names:
+                        slot.tensors[name].copy_out(len(batch), self._copying_out)
+                    slot.done = gpu.mark(self._copying_out)
                 slot.samples, slot.names = len(batch), names
-                slot.done = gpu.mark(self._copying_out)
             except BaseException:
                 self._settle(slot)
                 raise
         return slot
 
-    def _enqueue(self, samples: int, addresses: Mapping[str, int]) -> None:
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Program]:
+        """A block that puts work on the streams, alone, and during which the session can't be closed."""
         with self._using:
             if self._program is None:
                 raise UsageError("the session is closed")
-            self._program.enqueue(samples, addresses, self._gpu.address(self._computing))
+            yield self._program
 
     def _finish(self, slot: Slot, *, finite: bool) -> Arrays:
         """Wait for a batch, and give what came out."""
@@ -249,16 +259,14 @@ class GpuSession:
 
     def _take(self, samples: int) -> Slot:
         """A slot that no batch is in, with room for `samples` images."""
-        with self._using:
-            if self._program is None:
-                raise UsageError("the session is closed")
+        with self._opened():
             slot = self._idle.pop() if self._idle else Slot(self._gpu, self._manifest)
-        try:
-            if slot.grow(samples, self._copying_in):
-                self._gpu.wait(self._gpu.mark(self._copying_in))  # the other streams may use it then
-        except BaseException:
-            slot.free()
-            raise
+            try:
+                if slot.grow(samples, self._copying_in):
+                    self._gpu.wait(self._gpu.mark(self._copying_in))  # the other streams may use it then
+            except BaseException:
+                slot.free()
+                raise
         return slot
 
     def _give(self, slot: Slot) -> None:

@@ -86,7 +86,14 @@ class FakeGpu:
         return stream.number
 
     def device_memory(self, size: int, stream: FakeStream) -> Memory:
-        return self._allocate(size, pinned=False)
+        memory = self._allocate(size, pinned=False)
+        if stream is not None:  # whoever uses it on another stream before this one got here reads rubbish
+
+            def job() -> None:
+                memory.handle[:] = 0xCD
+
+            self.put(stream, job)
+        return memory
 
     def pinned_memory(self, size: int) -> Memory:
         return self._allocate(size, pinned=True)
