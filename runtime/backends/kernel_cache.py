@@ -83,8 +83,8 @@ class KernelCache:
                 data = file.read(MAX_BYTES + 1)
         except FileNotFoundError:
             return None
-        except OSError as error:
-            self._complain(f"can't be read: {error.strerror}")
+        except OSError as problem:
+            self._complain(f"can't be read: {problem.strerror}")
             return None
         if len(data) > MAX_BYTES or not data.startswith(MAGIC):
             self._complain("is no file of this program")

@@ -144,10 +144,10 @@ def _is_jit(manifest: Manifest) -> bool:
 
 def _rebuild(manifest: Manifest, version: str, gpu: Gpu) -> str:
     """What to do with an engine that does not load."""
-    builder = manifest.builder
-    if builder.version != version:
-        return f"{builder.name} {builder.version} built it, here is {version}: install that one, or build it again here"
-    return f"it is for {builder.platform} and the GPU that it was built for, here is {gpu.name}: build it again here"
+    built_by = manifest.builder
+    if built_by.version != version:
+        return f"{built_by.name} {built_by.version} built it, here is {version}: install that, or build it again here"
+    return f"it is for {built_by.platform} and the GPU that it was built for, here is {gpu.name}: build it again here"
 
 
 def _check_tensors(model: Path, manifest: Manifest, engine: TrtObject) -> None:
@@ -161,9 +161,9 @@ def _check_tensors(model: Path, manifest: Manifest, engine: TrtObject) -> None:
     if sorted(names) != sorted(declared):
         raise ManifestError(f"{model} has the tensors {names}, its manifest says {list(declared)}: build it again")
     for name, tensor in declared.items():
-        is_input = engine.get_tensor_mode(name).name == "INPUT"
-        dtype = engine.get_tensor_dtype(name).name
-        found = (is_input, _DTYPES.get(dtype, dtype.lower()), tuple(engine.get_tensor_shape(name))[1:])
+        mode, dtype = engine.get_tensor_mode(name), engine.get_tensor_dtype(name)
+        numpy_dtype = _DTYPES.get(dtype.name, dtype.name.lower())
+        found = (mode.name == "INPUT", numpy_dtype, tuple(engine.get_tensor_shape(name))[1:])
         wanted = (tensor is manifest.input, tensor.dtype, image_shape(tensor))
         if found != wanted:
             raise ManifestError(f"{model} has {_told(name, found)}, its manifest says {_told(name, wanted)}")

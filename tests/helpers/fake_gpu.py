@@ -31,6 +31,8 @@ class FakeStream:
     waiting: deque = field(default_factory=deque)
     """What it will do: a function, or an event to wait for."""
     closed: bool = False
+    favour: float = 1.0
+    """How much more often it gets on than others."""
 
 
 @dataclass
@@ -79,7 +81,7 @@ class FakeGpu:
 
     def stream(self) -> FakeStream:
         self._check_current()
-        self.streams.append(FakeStream(len(self.streams)))
+        self.streams.append(FakeStream(len(self.streams), favour=10 ** self._rng.uniform(-2, 2)))
         return self.streams[-1]
 
     def address(self, stream: FakeStream) -> int:
@@ -117,7 +119,8 @@ class FakeGpu:
         assert not stream.closed
         with self._lock:
             stream.waiting.append(job)
-            self._work(int(self._rng.integers(0, 3)))
+            if self._rng.random() < 0.15:  # mostly it only piles up
+                self._work(int(self._rng.integers(1, 10)))
 
     def copy(self, to: int, source: int, size: int, stream: FakeStream) -> None:
         def job() -> None:
@@ -146,7 +149,8 @@ class FakeGpu:
             able = [one for one in self.streams if one.waiting and getattr(one.waiting[0], "happened", True)]
             if not able:
                 break
-            job = able[self._rng.integers(len(able))].waiting.popleft()
+            favour = np.array([one.favour for one in able])
+            job = self._rng.choice(able, p=favour / favour.sum()).waiting.popleft()
             if not isinstance(job, FakeEvent):
                 job()
             done += 1
