@@ -37,7 +37,7 @@ class OrtSession:
         """
         self._manifest = manifest
         check_path(model, "ONNX Runtime")
-        onnxruntime = import_onnxruntime(model)
+        onnxruntime = import_onnxruntime(str(model))
         if manifest.options.precision == "bf16":
             raise BackendError(
                 f"{model} is bf16, for which ONNX Runtime's CPU has no kernels: build an engine from it, "
@@ -109,8 +109,8 @@ class OrtSession:
         self._session = None
 
 
-def import_onnxruntime(model: Path) -> Any:  # noqa: ANN401  # a module without types
-    """The package `onnxruntime`, without its telemetry, for `model`.
+def import_onnxruntime(what: str) -> Any:  # noqa: ANN401  # a module without types
+    """The package `onnxruntime`, without its telemetry; `what` needs it and begins the message.
 
     `import onnxruntime` (1.32) writes `~/.cache/Microsoft/DeveloperTools` and sends events unless it is told not to
     before. Who sets the variable gets what he set.
@@ -122,7 +122,7 @@ def import_onnxruntime(model: Path) -> Any:  # noqa: ANN401  # a module without 
     try:
         import onnxruntime
     except ImportError as error:
-        raise BackendError(f"{model} needs ONNX Runtime: pip install 'itae[cpu]' ({error})") from error
+        raise BackendError(f"{what} needs ONNX Runtime: pip install 'itae[cpu]' ({error})") from error
     onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
     return onnxruntime
 

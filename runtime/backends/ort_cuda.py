@@ -28,7 +28,7 @@ def open_on_cuda(model: Path, manifest: Manifest, device: int = 0) -> GpuSession
         BackendError: there is no such GPU, ONNX Runtime or cuda-core is not installed, or the model can't be loaded.
     """
     check_path(model, "ONNX Runtime")
-    onnxruntime = import_onnxruntime(model)
+    onnxruntime = import_onnxruntime(str(model))
     if _CUDA not in onnxruntime.get_available_providers():
         raise BackendError(f"this onnxruntime has no {_CUDA}: pip uninstall onnxruntime, then pip install 'itae[gpu]'")
     gpu = open_gpu(device, f"{model} (--provider cuda)")

@@ -402,10 +402,7 @@ def test_devices_and_threads_that_mean_nothing_are_refused(options, message, tin
 
 
 def test_importing_onnxruntime_leaves_nothing_in_the_home_folder(tmp_path) -> None:
-    code = (
-        "from pathlib import Path\nfrom runtime.backends.ort import import_onnxruntime\n"
-        "import_onnxruntime(Path('x.onnx')).InferenceSession\n"
-    )
+    code = "from runtime.backends.ort import import_onnxruntime\nimport_onnxruntime('x.onnx').InferenceSession\n"
     environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
