@@ -136,8 +136,9 @@ def _embedder(arguments: argparse.Namespace, provider: str, devices: Sequence[in
     from runtime.images import MAX_PIXELS
     from runtime.pipeline import embed_stream
 
+    verify = options.verify_hash(arguments)
     cores = len(os.sched_getaffinity(0))
-    options = {
+    how = {
         "batch": arguments.batch,
         "workers": arguments.workers or max(1, cores // len(devices)),
         "max_pixels": arguments.max_pixels or MAX_PIXELS,
@@ -147,13 +148,13 @@ def _embedder(arguments: argparse.Namespace, provider: str, devices: Sequence[in
         from runtime.workers import Settings, device_workers
 
         threads = max(1, cores // len(devices)) if devices[0] is None else None
-        settings = Settings(arguments.model, provider, arguments.verify_hash, threads=threads, **options)
+        settings = Settings(arguments.model, provider, verify, threads=threads, **how)
         with device_workers(devices, settings) as workers:
             yield workers
         return
-    session = open_session(arguments.model, provider, device=devices[0] or 0, verify_hash=arguments.verify_hash)
+    session = open_session(arguments.model, provider, device=devices[0] or 0, verify_hash=verify)
     with contextlib.closing(session):
-        yield functools.partial(embed_stream, session, **options)
+        yield functools.partial(embed_stream, session, **how)
 
 
 def _origin(manifest: Manifest, provider: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from runtime.backends import PROVIDERS
@@ -44,4 +45,18 @@ def add_images_root(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def add_no_verify_hash(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--no-verify-hash", dest="verify_hash", action="store_false")
+    """Declare --no-verify-hash; `verify_hash` reads it."""
+    parser.add_argument(
+        "--no-verify-hash",
+        action="store_true",
+        help="don't compare the model's SHA-256 with its manifest, which saves reading it twice: a file that was "
+        "swapped goes unnoticed, and an engine is executable code that runs as you. Sizes are still compared",
+    )
+
+
+def verify_hash(arguments: argparse.Namespace) -> bool:
+    """Whether to check the model's hash; says on stderr what it means not to."""
+    if arguments.no_verify_hash:
+        risk = "whoever could write it can run code as you"
+        sys.stderr.write(f"warning: --no-verify-hash: {arguments.model} is taken as it is; {risk}\n")
+    return not arguments.no_verify_hash
