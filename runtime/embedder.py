@@ -73,7 +73,7 @@ def embed_files(
 
 def _embed_batch(model: Model, files: Sequence[ImageFile], inputs: npt.NDArray[Any], writer: StoreWriter) -> None:
     try:
-        vectors = model.embed(inputs, len(files))
+        vectors = model.run_inputs(inputs, ["embedding"], len(files))["embedding"]
     except CheckError as error:
         raise CheckError(f"{error} (from {files[0].location} to {files[-1].location})") from error
     writer.add([file.root for file in files], [file.path for file in files], vectors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Sequence
@@ -75,21 +76,43 @@ def load_image(path: Path) -> Image.Image:
     try:
         reason = _not_a_file(path)
         if reason is None:
-            with Image.open(path, formats=FORMATS) as image:
-                if (pixels := image.width * image.height) <= MAX_PIXELS:
-                    return to_rgb(image)
-                reason = f"has {pixels:,} pixels ({image.width} x {image.height}), more than {MAX_PIXELS:,}"
+            return _decode(path)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except Image.DecompressionBombError as error:  # Pillow's own check, on opening: the same limit as ours
-        raise InputError(f"{path}: has more than {MAX_PIXELS:,} pixels") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path}: is damaged, or none of {', '.join(FORMATS)}") from error
     except FileNotFoundError as error:
         raise InputError(f"{path}: does not exist, or is a link to what does not") from error
-    except Exception as error:  # a decoder fed a hostile file raises anything: KeyError, struct.error, MemoryError
+    except Exception as error:
         raise InputError(f"{path}: can't be decoded ({_reason(error)})") from error
     raise InputError(f"{path}: {reason}")
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """Decode the content of a picture's file, as `load_image` does.
+
+    Raises:
+        InputError: it is empty, truncated, too large, or of no format in `FORMATS`; the message names no file.
+    """
+    if not data:
+        raise InputError("is empty (0 bytes)")
+    return _decode(io.BytesIO(data))
+
+
+def _decode(source: Path | io.BytesIO) -> Image.Image:
+    """Decode a file; raises InputError without its name, or OSError of one that can't be opened."""
+    try:
+        with Image.open(source, formats=FORMATS) as image:
+            if (pixels := image.width * image.height) <= MAX_PIXELS:
+                return to_rgb(image)
+            reason = f"has {pixels:,} pixels ({image.width} x {image.height}), more than {MAX_PIXELS:,}"
+    except (InputError, FileNotFoundError):
+        raise
+    except Image.DecompressionBombError as error:  # Pillow's own check, on opening: the same limit as ours
+        raise InputError(f"has more than {MAX_PIXELS:,} pixels") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"is damaged, or none of {', '.join(FORMATS)}") from error
+    except Exception as error:  # a decoder fed a hostile file raises anything: KeyError, struct.error, MemoryError
+        raise InputError(f"can't be decoded ({_reason(error)})") from error
+    raise InputError(reason)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
