@@ -97,6 +97,7 @@ def verify_against(
         CheckError: an output has another shape than its manifest says.
     """
     check_comparable(model.manifest, other.manifest)
+    _check_clusters(clusters, len(found.files))
     start = time.perf_counter()
     both = _embed(model, other, found, advance)
     n = len(both.pictures)
@@ -104,8 +105,7 @@ def verify_against(
         first = both.unreadable[0]
         reason = f"the first: {Path(first.root, first.path)}: {first.error}"
         raise InputError(f"none of {len(both.unreadable)} pictures could be read, {reason}")
-    if clusters is not None and clusters > n:
-        raise UsageError(f"--k {clusters}: only {n} pictures could be read; choose no more")
+    _check_clusters(clusters, n)
     limits = limits or default_limits(model.manifest, other.manifest)
     agreed = agreement(both.got, both.expected, clusters, seed)
     batches = _check_batches(model, [inputs for _, inputs in both.samples], limits)
@@ -138,6 +138,11 @@ def check_comparable(model: Manifest, other: Manifest) -> None:
             f"{model.files.model.name} embeds in {model.embedding_width} numbers, {other.files.model.name} "
             f"in {other.embedding_width}: embeddings of two widths can't be compared"
         )
+
+
+def _check_clusters(clusters: int | None, pictures: int) -> None:
+    if clusters is not None and clusters > pictures:
+        raise UsageError(f"--k {clusters}: there are only {pictures} pictures; choose no more")
 
 
 def differences(model: Manifest, other: Manifest) -> list[str]:
