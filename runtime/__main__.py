@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 from runtime.command import Parser, run
-from runtime.commands import bench, cluster, embed, info, verify
 from runtime.errors import UsageError
 
-COMMANDS = {"embed": embed, "cluster": cluster, "verify": verify, "bench": bench, "info": info}
+COMMANDS = ("embed", "cluster", "verify", "bench", "info")
+"""A file each in `runtime/commands`. They are imported inside of `run`, whose handlers make Ctrl-C one line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> Parser:
     """The parser of every subcommand; `run` of what it parses is the function to call."""
+    import importlib
+    from importlib import metadata
+
     program = Path(sys.argv[0]).name
     top = Parser(
         prog="python -m runtime" if program in ("__main__.py", "") else program,
@@ -47,7 +49,8 @@ def parser() -> Parser:
     top.add_argument("--verbose", action="store_true", help=_VERBOSE)
     top.set_defaults(run=_choose)
     subparsers = top.add_subparsers(metavar="COMMAND")
-    for name, command in COMMANDS.items():
+    for name in COMMANDS:
+        command = importlib.import_module(f"runtime.commands.{name}")
         sub = subparsers.add_parser(
             name,
             help=command.WHAT,

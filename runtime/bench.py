@@ -177,7 +177,8 @@ def as_text(result: Bench) -> str:
         f"{result.manifest.files.model.name} on {result.backend}: {what}",
         f"loaded in {result.load_seconds:.2f} s, with the check of its hash and the backend's import",
         "",
-        f"  batch   runs    p50 ms    p95 ms    p99 ms  images/s  first ms  peak RSS MB{'' if base is None else '   GPU MB'}",
+        "  batch   runs    p50 ms    p95 ms    p99 ms  images/s  first ms  peak RSS MB"
+        + ("" if base is None else "   GPU MB"),
         *(_row(one, base) for one in result.timings),
         "",
     ]
