@@ -122,7 +122,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 def _from_array(array: Array, manifest: Manifest) -> Image.Image | Array:
     """A copy of a decoded picture (H, W, 3) uint8 as an image, or of a model's input (3, H, W) float32 as it is."""
     if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.size:
-        return Image.fromarray(array.copy())
+        return Image.fromarray(array)  # which copies: Pillow holds 4 bytes of a pixel
     if array.dtype == manifest.input.dtype == "float32" and array.shape == manifest.input.shape[1:]:
         return array.copy()
     raise InputError(f"is an array of {array.dtype} {array.shape}: expected {_ARRAYS}")
