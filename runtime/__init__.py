@@ -4,6 +4,8 @@ from runtime import load
 
 with load("itae.onnx") as model:
     vectors = model.embed(["cat.jpg", "dog.png"])  # (2, C) float32
+
+`Model.embed` takes paths, files' content, Pillow images and arrays; every error is an `ItaeError`.
 """
 
 from __future__ import annotations
@@ -11,10 +13,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from runtime.errors import ItaeError
+
 if TYPE_CHECKING:
     from runtime.model import Model
 
-__all__ = ["load"]
+__all__ = ["ItaeError", "Model", "load"]
 
 
 def load(
@@ -44,3 +48,12 @@ def load(
     from runtime.model import Model  # here, so that `--help` and the exporter pay for none of it
 
     return Model(open_session(Path(path), provider, device=device, threads=threads, verify_hash=verify_hash))
+
+
+def __getattr__(name: str) -> type[Model]:
+    """`Model`, imported when it is asked for: it brings numpy and Pillow, which `--help` can do without."""
+    if name == "Model":
+        from runtime.model import Model
+
+        return Model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

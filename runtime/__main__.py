@@ -1,18 +1,17 @@
-"""The command: embed, cluster, verify, info, doctor. `python -m runtime`, or `itae` where it is installed."""
+"""The command: embed, cluster, verify, bench, info, doctor. `python -m runtime`, or `itae` where it is installed."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 from runtime.command import Parser, run
-from runtime.commands import cluster, doctor, embed, info, verify
 from runtime.errors import UsageError
 
-COMMANDS = {"embed": embed, "cluster": cluster, "verify": verify, "info": info, "doctor": doctor}
+COMMANDS = ("embed", "cluster", "verify", "bench", "info", "doctor")
+"""A file each in `runtime/commands`. They are imported inside of `run`, whose handlers make Ctrl-C one line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> Parser:
     """The parser of every subcommand; `run` of what it parses is the function to call."""
+    import importlib
+    from importlib import metadata
+
     program = Path(sys.argv[0]).name
     top = Parser(
         prog="python -m runtime" if program in ("__main__.py", "") else program,
@@ -39,6 +41,7 @@ def parser() -> Parser:
         "  %(prog)s embed itae.onnx photos/ --out embeddings/\n"
         "  %(prog)s cluster embeddings/ --k 10 --out clusters/\n"
         "  %(prog)s verify itae.onnx\n"
+        "  %(prog)s bench itae.onnx --batch 1,8\n"
         "  %(prog)s info itae.onnx\n"
         "  %(prog)s doctor itae.engine",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -47,7 +50,8 @@ def parser() -> Parser:
     top.add_argument("--verbose", action="store_true", help=_VERBOSE)
     top.set_defaults(run=_choose)
     subparsers = top.add_subparsers(metavar="COMMAND")
-    for name, command in COMMANDS.items():
+    for name in COMMANDS:
+        command = importlib.import_module(f"runtime.commands.{name}")
         sub = subparsers.add_parser(
             name,
             help=command.WHAT,

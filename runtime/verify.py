@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
-import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 from runtime.backends import open_session
 from runtime.backends.session import run_in_batches
 from runtime.batch_invariance import BatchInvariance, check_batches
-from runtime.errors import CheckError, ItaeError, one_line
+from runtime.errors import ItaeError
 from runtime.golden import read_golden
+from runtime.junit import Case, as_junit_xml
 from runtime.manifest import ParityLimits
 from runtime.parity import Parity, compare
 
 ONE_AT_A_TIME = "the model takes one image at a time"
 """Why batches are not compared."""
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,20 @@ class Verification:
         return not self.failures
 
 
-def verify(model: Path, provider: str = "auto", *, verify_hash: bool = True) -> Verification:
+def verify(
+    model: Path,
+    provider: str = "auto",
+    changed_limits: Mapping[str, float] | None = None,
+    *,
+    verify_hash: bool = True,
+) -> Verification:
     """Check a model's files, run its golden sample, and compare; also the rows of batches with the images alone.
 
-    Without `verify_hash` the model is run unchecked, see `open_session`; the golden sample's hash is checked still.
+    Args:
+        model: `X.onnx` or `X.engine`, with manifest and golden sample beside it.
+        provider: one of `runtime.backends.PROVIDERS`.
+        changed_limits: fields of `ParityLimits` that take the place of the manifest's.
+        verify_hash: without it the model is run unchecked, see `open_session`; the golden sample is checked still.
 
     Raises:
         ManifestError: the model, its manifest or its golden sample is missing, altered or too new.
@@ -64,7 +73,7 @@ def verify(model: Path, provider: str = "auto", *, verify_hash: bool = True) -> 
     session = open_session(model, provider, verify_hash=verify_hash)
     try:
         golden = read_golden(model, session.manifest)
-        limits = session.manifest.parity.limits
+        limits = session.manifest.parity.limits.model_copy(update=dict(changed_limits or {}))
         start = time.perf_counter()
         got = run_in_batches(session, golden.input)
         batches = check_batches(session, golden, limits)
@@ -133,9 +142,9 @@ def as_json(result: Verification) -> dict[str, Any]:
         "passed": result.passed,
         "samples": result.samples,
         "outputs": list(result.outputs),
-        "max_abs": _finite(parity.max_abs),
-        "min_cosine": _finite(parity.min_cosine),
-        "norm_relative": _finite(parity.norm_relative),
+        "max_abs": finite(parity.max_abs),
+        "min_cosine": finite(parity.min_cosine),
+        "norm_relative": finite(parity.norm_relative),
         "flags_checked": parity.flags_checked,
         "flags_differing": parity.flags_differing,
         "borderline": list(parity.borderline),
@@ -143,8 +152,8 @@ def as_json(result: Verification) -> dict[str, Any]:
         "batches": {
             "sizes": list(result.batches.sizes),
             "rows": result.batches.rows,
-            "distance": _finite(result.batches.distance),
-            "norm_relative": _finite(result.batches.norm_relative),
+            "distance": finite(result.batches.distance),
+            "norm_relative": finite(result.batches.norm_relative),
             "flags_differing": result.batches.flags_differing,
             "borderline": list(result.batches.borderline),
         },
@@ -154,42 +163,19 @@ def as_json(result: Verification) -> dict[str, Any]:
     }
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The figure for JSON, which has no NaN."""
     return float(value) if math.isfinite(value) else None
 
 
 def as_junit(model: Path, outcome: Verification | ItaeError) -> bytes:
     """A JUnit report of two tests, golden sample and batches, or of one that could not be run, in failure or error."""
-    suite = ElementTree.Element("testsuite", name="itae verify")
     if isinstance(outcome, ItaeError):
-        case = _case(suite, "golden sample", model)
-        tag = "failure" if isinstance(outcome, CheckError) else "error"
-        problem = ElementTree.SubElement(case, tag, type=type(outcome).__name__, message=_xml(one_line(outcome)))
-        problem.text = _xml(str(outcome))
-    else:
-        suite.set("time", f"{outcome.seconds:.3f}")
-        tests = {"golden sample": outcome.parity.failures, "batch invariance": outcome.batches.failures}
-        for name, failures in tests.items():
-            case = _case(suite, name, model)
-            if failures:
-                message = _xml("; ".join(failures))
-                ElementTree.SubElement(case, "failure", type="ParityError", message=message)
-            elif name == "batch invariance" and not outcome.batches.rows:
-                ElementTree.SubElement(case, "skipped", message=ONE_AT_A_TIME)
-            ElementTree.SubElement(case, "system-out").text = _xml(as_text(outcome))
-    suite.set("tests", str(len(suite)))
-    for plural, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
-        suite.set(plural, str(len(suite.findall(f"testcase/{tag}"))))
-    suites = ElementTree.Element("testsuites")
-    suites.append(suite)
-    ElementTree.indent(suites)
-    return bytes(ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)) + b"\n"
-
-
-def _case(suite: ElementTree.Element, test: str, model: Path) -> ElementTree.Element:
-    return ElementTree.SubElement(suite, "testcase", classname=test, name=_xml(str(model)))
-
-
-def _xml(text: str) -> str:
-    """The text without what XML 1.0 can't hold, escaped or not: control characters, lone surrogates."""
-    return _NOT_XML.sub("\ufffd", text)
+        return as_junit_xml("itae verify", [Case("golden sample", str(model), error=outcome)])
+    tests = {"golden sample": outcome.parity.failures, "batch invariance": outcome.batches.failures}
+    skipped = {"batch invariance": None if outcome.batches.rows else ONE_AT_A_TIME}
+    cases = [
+        Case(name, str(model), "; ".join(failures) or None, skipped.get(name), output=as_text(outcome))
+        for name, failures in tests.items()
+    ]
+    return as_junit_xml("itae verify", cases, outcome.seconds)

@@ -1,20 +1,54 @@
-"""`python -m runtime verify`: golden sample -> backend -> comparison -> table, JSON, JUnit XML."""
+"""`python -m runtime verify`: golden sample, or a reference on pictures -> comparison -> table, JSON, JUnit XML."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from runtime.backends import PROVIDERS
 from runtime.commands import options
 from runtime.errors import ItaeError, ParityError, UsageError
 
-WHAT = "replay the golden sample of a model"
+if TYPE_CHECKING:
+    from runtime.against import Against
+    from runtime.against_criteria import Limits
+    from runtime.manifest import Manifest
+    from runtime.sources.item import Entry
+
+Result = TypeVar("Result")
+
+WHAT = "replay the golden sample of a model, or compare it with another on pictures"
 EXAMPLES = """examples:
   %(prog)s itae.onnx
   %(prog)s itae.onnx --junit report.xml --json
+  %(prog)s itae.engine --against itae.onnx --images photos/
 
-exit code: 0 if the model does what the manifest promises, 1 if it is off, 2 if no backend here can run it"""
+With --against, both models embed the pictures, each as its manifest says, and these are compared: the largest
+difference of an element, cosines, how many of a picture's 10 nearest (by cosine) are the same, and the adjusted Rand
+index of two k-means clusterings that start from the same pictures; and the rows of batches with pictures alone.
+Default limits are those of the less precise of both; of ITAE's flags a few may fall the other way, so that with it
+the smallest and the mean cosine are held to little, and the median to much.
+
+exit code: 0 if the model does what is promised, 1 if it is off, 2 for bad use or if no backend here can run it"""
+
+_ALONE = {"max_abs": "max_abs", "min_cosine": "min_cosine", "max_batch_distance": "batch_distance"}
+"""Options that change limits of the golden sample, and the fields of `ParityLimits`."""
+_LIMITS = {
+    "max_abs": "largest difference of an element",
+    "min_cosine": "smallest cosine of an embedding and its reference",
+    "min_mean_cosine": "mean of the cosines (*)",
+    "min_median_cosine": "median of the cosines (*)",
+    "min_neighbours": "share of equal 10 nearest neighbours (*)",
+    "min_ari": "adjusted Rand index of the clusterings (*)",
+    "max_batch_distance": "distance of a row to the same image alone, as a share of its length",
+}
+_WITH_AGAINST = ("images", "against_provider", "k", "seed", "limit", *(name for name in _LIMITS if name not in _ALONE))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,34 +58,154 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options.add_provider(parser)
     options.add_no_verify_hash(parser)
+    against = parser.add_argument_group("against another model, on pictures")
+    against.add_argument("--against", metavar="OTHER", type=options.path, help="the model to compare with")
+    against.add_argument(
+        "--images",
+        metavar="IMAGES",
+        nargs="+",
+        type=options.text,
+        help="files, folders, lists ..., as `embed` takes them",
+    )
+    against.add_argument("--against-provider", choices=PROVIDERS, help="what runs OTHER (default: auto)")
+    against.add_argument("--limit", metavar="N", type=int, help="N of the pictures, spread evenly over all")
+    against.add_argument("--k", metavar="K", type=int, help="clusters (default: a tenth of the pictures, at most 10)")
+    against.add_argument("--seed", metavar="N", type=int, help="of the clusterings (default: 0)")
+    limits = parser.add_argument_group("limits in place of the default ones; (*): with --against alone")
+    for name, what in _LIMITS.items():
+        limits.add_argument(f"--{name.replace('_', '-')}", metavar="X", type=float, help=what)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Verify `arguments.model`; gives the exit code.
 
     Raises:
-        UsageError: --junit names a file of the model.
+        UsageError: options that don't belong together, or --junit names a file of a model.
         ParityError: the model is off.
-        ManifestError, BackendError: it can't be read, or not be run here.
+        InputError: no picture can be read.
+        ManifestError, BackendError: a model can't be read, or not be run here.
     """
-    from runtime.atomic import write_atomically
-    from runtime.manifest import manifest_path, parity_path
-    from runtime.verify import as_json, as_junit, as_text, verify
+    _check(arguments)
+    model: Path = arguments.model
+    changed = {name: value for name in _LIMITS if (value := getattr(arguments, name)) is not None}
+    if arguments.against is not None:
+        from runtime import against_report as report
 
-    model, junit = arguments.model, arguments.junit
-    own = (model, manifest_path(model), parity_path(model), model.with_name(f"{model.name}.data"))
-    if junit is not None and junit.resolve() in [path.resolve() for path in own]:
-        raise UsageError(f"--junit {junit} is a file of the model itself: name another")
-    try:
-        result = verify(model, arguments.provider, verify_hash=options.verify_hash(arguments))
-    except ItaeError as error:
-        if junit is not None:
-            write_atomically(junit, as_junit(model, error))
-        raise
-    if junit is not None:
-        write_atomically(junit, as_junit(model, result))
-    text = json.dumps(as_json(result), indent=2) if arguments.json else as_text(result)
-    sys.stdout.write(f"{text}\n")
-    if not result.passed:
-        raise ParityError(f"{model} failed: {'; '.join(result.failures)}")
+        result = _reported(arguments, report.as_junit, lambda: _compare(arguments, changed))
+        _print(arguments, report.as_json(result) if arguments.json else report.as_text(result))
+        if result.failures:
+            raise ParityError(f"{model} is off beside {arguments.against}: {'; '.join(result.failures)}")
+        return 0
+    from runtime import verify as golden
+
+    checked = options.verify_hash(arguments)
+    alone = {_ALONE[name]: value for name, value in changed.items()}
+    verified = _reported(
+        arguments, golden.as_junit, lambda: golden.verify(model, arguments.provider, alone, verify_hash=checked)
+    )
+    _print(arguments, golden.as_json(verified) if arguments.json else golden.as_text(verified))
+    if not verified.passed:
+        raise ParityError(f"{model} failed: {'; '.join(verified.failures)}")
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Check options that argparse can't."""
+    from runtime.manifest import manifest_path, parity_path
+
+    if arguments.against is None:
+        for name in _WITH_AGAINST:
+            if getattr(arguments, name) is not None:
+                raise UsageError(f"--{name.replace('_', '-')} is for --against OTHER alone")
+    elif arguments.images is None:
+        raise UsageError("--against needs --images: the pictures to compare on")
+    for name, least in (("limit", 1), ("k", 2), ("seed", 0)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name} {value}: must be {least} or more")
+    for name in _LIMITS:
+        if (value := getattr(arguments, name)) is not None and math.isnan(value):
+            raise UsageError(f"--{name.replace('_', '-')}: NaN is no limit")
+    for model in filter(None, (arguments.model, arguments.against)):
+        own = (model, manifest_path(model), parity_path(model), model.with_name(f"{model.name}.data"))
+        if arguments.junit is not None and arguments.junit.resolve() in [path.resolve() for path in own]:
+            raise UsageError(f"--junit {arguments.junit} is a file of the model itself: name another")
+
+
+def _reported(
+    arguments: argparse.Namespace, as_junit: Callable[[Path, Result | ItaeError], bytes], check: Callable[[], Result]
+) -> Result:
+    """What `check` gives, or its error, also written as a JUnit report where one is asked for."""
+    from runtime.atomic import write_atomically
+
+    outcome: Result | ItaeError
+    try:
+        outcome = check()
+    except ItaeError as error:
+        if arguments.junit is not None:
+            write_atomically(arguments.junit, as_junit(arguments.model, error))
+        raise
+    if arguments.junit is not None:
+        write_atomically(arguments.junit, as_junit(arguments.model, outcome))
+    return outcome
+
+
+def _print(arguments: argparse.Namespace, report: str | dict[str, Any]) -> None:
+    text = report if isinstance(report, str) else json.dumps(report, indent=2)
+    sys.stdout.write(f"{text}\n")
+
+
+def _compare(arguments: argparse.Namespace, changed: dict[str, float]) -> Against:
+    """Compare the model with --against on --images, with progress on stderr."""
+    from runtime.against import check_comparable, differences, verify_against
+    from runtime.backends import open_session
+    from runtime.progress import progress
+
+    entries, total = _pictures(arguments)
+    checked = options.verify_hash(arguments)
+    provider = arguments.against_provider or "auto"
+    with (
+        closing(open_session(arguments.model, arguments.provider, verify_hash=checked)) as model,
+        closing(open_session(arguments.against, provider, verify_hash=checked)) as other,
+    ):
+        check_comparable(model.manifest, other.manifest)
+        if unlike := differences(model.manifest, other.manifest):
+            sys.stderr.write(f"warning: the models were exported with other options: {'; '.join(unlike)}\n")
+        with progress(total) as shown:
+            return verify_against(
+                model,
+                other,
+                entries,
+                total,
+                limits=_limits(model.manifest, other.manifest, changed),
+                clusters=arguments.k,
+                seed=arguments.seed or 0,
+                progress=shown,
+            )
+
+
+def _pictures(arguments: argparse.Namespace) -> tuple[Iterator[Entry], int]:
+    """The pictures of --images, --limit of them, and how many these are."""
+    from runtime.pipeline import quiet_pillow
+    from runtime.sources import open_sources
+
+    quiet_pillow()
+    sources = open_sources(arguments.images)
+    keys: list[tuple[str, str]] = []
+
+    def take_name(root: str, path: str) -> bool:
+        keys.append((root, path))
+        return False
+
+    problems = list(sources.items(take_name))  # no picture is read for that: --limit spreads over all
+    limit = len(keys) if arguments.limit is None else min(arguments.limit, len(keys))
+    chosen = {keys[number * len(keys) // limit] for number in range(limit)}
+    return sources.items(lambda root, path: (root, path) in chosen), limit + len(problems)
+
+
+def _limits(model: Manifest, other: Manifest, changed: dict[str, float]) -> Limits:
+    import dataclasses
+
+    from runtime.against_criteria import default_limits
+
+    return dataclasses.replace(default_limits(model, other), **changed)

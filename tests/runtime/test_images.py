@@ -2,17 +2,21 @@
 
 import contextlib
 import errno
+import io
 import os
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from runtime.errors import InputError
-from runtime.images import load_image, to_rgb
+from runtime.images import decode_image, load_image, to_rgb
 
 GRADIENT = np.stack(np.meshgrid(np.arange(40) * 6, np.arange(30) * 8, indexing="xy"), -1).astype(np.uint8)
 PICTURE = np.concatenate([GRADIENT, np.full((30, 40, 1), 77, np.uint8)], axis=-1)  # (30, 40, 3), smooth
@@ -280,3 +284,45 @@ def test_file_without_permission_is_refused(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(Image, "open", denied)
     with pytest.raises(InputError, match=r"a.png: can't be decoded \(PermissionError: Permission denied\)"):
         load_image(tmp_path / "a.png")
+
+
+# From a file's content
+
+
+@pytest.mark.parametrize("suffix", LOSSLESS)
+def test_a_files_content_gives_what_the_file_gives(suffix, tmp_path) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(PICTURE).save(path, **(LOSSLESS[suffix] or {}))
+    got = decode_image(path.read_bytes())
+    assert (got.mode, got.tobytes()) == ("RGB", load_image(path).tobytes())
+
+
+@pytest.mark.parametrize("suffix", LOSSLESS)
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_hostile_content_is_decoded_or_refused_without_a_path(suffix, data) -> None:
+    file = io.BytesIO()
+    Image.fromarray(PICTURE).save(file, {"jpg": "JPEG"}.get(suffix, suffix.upper()), **(LOSSLESS[suffix] or {}))
+    content = bytearray(file.getvalue())
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=8)):
+        content[place] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(content)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of oddities
+        try:
+            assert decode_image(bytes(content[:cut])).mode == "RGB"
+        except InputError as error:
+            assert str(error).startswith(("is ", "has ", "can't be "))  # noqa: PT017  # either may happen
+
+
+def test_content_of_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch) -> None:
+    file = io.BytesIO()
+    Image.fromarray(PICTURE).save(file, "PNG")
+    monkeypatch.setattr(images, "MAX_PIXELS", 40 * 30 - 1)
+    with pytest.raises(InputError, match=r"^has 1,200 pixels \(40 x 30\), more than 1,199"):
+        decode_image(file.getvalue())
+
+
+def test_no_content_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^is empty \(0 bytes\)"):
+        decode_image(b"")

@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from runtime import verify as module
 from runtime.errors import BackendError, CheckError, ManifestError
 from runtime.golden import golden_bytes, read_golden
+from runtime.junit import clean
 from runtime.manifest import manifest_path, parity_path, read_manifest, record_file
 from runtime.verify import as_json, as_junit, as_text, verify
 
@@ -189,6 +189,6 @@ def test_junit_is_xml_and_counts(outcome, tiny) -> None:
 
 def test_every_character_that_xml_cannot_hold_is_replaced() -> None:
     text = "".join(map(chr, range(0x300))) + "\ud800\udfff\ufffe\uffff\U0001f600"
-    clean = module._xml(text)
-    assert len(clean) == len(text)
-    assert ElementTree.fromstring(f"<a>{clean.replace('&', '').replace('<', '')}</a>").text.endswith("\U0001f600")
+    cleaned = clean(text)
+    assert len(cleaned) == len(text)
+    assert ElementTree.fromstring(f"<a>{cleaned.replace('&', '').replace('<', '')}</a>").text.endswith("\U0001f600")
