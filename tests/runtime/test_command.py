@@ -400,8 +400,12 @@ def test_a_full_stdout_is_one_line_and_exit_2(tiny) -> None:
 
 def test_sigterm_ends_embed_in_one_line_and_leaves_nothing(tiny, pictures, tmp_path) -> None:
     code = (
-        "import os, signal, sys, runtime.pipeline\n"
-        "runtime.pipeline.load_item = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "import os, signal, sys, time, runtime.pipeline\n"
+        "first = iter([True])\n"
+        "def load(*_):\n"
+        "    if next(first, False): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(1)\n"
+        "runtime.pipeline.load_item = load\n"
         "from runtime.__main__ import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )

@@ -161,7 +161,7 @@ def jpeg() -> bytes:
 
 HOSTILE = {
     "no byte": (lambda: b"", r"is empty \(0 bytes\)"),
-    "zeros": (lambda: bytes(1000), "is damaged, or none of JPEG"),
+    "zeros": (lambda: bytes(1000), "holds only zeros at its beginning: damaged"),
     "truncated": (lambda: jpeg()[: len(jpeg()) // 2], "can't be decoded"),
     "a bomb": (bomb, "pixels"),
     "text": (lambda: memoryview(b"GET / HTTP/1.1"), "is damaged"),
