@@ -17,12 +17,23 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 
-def load(path: str | os.PathLike[str], provider: str = "auto") -> Model:
+def load(
+    path: str | os.PathLike[str],
+    provider: str = "auto",
+    *,
+    device: int = 0,
+    threads: int | None = None,
+    verify_hash: bool = True,
+) -> Model:
     """Load a model after checking its files; close it, or use it as a context manager.
 
     Args:
         path: `X.onnx` or `X.engine`, with its manifest beside it.
         provider: what runs an ONNX model: `auto` (ONNX Runtime on the CPU), `cpu` (the same), `cuda` or `openvino`.
+        device: the number of the GPU, for `cuda` and engines.
+        threads: how many the CPU computes with; the library's own choice where None.
+        verify_hash: whether the files are compared with the manifest's SHA-256. Without, a file that was swapped
+            runs as it is, and an engine is executable code.
 
     Raises:
         ItaeError: the model is missing, altered or too new, or can't run here; see `runtime.errors`.
@@ -32,4 +43,4 @@ def load(path: str | os.PathLike[str], provider: str = "auto") -> Model:
     from runtime.backends import open_session
     from runtime.model import Model  # here, so that `--help` and the exporter pay for none of it
 
-    return Model(open_session(Path(path), provider))
+    return Model(open_session(Path(path), provider, device=device, threads=threads, verify_hash=verify_hash))

@@ -1,4 +1,4 @@
-"""The command: embed, cluster, verify, info. `python -m runtime`, or `itae` where it is installed."""
+"""The command: embed, cluster, verify, info, doctor. `python -m runtime`, or `itae` where it is installed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from importlib import metadata
 from pathlib import Path
 
 from runtime.command import Parser, run
-from runtime.commands import cluster, embed, info, verify
+from runtime.commands import cluster, doctor, embed, info, verify
 from runtime.errors import UsageError
 
-COMMANDS = {"embed": embed, "cluster": cluster, "verify": verify, "info": info}
+COMMANDS = {"embed": embed, "cluster": cluster, "verify": verify, "info": info, "doctor": doctor}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +39,8 @@ def parser() -> Parser:
         "  %(prog)s embed itae.onnx photos/ --out embeddings/\n"
         "  %(prog)s cluster embeddings/ --k 10 --out clusters/\n"
         "  %(prog)s verify itae.onnx\n"
-        "  %(prog)s info itae.onnx",
+        "  %(prog)s info itae.onnx\n"
+        "  %(prog)s doctor itae.engine",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"itae {metadata.version('itae')}")

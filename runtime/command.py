@@ -47,8 +47,9 @@ def run(program: str, body: Callable[[], int], *, verbose: Callable[[], bool] = 
             traceback.print_exc()
         print(f"{program}: {one_line(error)}", file=sys.stderr)  # noqa: T201
         return error.exit_code
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted; nothing half-written was left", file=sys.stderr)  # noqa: T201
+    except KeyboardInterrupt as error:
+        what = str(error) or "nothing half-written was left"
+        print(f"{program}: interrupted; {what}", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
     except ModuleNotFoundError as error:
         if verbose():

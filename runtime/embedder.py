@@ -1,115 +1,143 @@
-"""Pictures from files into a store of embeddings."""
+"""Images from sources into a store: what is there already is skipped, what fails is recorded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
+from runtime.errors import CheckError
+from runtime.pipeline import Embedded
+from runtime.progress import Progress
+from runtime.sources import Sources, location
+from runtime.sources.item import Entry, Unreadable
+from runtime.store.moved import Moved
+from runtime.store.writer import StoreWriter
 
-from runtime.backends.session import check_names, chosen_batch
-from runtime.errors import CheckError, InputError
-from runtime.manifest import Manifest
-from runtime.model import Model
-from runtime.preprocess import preprocess
-from runtime.sources import Item, Sources, Unreadable, load_item, location
-from runtime.store_writer import StoreWriter, new_store
+_ENOUGH = 1000
+"""Images after which a share of failures means something, where their number is not known."""
+_NAMED = 3
 
-Float32 = npt.NDArray[np.float32]
+
+class Embedder(Protocol):
+    """`pipeline.embed_stream` with its model, or the workers of several devices."""
+
+    def __call__(self, entries: Iterator[Entry], on_unreadable: Callable[[Unreadable], None]) -> Iterator[Embedded]:
+        """Embed images; see `pipeline.embed_stream`."""
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """What `embed_files` did."""
+class Outcome:
+    """What a run did."""
 
-    images: int
-    """How many embeddings were written."""
-    unreadable: tuple[Unreadable, ...]
-    """What could not be read, each also a line of `errors.jsonl`."""
+    embedded: int
+    present: int
+    """Of the images found, how many lay in the store already."""
+    failed: int
+    """Lines of `errors.jsonl`."""
+    first_failure: Unreadable | None
+    missing: int
+    """Images of the store that were not found this time; their rows stay."""
+    first_missing: tuple[str, ...]
+    """Where the first of them were."""
 
 
-def embed_files(
-    model: Model,
+def embed_sources(
+    embed: Embedder,
     sources: Sources,
-    folder: Path,
-    batch: int | None = None,
-    advance: Callable[[int, int], None] = lambda embedded, unreadable: None,
-) -> Embedded:
-    """Embed the pictures of `sources` into `folder`, in order; what can't be read is recorded and left out.
+    writer: StoreWriter,
+    progress: Progress,
+    *,
+    max_failures: float | None = None,
+    moved: Moved | None = None,
+) -> Outcome:
+    """Embed what `sources` give and the store of `writer` hasn't.
 
     Args:
-        model: a model with an `embedding` output.
+        embed: runs the model.
         sources: from `open_sources`.
-        folder: where the store goes; embeddings there are replaced at the end, if any picture was read.
-        batch: how many to run at a time; the model's preferred number where None.
-        advance: told after each batch how many are embedded and unreadable so far.
+        writer: from `open_writer`.
+        progress: told of each batch.
+        max_failures: the share of images that may fail; above it the run ends.
+        moved: how folders of images are called in the store.
 
     Raises:
-        UsageError: the model has no `embedding` output, or takes no such batch.
-        OutputFileError: the folder can't be made or written, or holds other `.parquet` files.
-        CheckError: the model gave NaN or infinity.
-        BackendError: the backend failed.
+        CheckError: more than `max_failures` failed.
+        ItaeError: the model, a source or the store failed; what was embedded before is in the store.
     """
-    check_names(model.manifest, ["embedding"])
-    size = chosen_batch(model.manifest, batch)
-    unreadable: list[Unreadable] = []
-    images = 0
-    with new_store(folder, _origin(model.manifest)) as writer:
-        for files, inputs, problems in _batches(model.manifest, sources, size):
-            for problem in problems:
-                writer.add_error(problem.root, problem.path, problem.error)
-            unreadable += problems
-            if files:
-                _embed_batch(model, files, inputs, writer)
-                images += len(files)
-            advance(images, len(unreadable))
-    return Embedded(images, tuple(unreadable))
+    run = _Run(sources, writer, progress, max_failures, moved or Moved(()))
+    for batch in embed(run.entries(), run.fail):
+        writer.add([run.moved.recorded(root) for root in batch.roots], batch.paths, batch.vectors)
+        run.embedded += len(batch.paths)
+        progress.show(run.embedded, run.present, run.failed)
+    if max_failures is not None and run.failed > max_failures * run.found:
+        raise run.too_many()
+    return run.outcome()
 
 
-def _embed_batch(model: Model, files: Sequence[Item], inputs: npt.NDArray[Any], writer: StoreWriter) -> None:
-    try:
-        vectors = model.embed(inputs, len(files))
-    except CheckError as error:
-        first, last = (location(file.root, file.path) for file in (files[0], files[-1]))
-        raise CheckError(f"{error} (from {first} to {last})") from error
-    writer.add([file.root for file in files], [file.path for file in files], vectors)
+class _Run:
+    """The counts of a run, kept by the thread that lists and the one that embeds."""
 
+    def __init__(
+        self,
+        sources: Sources,
+        writer: StoreWriter,
+        progress: Progress,
+        max_failures: float | None,
+        moved: Moved,
+    ) -> None:
+        self.moved = moved
+        self.embedded = self.present = self.failed = 0
+        self._images = 0  # keys that the sources had, whatever became of them
+        self._sources, self._writer, self._progress = sources, writer, progress
+        self._max_failures = max_failures
+        self._missing = writer.stored.copy()
+        self._first_failure: Unreadable | None = None
 
-def _batches(
-    manifest: Manifest, sources: Sources, size: int
-) -> Iterator[tuple[list[Item], npt.NDArray[Any], list[Unreadable]]]:
-    """Read pictures into batches of `size`; the last one holds what is left, which may be none."""
-    good: list[Item] = []
-    inputs: list[npt.NDArray[Any]] = []
-    bad: list[Unreadable] = []
-    for item in sources.items():
-        if isinstance(item, Unreadable):
-            bad.append(item)
-        else:
-            try:
-                inputs.append(preprocess(load_item(item), manifest.preprocessing))
-                good.append(item)
-            except InputError as error:
-                bad.append(Unreadable(item.root, item.path, str(error)))
-        if len(good) == size or len(bad) == size:
-            yield good, _stack(inputs), bad
-            good, inputs, bad = [], [], []
-    if good or bad:
-        yield good, _stack(inputs), bad
+    @property
+    def found(self) -> int:
+        """How many images were come past so far, those that can't be read included."""
+        return max(self._images, self.embedded + self.present + self.failed)
 
+    def entries(self) -> Iterator[Entry]:
+        """What the sources give, less what lies in the store."""
+        return self._sources.items(self._is_wanted)
 
-def _stack(inputs: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    return np.stack(inputs) if inputs else np.empty(0)
+    def fail(self, problem: Unreadable) -> None:
+        """Record a failure; raises CheckError where it is one too many."""
+        self._writer.add_error(self.moved.recorded(problem.root), problem.path, problem.error)
+        self._first_failure = self._first_failure or problem
+        self.failed += 1
+        self._progress.show(self.embedded, self.present, self.failed)
+        total = self._sources.total or max(self.found, _ENOUGH)
+        if self._max_failures is not None and self.failed > self._max_failures * total:
+            raise self.too_many()
 
+    def too_many(self) -> CheckError:
+        """The error of a run with more failures than allowed."""
+        first = self._first_failure
+        assert first is not None
+        return CheckError(
+            f"{self.failed} of {self.found} images failed, more than --max-failures {self._max_failures:g} allows; "
+            f"the first: {location(first.root, first.path)}: {first.error}"
+        )
 
-def _origin(manifest: Manifest) -> dict[str, Any]:
-    """What made the embeddings, for the metadata of each part."""
-    return {
-        "model": manifest.files.model.name,
-        "model_sha256": manifest.files.model.sha256,
-        "options": manifest.options.model_dump(mode="json"),
-        "preprocessing": manifest.preprocessing.model_dump(mode="json"),
-    }
+    def outcome(self) -> Outcome:
+        """The counts, and which images of the store were not found."""
+        first: list[str] = []
+        if len(self._missing):
+            for root, path in self._writer.stored_images():
+                if (root, path) in self._missing:
+                    first.append(location(root, path))
+                    if len(first) == _NAMED:
+                        break
+        return Outcome(self.embedded, self.present, self.failed, self._first_failure, len(self._missing), tuple(first))
+
+    def _is_wanted(self, root: str, path: str) -> bool:
+        key = self.moved.recorded(root), path
+        self._images += 1
+        if key not in self._writer.stored:
+            return True
+        self._missing.discard(*key)
+        self.present += 1
+        return False

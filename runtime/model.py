@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from runtime.backends.gpu import DlpackTensor
 from runtime.backends.session import Session, chosen_batch, run_in_batches
+from runtime.backends.tensors import embed_tensor, is_tensor
 from runtime.errors import InputError
 from runtime.images import load_image
 from runtime.manifest import Manifest
@@ -32,12 +34,20 @@ class Model:
         """Everything about the model that its file doesn't say."""
         return self.session.manifest
 
-    def embed(self, images: Picture | Sequence[Picture] | npt.NDArray[Any], batch: int | None = None) -> Float32:
+    @overload
+    def embed(self, images: Picture | Sequence[Picture] | npt.NDArray[Any], batch: int | None = None) -> Float32: ...
+
+    @overload
+    def embed(self, images: DlpackTensor, batch: int | None = None) -> DlpackTensor: ...
+
+    def embed(self, images: Any, batch: int | None = None) -> Any:  # as the overloads say
         """Embed n pictures as (n, C) float32.
 
         Args:
             images: paths or Pillow images of any size, or an array as the model takes it, batch dimension
-                included: (n, 3, H, W) float32, normalised, or (n, H, W, 3) uint8.
+                included: (n, 3, H, W) float32, normalised, or (n, H, W, 3) uint8. Or such a tensor of another library
+                (DLPack: PyTorch, CuPy, JAX) on the model's device: the embedding stays there, nothing is copied, see
+                `runtime.backends.tensors.embed_tensor`.
             batch: how many to run at a time; the model's preferred number where None.
 
         Raises:
@@ -46,6 +56,8 @@ class Model:
             CheckError: the model gave NaN or infinity.
             BackendError: the backend failed: out of memory, for one.
         """
+        if is_tensor(images):
+            return embed_tensor(self.session, images, batch)
         if isinstance(images, np.ndarray):
             return self._run(images, batch)
         pictures = [images] if isinstance(images, str | os.PathLike | Image.Image) else list(images)

@@ -5,42 +5,100 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import TextIO
+from collections import deque
+from collections.abc import Iterator
+from typing import Protocol, TextIO
 
 SECONDS_BETWEEN_LINES = 10.0
+_WINDOW = 30.0
+"""Seconds over which the speed is taken: a run's first images are slow, and its end may be another disk."""
+
+
+class Progress(Protocol):
+    """Told again and again how far a run is."""
+
+    def show(self, embedded: int, present: int, failed: int) -> None:
+        """Show the counts of this run: embedded, skipped as they lay in the store, failed."""
+
+
+class Silent:
+    """A `Progress` that shows nothing."""
+
+    def show(self, embedded: int, present: int, failed: int) -> None:
+        """Do nothing."""
 
 
 @contextlib.contextmanager
-def progress(total: int, stream: TextIO | None = None) -> Iterator[Callable[[int, int], None]]:
-    """Show progress on `stream` (stderr); call what this yields with how many are embedded and unreadable."""
+def progress(total: int | None, stream: TextIO | None = None) -> Iterator[Progress]:
+    """Show progress on `stream` (stderr); `total` is the number of images, where it is known."""
     stream = sys.stderr if stream is None else stream
     if not stream.isatty():
-        yield _lines(total, stream)
+        yield _Lines(total, stream)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(file=stream), transient=True) as bar:
-        task = bar.add_task("embedding", total=total)
-
-        def advance(embedded: int, unreadable: int) -> None:
-            bar.update(task, completed=embedded + unreadable)
-
-        yield advance
+    columns = (BarColumn(), TextColumn("{task.description}"))
+    with Bar(*columns, console=Console(file=stream), transient=True) as bar:
+        yield _Bar(total, bar)
 
 
-def _lines(total: int, stream: TextIO) -> Callable[[int, int], None]:
-    start = last = time.monotonic()
+class _Speed:
+    """Counts to words: done of total, share, speed, time left, failures."""
 
-    def advance(embedded: int, unreadable: int) -> None:
-        nonlocal last
+    def __init__(self, total: int | None) -> None:
+        self._total = total
+        self._seen: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+
+    def words(self, embedded: int, present: int, failed: int) -> str:
+        now, done = time.monotonic(), embedded + failed
+        self._seen.append((now, done))
+        while now - self._seen[0][0] > _WINDOW and len(self._seen) > 2:
+            self._seen.popleft()
+        start, before = self._seen[0]
+        speed = (done - before) / (now - start) if now > start else 0.0
+        handled = done + present
+        parts = [f"{handled:,} images"]
+        if self._total:
+            parts = [f"{handled:,} of {self._total:,} images ({handled / self._total:.0%})"]
+        parts.append(f"{speed:.1f} a second")
+        if self._total and speed > 0:
+            parts.append(f"{_duration((self._total - handled) / speed)} left")
+        if failed:
+            parts.append(f"{failed:,} failed")
+        return ", ".join(parts)
+
+
+class _Lines:
+    def __init__(self, total: int | None, stream: TextIO) -> None:
+        self._speed, self._stream = _Speed(total), stream
+        self._last = time.monotonic()
+
+    def show(self, embedded: int, present: int, failed: int) -> None:
         now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES:
-            last = now
-            speed = embedded / (now - start)
-            stream.write(f"embedded {embedded} of {total} images, {unreadable} unreadable, {speed:.1f} a second\n")
-            stream.flush()
+        if now - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = now
+            self._stream.write(self._speed.words(embedded, present, failed) + "\n")
+            self._stream.flush()
 
-    return advance
+
+class _Bar:
+    def __init__(self, total: int | None, bar: object) -> None:
+        from rich.progress import Progress as Bar
+
+        assert isinstance(bar, Bar)
+        self._bar, self._speed = bar, _Speed(total)
+        self._task = bar.add_task("embedding", total=total)
+
+    def show(self, embedded: int, present: int, failed: int) -> None:
+        words = self._speed.words(embedded, present, failed)
+        self._bar.update(self._task, completed=embedded + present + failed, description=words)
+
+
+def _duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -115,10 +115,10 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 
 
 def test_extras_are_the_promised_ones():
-    assert set(EXTRAS) == {"cpu", "gpu", "rtx", "openvino", "bench", "export", "dev"}
+    assert set(EXTRAS) == {"cpu", "gpu", "rtx", "openvino", "remote", "bench", "export", "dev"}
     assert names_of(EXTRAS["openvino"]) == {"openvino"}
-    assert names_of(EXTRAS["gpu"]) == {"onnxruntime-gpu", "tensorrt"}
-    assert names_of(EXTRAS["rtx"]) == {"tensorrt-rtx"}
+    assert names_of(EXTRAS["gpu"]) == {"onnxruntime-gpu", "tensorrt", "cuda-core"}
+    assert names_of(EXTRAS["rtx"]) == {"tensorrt-rtx", "cuda-core"}
     assert {"torch", "transformers", "onnx", "onnxscript", "onnx-graphsurgeon"} <= names_of(EXTRAS["export"])
 
 

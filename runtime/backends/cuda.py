@@ -6,7 +6,7 @@ import ctypes
 
 from runtime.errors import BackendError
 
-_DRIVER = "libcuda.so.1"
+DRIVER_LIBRARY = "libcuda.so.1"
 _NO_DEVICE = 100
 """CUDA_ERROR_NO_DEVICE."""
 
@@ -20,10 +20,10 @@ def require_gpu(what: str) -> int:
         BackendError: there is no driver, it does not start, or it finds no GPU.
     """
     try:
-        driver = ctypes.CDLL(_DRIVER)
+        driver = ctypes.CDLL(DRIVER_LIBRARY)
         start, count_devices = driver.cuInit, driver.cuDeviceGetCount
     except (OSError, AttributeError) as error:
-        raise BackendError(f"{what} needs an NVIDIA GPU, and there is no driver here ({_DRIVER})") from error
+        raise BackendError(f"{what} needs an NVIDIA GPU, and there is no driver here ({DRIVER_LIBRARY})") from error
     count = ctypes.c_int(0)
     status = int(start(0)) or int(count_devices(ctypes.byref(count)))
     if status not in (0, _NO_DEVICE):

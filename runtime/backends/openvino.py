@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,8 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from runtime.backends.session import Array, Arrays, check_batch, check_names, check_outputs, check_path
-from runtime.errors import BackendError, ItaeError, UsageError, one_line
+from runtime.backends.session import (
+    Array,
+    Arrays,
+    check_batch,
+    check_names,
+    check_outputs,
+    check_path,
+    failed,
+    translated,
+)
+from runtime.errors import BackendError, UsageError
 from runtime.manifest import Manifest
 
 SETTINGS = {
@@ -29,7 +37,7 @@ _importing = threading.Lock()
 class OpenVinoSession:
     """A `Session` on OpenVINO's CPU plugin."""
 
-    def __init__(self, model: Path, manifest: Manifest) -> None:
+    def __init__(self, model: Path, manifest: Manifest, threads: int | None = None) -> None:
         """Load `model`, which must have been checked against `manifest`, as `open_session` does.
 
         Raises:
@@ -39,9 +47,10 @@ class OpenVinoSession:
         self._manifest = manifest
         check_path(model, "OpenVINO")
         openvino = import_openvino()
-        with _translated(f"OpenVINO can't load {model}"):
+        settings = SETTINGS if threads is None else {**SETTINGS, "INFERENCE_NUM_THREADS": str(threads)}
+        with translated(f"OpenVINO can't load {model}"):
             # A path, not bytes: it looks for external weights beside the file.
-            compiled = openvino.Core().compile_model(str(model), "CPU", SETTINGS)
+            compiled = openvino.Core().compile_model(str(model), "CPU", settings)
             self._request: Any = compiled.create_infer_request()
         # A request holds one batch at a time, and a second would only share the cores with the first.
         self._running = threading.Lock()
@@ -72,7 +81,7 @@ class OpenVinoSession:
         with self._running:
             if self._request is None:
                 raise UsageError("the session is closed")
-            with _translated(f"OpenVINO failed on {len(batch)} images (a smaller --batch takes less memory)"):
+            with translated(failed("OpenVINO", len(batch))):
                 self._request.infer({self._manifest.input.name: batch}, share_outputs=True)
                 # Copies: the request's own memory is overwritten by the next batch.
                 results = {name: np.array(self._request.get_tensor(name).data) for name in names}
@@ -105,14 +114,3 @@ def import_openvino() -> Any:  # noqa: ANN401  # a module without types
             del sys.modules[_TELEMETRY]
             sys.modules.update(known)
     return openvino
-
-
-@contextlib.contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """OpenVINO's errors as ours; most are RuntimeErrors of many lines."""
-    try:
-        yield
-    except ItaeError:
-        raise
-    except Exception as error:
-        raise BackendError(f"{what}: {one_line(error)}") from error

@@ -1,61 +1,50 @@
-"""ONNX Runtime: the reference on any machine's CPU; CUDA when asked for by name."""
+"""ONNX Runtime on the CPU: the reference on any machine."""
 
 from __future__ import annotations
 
-import contextlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.backends.session import Array, Arrays, check_batch, check_names, check_outputs, check_path
-from runtime.errors import BackendError, ItaeError, UsageError, one_line
+from runtime.backends.session import (
+    Array,
+    Arrays,
+    check_batch,
+    check_names,
+    check_outputs,
+    check_path,
+    failed,
+    translated,
+)
+from runtime.errors import BackendError, UsageError
 from runtime.manifest import Manifest
 
 _ERRORS_ONLY = 3
-_PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
-    "auto": ("CPUExecutionProvider", {}),
-    "cpu": ("CPUExecutionProvider", {}),
-    # TF32 is on by default, and misses the 1e-4 that an fp32 model is held to.
-    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
-}
+_CPU = "CPUExecutionProvider"
+_NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 
 
 class OrtSession:
-    """A `Session` on ONNX Runtime."""
+    """A `Session` on ONNX Runtime's CPU provider. ONNX Runtime lets threads run one session at the same time."""
 
-    def __init__(self, model: Path, manifest: Manifest, provider: str = "auto") -> None:
+    def __init__(self, model: Path, manifest: Manifest, threads: int | None = None) -> None:
         """Load `model`, which must have been checked against `manifest`, as `open_session` does.
 
         Raises:
             InputError: the path of `model` is not UTF-8.
-            BackendError: ONNX Runtime is not installed, has no such provider here, or can't load the model.
+            BackendError: ONNX Runtime is not installed, or can't load the model.
         """
         self._manifest = manifest
         check_path(model, "ONNX Runtime")
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise BackendError(f"{model} needs ONNX Runtime: pip install 'itae[cpu]' ({error})") from error
-        onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
-        name, options = _PROVIDERS[provider]
-        if manifest.options.precision == "bf16" and name == "CPUExecutionProvider":
+        onnxruntime = import_onnxruntime(str(model))
+        if manifest.options.precision == "bf16":
             raise BackendError(
                 f"{model} is bf16, for which ONNX Runtime's CPU has no kernels: build an engine from it, "
                 "export it with --precision fp32 or fp16, or take --provider openvino, slow on a CPU without bf16"
             )
-        if name not in onnxruntime.get_available_providers():
-            raise BackendError(
-                f"this onnxruntime has no {name}: pip uninstall onnxruntime, then pip install 'itae[gpu]'"
-            )
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = _ERRORS_ONLY
-        with _translated(f"ONNX Runtime can't load {model}"):
-            # A path, not bytes: from bytes it looks for external weights in the current folder.
-            session = onnxruntime.InferenceSession(str(model), settings, providers=[(name, options)])
-        if name not in session.get_providers():  # a provider that fails to start is only warned of
-            raise BackendError(f"{name} does not start here; ONNX Runtime offers {session.get_providers()}")
-        self._session: Any = session
-        self._name = f"ONNX Runtime {onnxruntime.__version__} ({name.removesuffix('ExecutionProvider')})"
+        self._session: Any = load_model(onnxruntime, model, _CPU, {}, threads)
+        self._name = f"ONNX Runtime {onnxruntime.__version__} (CPU)"
 
     @property
     def manifest(self) -> Manifest:
@@ -77,27 +66,86 @@ class OrtSession:
             yield self._run(batch, outputs, finite=False)
 
     def _run(self, batch: Array, outputs: Sequence[str] | None, *, finite: bool) -> Arrays:
-        if self._session is None:
-            raise UsageError("the session is closed")
+        session = self._opened()
         names = check_names(self._manifest, outputs)
         check_batch(self._manifest, batch)
-        with _translated(f"ONNX Runtime failed on {len(batch)} images (a smaller --batch takes less memory)"):
-            arrays = self._session.run(list(names), {self._manifest.input.name: batch})
+        with translated(failed("ONNX Runtime", len(batch))):
+            arrays = session.run(list(names), {self._manifest.input.name: batch})
         results = dict(zip(names, arrays, strict=True))
         check_outputs(self._manifest, len(batch), results, finite=finite)
         return results
+
+    def run_into(self, batch: Array, output: str, target: Array) -> None:
+        """Run a batch from where it lies into where its result shall lie, nothing copied.
+
+        Args:
+            batch: as for `run`, and contiguous.
+            output: the one that is wanted.
+            target: contiguous, of the output's dtype and shape; written.
+
+        Raises:
+            InputError, UsageError, CheckError, BackendError: as `run`.
+        """
+        session = self._opened()
+        check_names(self._manifest, [output])
+        check_batch(self._manifest, batch)
+        with translated(failed("ONNX Runtime", len(batch))):
+            binding = session.io_binding()
+            for bind, name, array in (
+                (binding.bind_input, self._manifest.input.name, batch),
+                (binding.bind_output, output, target),
+            ):
+                bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            session.run_with_iobinding(binding)
+        check_outputs(self._manifest, len(batch), {output: target})
+
+    def _opened(self) -> Any:  # noqa: ANN401  # onnxruntime ships no types
+        if self._session is None:
+            raise UsageError("the session is closed")
+        return self._session
 
     def close(self) -> None:
         """Release the model."""
         self._session = None
 
 
-@contextlib.contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """ONNX Runtime's errors as ours: its many classes have nothing but `Exception` in common."""
+def import_onnxruntime(what: str) -> Any:  # noqa: ANN401  # a module without types
+    """The package `onnxruntime`, without its telemetry; `what` needs it and begins the message.
+
+    `import onnxruntime` (1.32) writes `~/.cache/Microsoft/DeveloperTools` and sends events unless it is told not to
+    before. Who sets the variable gets what he set.
+
+    Raises:
+        BackendError: it is not installed.
+    """
+    os.environ.setdefault(_NO_TELEMETRY, "1")
     try:
-        yield
-    except ItaeError:
-        raise
-    except Exception as error:
-        raise BackendError(f"{what}: {one_line(error)}") from error
+        import onnxruntime
+    except ImportError as error:
+        raise BackendError(f"{what} needs ONNX Runtime: pip install 'itae[cpu]' ({error})") from error
+    onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
+    return onnxruntime
+
+
+def load_model(
+    onnxruntime: Any,  # noqa: ANN401
+    model: Path,
+    provider: str,
+    options: dict[str, str],
+    threads: int | None = None,
+) -> Any:  # noqa: ANN401
+    """ONNX Runtime's own session of `model` on `provider`, which really is the one that runs it.
+
+    Raises:
+        BackendError: the provider doesn't start here, or the model can't be loaded.
+    """
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = _ERRORS_ONLY
+    if threads is not None:
+        settings.intra_op_num_threads = threads
+    with translated(f"ONNX Runtime can't load {model}"):
+        # A path, not bytes: from bytes it looks for external weights in the current folder.
+        session = onnxruntime.InferenceSession(str(model), settings, providers=[(provider, options)])
+    if provider not in session.get_providers():  # one that fails to start is only warned of
+        raise BackendError(f"{provider} does not start here; ONNX Runtime offers {session.get_providers()}")
+    return session

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from runtime.errors import CheckError, InputError, UsageError
-from runtime.manifest import Manifest
+from runtime.errors import BackendError, CheckError, InputError, ItaeError, UsageError, one_line
+from runtime.manifest import Manifest, TensorInfo
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -60,6 +62,36 @@ def batch_limits(manifest: Manifest) -> tuple[int, int, int | None]:
     return manifest.options.batch
 
 
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """A block whose foreign errors become ours, `what` before them: the libraries' have only `Exception` in common.
+
+    Raises:
+        BackendError: the library failed.
+    """
+    try:
+        yield
+    except ItaeError:
+        raise
+    except Exception as error:
+        raise BackendError(f"{what}: {one_line(error)}") from error
+
+
+def failed(library: str, samples: int) -> str:
+    """The beginning of an error while `library` ran a batch."""
+    return f"{library} failed on {samples} images (a smaller --batch takes less memory)"
+
+
+def image_shape(tensor: TensorInfo) -> tuple[int, ...]:
+    """Shape of a tensor's share of one image: without the batch dimension, the only one that may vary."""
+    return tuple(int(side) for side in tensor.shape[1:])
+
+
+def image_bytes(tensor: TensorInfo) -> int:
+    """Size of a tensor's share of one image."""
+    return math.prod(image_shape(tensor)) * np.dtype(tensor.dtype).itemsize
+
+
 def check_path(model: Path, library: str) -> None:
     """Check a path before `library` is given it: those behind C++ open no other than UTF-8.
 
@@ -76,21 +108,33 @@ def check_batch(manifest: Manifest, batch: Array) -> None:
     Raises:
         InputError: as `Session.run`.
     """
-    expected = manifest.input
-    shape = ", ".join(str(size) for size in expected.shape)
-    wanted = f"the model takes `{expected.name}` as {expected.dtype} ({shape})"
     if not isinstance(batch, np.ndarray):
-        raise InputError(f"a batch is a numpy array, not {type(batch).__name__}: {wanted}")
-    if batch.dtype != expected.dtype:
-        raise InputError(f"a batch of dtype {batch.dtype}: {wanted}")
-    if len(batch.shape) != len(expected.shape) or batch.shape[1:] != expected.shape[1:]:
-        raise InputError(f"a batch of shape {batch.shape}: {wanted}")
+        raise InputError(f"a batch is a numpy array, not {type(batch).__name__}: {_wanted(manifest)}")
+    check_shape(manifest, batch.shape, batch.dtype.name)
     smallest, _, largest = batch_limits(manifest)
     if batch.shape[0] < smallest or (largest is not None and batch.shape[0] > largest):
         upto = "or more" if largest is None else f"to {largest}"
         raise InputError(f"a batch of {batch.shape[0]} images: the model takes {smallest} {upto}")
     if batch.dtype == np.float32 and not np.isfinite(batch).all():
-        raise InputError(f"a batch that holds NaN or infinity: {wanted}")
+        raise InputError(f"a batch that holds NaN or infinity: {_wanted(manifest)}")
+
+
+def check_shape(manifest: Manifest, shape: tuple[int, ...], dtype: str) -> None:
+    """Check dtype and shape of a batch of any size.
+
+    Raises:
+        InputError: they are not the model's.
+    """
+    expected = manifest.input
+    if dtype != expected.dtype:
+        raise InputError(f"a batch of dtype {dtype}: {_wanted(manifest)}")
+    if len(shape) != len(expected.shape) or shape[1:] != expected.shape[1:]:
+        raise InputError(f"a batch of shape {shape}: {_wanted(manifest)}")
+
+
+def _wanted(manifest: Manifest) -> str:
+    expected = manifest.input
+    return f"the model takes `{expected.name}` as {expected.dtype} ({', '.join(map(str, expected.shape))})"
 
 
 def check_names(manifest: Manifest, outputs: Sequence[str] | None) -> tuple[str, ...]:

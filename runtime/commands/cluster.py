@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from runtime.gallery import Cluster, Gallery
     from runtime.kmeans import Clustering
     from runtime.metrics import Metrics
+    from runtime.store import Store
 
 # Heavy imports come after parsing, in the function that needs them.
 
@@ -66,13 +67,16 @@ def run(arguments: argparse.Namespace) -> int:
     if not 0 <= seed <= MAX_SEED:
         raise UsageError(f"--seed {seed}: must be from 0 to {MAX_SEED}")
     from runtime import cluster_output, gallery, kmeans, metrics
-    from runtime.store import read_embeddings
+    from runtime.store import Store
 
     def say(line: str) -> None:
         if not arguments.quiet:
             sys.stderr.write(f"{line}\n")
 
-    embeddings = read_embeddings(folder)
+    store = Store(folder)
+    if not store.complete:
+        say(f"{folder} is of a run that has not ended: clustering the {len(store):,} embeddings that are there")
+    embeddings = store.read()
     roots, paths = embeddings.roots, embeddings.paths
     points = kmeans.normalize_rows(embeddings.vectors, lambda row: str(Path(roots[row], paths[row])))
     del embeddings  # as large as the points
@@ -85,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
             scores = metrics.score(metrics.folder_classes(roots, paths), clustering.labels, k)
         say("drawing the most central images")
         picture = gallery.draw_gallery(_rows(clustering, roots, paths))
-        summary = _summary(clustering, scores, picture, folder, seed)
+        summary = _summary(clustering, scores, picture, store, seed)
         summary = cluster_output.publish_results(out, work, roots, paths, clustering, picture.png, summary)
     _report_oddities(picture, scores, say)
     sys.stdout.write(_as_json(summary) if arguments.json else _as_text(summary, out))
@@ -103,7 +107,7 @@ def _rows(clustering: Clustering, roots: Sequence[str], paths: Sequence[str]) ->
 
 
 def _summary(
-    clustering: Clustering, scores: Metrics | None, picture: Gallery, folder: Path, seed: int
+    clustering: Clustering, scores: Metrics | None, picture: Gallery, store: Store, seed: int
 ) -> dict[str, Any]:
     """Everything in `summary.json` but the files' hashes."""
     k, width = clustering.centroids.shape
@@ -131,23 +135,9 @@ def _summary(
             "images": picture.images,
             "unreadable": len(picture.unreadable),
         },
-        "source": {"folder": str(folder.resolve()), "model_sha256": _model_hash(folder)},
+        "source": {"folder": str(store.folder.resolve()), "model_sha256": store.origin.get("model_sha256")},
         "versions": _versions(),
     }
-
-
-def _model_hash(folder: Path) -> str | None:
-    """SHA-256 of the model that made the embeddings, where the store tells."""
-    import json
-
-    from pyarrow import parquet
-
-    from runtime.store import part_files
-
-    with part_files(folder)[0].open("rb") as file:  # a path that isn't UTF-8 would be too much for pyarrow
-        text = (parquet.read_schema(file).metadata or {}).get(b"itae")
-    value = None if text is None else json.loads(text).get("model_sha256")
-    return value if isinstance(value, str) else None
 
 
 def _versions() -> dict[str, str]:

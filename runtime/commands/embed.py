@@ -3,60 +3,230 @@
 from __future__ import annotations
 
 import argparse
-import logging
+import contextlib
+import functools
+import json
+import os
 import sys
 import time
-import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from runtime.commands import options
-from runtime.errors import CheckError
+from runtime.errors import CheckError, UsageError
 
-WHAT = "embed images into parquet files"
+if TYPE_CHECKING:
+    from runtime.embedder import Embedder, Outcome
+    from runtime.manifest import Manifest
+    from runtime.store.moved import Moved
+    from runtime.store.writer import StoreWriter
+
+WHAT = "embed images into a folder of parquet files, or go on with one"
 EXAMPLES = """examples:
   %(prog)s itae.onnx photos/ --out embeddings/
-  %(prog)s itae.onnx cat.jpg more/ --out embeddings/ --batch 32 --provider cuda
+  %(prog)s itae.onnx cat.jpg more/ 'shard-{000..099}.tar' --out embeddings/ --batch 32
+  %(prog)s itae.engine s3://bucket/photos/ --out embeddings/ --devices 0,1 --max-failures 0.01
+  find photos -name '*.jpg' -print0 | %(prog)s itae.onnx - --out embeddings/ --format npy
 
-DIR gets part-00000.parquet and so on (root, path, embedding), and errors.jsonl with what could not be read.
-Embeddings that lie in DIR already are replaced when the new ones are complete. Folders are searched through;
-links to folders in them are not followed. JPEG, PNG, WebP, BMP, TIFF and GIF (its first frame) are read.
+IMAGES are image files; folders, searched through (links to folders in them are not followed); lists of paths
+(LIST.txt, LIST.parquet, or - for standard input), relative to the current folder; WebDataset tars; Hugging Face parquet
+with an image column; or any of these as a URL (s3://, gs://, hf://). JPEG, PNG, WebP, BMP, TIFF and GIF are read.
 
-exit code: 0 if any image was embedded, 1 if none could be, 2 for bad use"""
+DIR gets part-00000.parquet and so on (root, path, embedding), store.json, and errors.jsonl with what could not be read.
+Rows are on disk after 256 images or 30 seconds. The same command again goes on where a run ended, however it ended:
+images that are in the store are skipped, others embedded, those that failed tried again.
+
+exit code: 0 if any image of those found is embedded, 1 if none is or more than --max-failures failed, 2 for bad use"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     options.add_model(parser)
-    parser.add_argument("images", metavar="IMAGES", nargs="+", type=options.path, help="image files, folders of them")
+    parser.add_argument(
+        "images",
+        metavar="IMAGES",
+        nargs="+",
+        type=options.text,
+        help="files, folders, lists, tars, parquet, URLs, or -",
+    )
     parser.add_argument("--out", metavar="DIR", type=options.path, required=True, help="folder for the embeddings")
+    kinds = ("parquet", "npy")
+    what = "npy is one embeddings.npy to be mapped into memory, with paths.txt"
+    parser.add_argument("--format", choices=kinds, default="parquet", help=f"{what} (default: %(default)s)")
     parser.add_argument("--batch", metavar="N", type=int, help="images to run at a time (default: 8; an engine's own)")
     options.add_provider(parser)
+    parser.add_argument(
+        "--devices",
+        metavar="LIST",
+        type=_devices,
+        help="one worker process for each: numbers of GPUs as in 0,1, or cpu (default: this process, one device)",
+    )
+    parser.add_argument(
+        "--workers", metavar="N", type=_positive, help="threads that decode images, per device (default: the cores)"
+    )
+    parser.add_argument(
+        "--max-failures",
+        metavar="SHARE",
+        type=_share,
+        help="stop with exit code 1 when more of the images fail, as 0.01",
+    )
+    parser.add_argument(
+        "--max-pixels", metavar="N", type=_positive, help="larger images are not decoded (default: 178,956,970)"
+    )
+    options.add_images_root(parser, "when a run goes on after its images were moved")
+    options.add_no_verify_hash(parser)
+    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Embed `arguments.images` into `arguments.out`; gives the exit code.
 
     Raises:
-        ItaeError: see `runtime.embedder.embed_files`.
+        ItaeError: see `runtime.embedder.embed_sources`; what was embedded before is in the store.
     """
-    from runtime import load
-    from runtime.embedder import embed_files
+    from runtime.backends.session import check_names
+    from runtime.embedder import embed_sources
+    from runtime.images import MAX_PIXELS
+    from runtime.manifest import read_manifest
+    from runtime.pipeline import quiet_pillow
     from runtime.progress import progress
     from runtime.sources import open_sources
+    from runtime.store.writer import open_writer
 
-    # Pillow warns and logs of oddities in pictures that it reads; what it can't read is told by us.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    quiet_pillow()
     start = time.monotonic()
-    sources = open_sources([str(path) for path in arguments.images])
-    total = sources.total or 0
-    with load(arguments.model, arguments.provider) as model, progress(total) as advance:
-        result = embed_files(model, sources, arguments.out, arguments.batch, advance)
-    bad = len(result.unreadable)
-    if result.images == 0:
-        first = result.unreadable[0]
-        where = f"{first.root}/{first.path}: {first.error}"
-        raise CheckError(f"none of {bad} images could be read, no embedding was written; the first: {where}")
-    sys.stderr.write(f"embedded {result.images} images into {arguments.out} in {time.monotonic() - start:.1f} s\n")
-    if bad:
-        sys.stderr.write(f"{bad} could not be read: see {arguments.out / 'errors.jsonl'}\n")
+    max_pixels = arguments.max_pixels or MAX_PIXELS
+    manifest = read_manifest(arguments.model)  # its files are checked where they are loaded
+    check_names(manifest, ["embedding"])
+    provider, devices = _placed(arguments, manifest)
+    with open_writer(arguments.out, _origin(manifest, provider), arguments.format) as writer:
+        moved = _moved(arguments, writer)
+        sources = open_sources(arguments.images, max_pixels=max_pixels)
+        try:
+            with _embedder(arguments, provider, devices) as embed, progress(sources.total) as shown:
+                outcome = embed_sources(embed, sources, writer, shown, max_failures=arguments.max_failures, moved=moved)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"what was embedded is kept in {arguments.out}, the same command goes on") from None
+    return _report(arguments, outcome, time.monotonic() - start)
+
+
+def _placed(arguments: argparse.Namespace, manifest: Manifest) -> tuple[str, list[int | None]]:
+    """What runs the model, by its name in the store, and on which devices (None: the CPU).
+
+    Raises:
+        UsageError: provider and devices contradict each other, or the model.
+    """
+    devices: list[int | None] = arguments.devices or [None]
+    on_gpu = devices[0] is not None
+    if manifest.builder.name != "onnx":
+        if arguments.devices and not on_gpu:
+            raise UsageError(f"--devices cpu: {arguments.model} is an engine of {manifest.builder.name}, give GPUs")
+        return manifest.builder.name, devices
+    if on_gpu and arguments.provider not in ("auto", "cuda"):
+        raise UsageError(f"--devices {devices[0]} is a GPU, --provider {arguments.provider} computes on the CPU")
+    if arguments.devices and not on_gpu and arguments.provider == "cuda":
+        raise UsageError("--devices cpu and --provider cuda contradict each other: give numbers of GPUs")
+    return ("cuda" if on_gpu else arguments.provider.replace("auto", "cpu")), devices
+
+
+@contextlib.contextmanager
+def _embedder(arguments: argparse.Namespace, provider: str, devices: Sequence[int | None]) -> Iterator[Embedder]:
+    """The model, loaded, in this process or in a worker for each of several devices."""
+    from runtime.backends import PROVIDERS, open_session
+    from runtime.images import MAX_PIXELS
+    from runtime.pipeline import embed_stream
+
+    verify = options.verify_hash(arguments)
+    cores = len(os.sched_getaffinity(0))
+    how = {
+        "batch": arguments.batch,
+        "workers": arguments.workers or max(1, cores // len(devices)),
+        "max_pixels": arguments.max_pixels or MAX_PIXELS,
+    }
+    provider = provider if provider in PROVIDERS else "auto"  # an engine's builder
+    if len(devices) > 1:
+        from runtime.workers import Settings, device_workers
+
+        threads = max(1, cores // len(devices)) if devices[0] is None else None
+        settings = Settings(arguments.model, provider, verify, threads=threads, **how)
+        with device_workers(devices, settings) as workers:
+            yield workers
+        return
+    session = open_session(arguments.model, provider, device=devices[0] or 0, verify_hash=verify)
+    with contextlib.closing(session):
+        yield functools.partial(embed_stream, session, **how)
+
+
+def _origin(manifest: Manifest, provider: str) -> dict[str, Any]:
+    """What makes the embeddings: rows of a store have one."""
+    return {
+        "model": manifest.files.model.name,
+        "model_sha256": manifest.files.model.sha256,
+        "options": manifest.options.model_dump(mode="json"),
+        "preprocessing": manifest.preprocessing.model_dump(mode="json"),
+        "provider": provider,
+    }
+
+
+def _moved(arguments: argparse.Namespace, writer: StoreWriter) -> Moved:
+    from runtime.store.moved import Moved
+
+    if not arguments.images_root:
+        return Moved(())
+    return Moved.parse(arguments.images_root, list(dict.fromkeys(root for root, _ in writer.stored_images())))
+
+
+def _report(arguments: argparse.Namespace, outcome: Outcome, seconds: float) -> int:
+    """Say what was done; gives the exit code.
+
+    Raises:
+        CheckError: no image is embedded.
+    """
+    from runtime.sources import location
+
+    out = arguments.out
+    if outcome.embedded + outcome.present == 0:
+        first = outcome.first_failure
+        where = f"; the first: {location(first.root, first.path)}: {first.error}" if first else ""
+        raise CheckError(f"none of {outcome.failed} images could be embedded{where}")
+    lines = [f"embedded {outcome.embedded:,} images into {out} in {seconds:.1f} s"]
+    if outcome.present:
+        lines.append(f"{outcome.present:,} were there already")
+    if outcome.failed:
+        lines.append(f"{outcome.failed:,} failed: see {out / 'errors.jsonl'}")
+    if outcome.missing:
+        lines.append(
+            f"{outcome.missing:,} images of the store were not found this time, their rows stay: "
+            f"{', '.join(outcome.first_missing)}{' ...' if outcome.missing > len(outcome.first_missing) else ''}"
+        )
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
+    if arguments.json:
+        counts = {name: getattr(outcome, name) for name in ("embedded", "present", "failed", "missing")}
+        summary = {"out": str(out), "format": arguments.format, **counts, "seconds": round(seconds, 3)}
+        sys.stdout.write(json.dumps(summary, indent=2) + "\n")
     return 0
+
+
+def _devices(text: str) -> list[int | None]:
+    names = text.split(",")
+    if all(name == "cpu" for name in names):
+        return [None] * len(names)
+    if all(name.isascii() and name.isdigit() for name in names) and len(set(names)) == len(names):
+        return [int(name) for name in names]
+    raise argparse.ArgumentTypeError(f"{text!r}: give numbers of GPUs, each once, as in 0,1; or cpu,cpu")
+
+
+def _positive(text: str) -> int:
+    if text.isascii() and text.isdigit() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r}: give a whole number above 0")
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a share from 0 to 1, as 0.01")
+    return value

@@ -16,6 +16,7 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     options.add_model(parser)
+    options.add_no_verify_hash(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -26,5 +27,6 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from runtime.manifest import verified_manifest
 
-    sys.stdout.write(verified_manifest(arguments.model).to_json().decode())
+    manifest = verified_manifest(arguments.model, options.verify_hash(arguments))
+    sys.stdout.write(manifest.to_json().decode())
     return 0

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--junit", metavar="FILE", type=options.path, help="also write a JUnit XML report")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options.add_provider(parser)
+    options.add_no_verify_hash(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     if junit is not None and junit.resolve() in [path.resolve() for path in own]:
         raise UsageError(f"--junit {junit} is a file of the model itself: name another")
     try:
-        result = verify(model, arguments.provider)
+        result = verify(model, arguments.provider, verify_hash=options.verify_hash(arguments))
     except ItaeError as error:
         if junit is not None:
             write_atomically(junit, as_junit(model, error))

@@ -1,16 +1,12 @@
-"""What is only used on a machine with an NVIDIA GPU. Never run yet: written by the libraries' documentation."""
+"""What is only used on a machine with an NVIDIA GPU. Never run yet."""
 
 from __future__ import annotations
-
-import importlib
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from exporter.architecture import PATCH, Architecture
-from runtime.errors import BackendError
-from runtime.manifest import verified_manifest
+from runtime.backends.gpu_session import GpuSession
 from scripts.benchmark.prepare import IMAGE_SIZE
 from scripts.benchmark.runners import Job
 
@@ -47,80 +43,26 @@ def gpu_name() -> str:
     return str(torch.cuda.get_device_name(0))
 
 
-class OnnxRuntimeCuda:
-    """An ONNX file of ours on ONNX Runtime's CUDA provider, input and output on the GPU."""
+class OnGpu:
+    """Our file as `python -m runtime` runs it on a GPU, input and output there: an engine, or ONNX on CUDA."""
 
-    def __init__(self, job: Job) -> None:
-        import onnxruntime
-
-        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            raise BackendError("this onnxruntime has no CUDA provider: pip install 'itae[gpu]' in place of 'itae[cpu]'")
-        if hasattr(onnxruntime, "preload_dlls"):
-            onnxruntime.preload_dlls()  # CUDA's libraries from torch's wheels
-        self._session = onnxruntime.InferenceSession(str(job.path), providers=["CUDAExecutionProvider"])
-        if "CUDAExecutionProvider" not in self._session.get_providers():  # only warned of
-            raise BackendError("the CUDA provider does not start here")
-        self._ort = onnxruntime
-        self._binding: Any = self._session.io_binding()
-        self.version = f"ONNX Runtime {onnxruntime.__version__} (CUDA)"
-
-    def put(self, batch: Float32) -> None:  # noqa: D102
-        self._binding.bind_ortvalue_input("pixel_values", self._ort.OrtValue.ortvalue_from_numpy(batch, "cuda", 0))
-        self._binding.bind_output("embedding", "cuda", 0)
-
-    def run(self) -> None:  # noqa: D102
-        self._session.run_with_iobinding(self._binding)
-        self._binding.synchronize_outputs()
-
-    def get(self) -> Float32:  # noqa: D102
-        return np.asarray(self._binding.copy_outputs_to_cpu()[0], np.float32)
-
-
-class TensorRt:
-    """An engine of ours on TensorRT or TensorRT-RTX; torch holds input and output on the GPU."""
-
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, provider: str = "auto") -> None:
         import torch
 
+        from runtime.backends import open_session
+
         assert job.path is not None
-        builder = verified_manifest(job.path).builder
-        trt = importlib.import_module(builder.name.replace("-", "_"))
-        self._torch, self._width = torch, job.arch.width
-        self._logger = _quiet_logger(trt)
-        self._runtime = trt.Runtime(self._logger)
-        self._engine = self._runtime.deserialize_cuda_engine(job.path.read_bytes())
-        if self._engine is None:
-            raise BackendError(f"{builder.name} can't load the engine here")
-        self._context = self._engine.create_execution_context()
-        self._stream = torch.cuda.Stream()
-        self.version = f"{builder.name} {builder.version}"
+        self._torch = torch
+        session = open_session(job.path, provider)
+        assert isinstance(session, GpuSession)
+        self._session = session
+        self.version = session.name
 
     def put(self, batch: Float32) -> None:  # noqa: D102
         self._batch = self._torch.from_numpy(batch).cuda()
-        self._embedding = self._torch.empty(len(batch), self._width, dtype=self._torch.float32, device="cuda")
-        self._torch.cuda.synchronize()
-        if not self._context.set_input_shape("pixel_values", tuple(batch.shape)):
-            raise BackendError(f"the engine takes no batch of {len(batch)}")
-        self._context.set_tensor_address("pixel_values", self._batch.data_ptr())
-        self._context.set_tensor_address("embedding", self._embedding.data_ptr())
 
     def run(self) -> None:  # noqa: D102
-        if not self._context.execute_async_v3(self._stream.cuda_stream):
-            raise BackendError("the engine failed")
-        self._stream.synchronize()
+        self._embedding = self._session.run_tensor(self._batch, len(self._batch))
 
     def get(self) -> Float32:  # noqa: D102
-        return np.asarray(self._embedding.cpu().numpy())
-
-
-def _quiet_logger(trt: Any) -> Any:  # noqa: ANN401  # TensorRT ships no types
-    """TensorRT's own logger prints to stdout."""
-
-    class Quiet(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: object, message: str) -> None:
-            del severity, message
-
-    return Quiet()
+        return np.asarray(self._torch.from_dlpack(self._embedding).cpu().numpy())

@@ -153,15 +153,15 @@ def _openvino(job: Job) -> Runner:
 
 
 def _tensorrt(job: Job) -> Runner:
-    from scripts.benchmark.gpu import TensorRt
+    from scripts.benchmark.gpu import OnGpu
 
-    return TensorRt(job)
+    return OnGpu(job)
 
 
 def _onnxruntime_cuda(job: Job) -> Runner:
-    from scripts.benchmark.gpu import OnnxRuntimeCuda
+    from scripts.benchmark.gpu import OnGpu
 
-    return OnnxRuntimeCuda(job)
+    return OnGpu(job, "cuda")
 
 
 RUNNERS: dict[str, Callable[[Job], Runner]] = {

@@ -7,13 +7,20 @@ index: for them the names are held against one table, read off the bindings' sou
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 import tensorrt_rtx
 
 ROOT = Path(__file__).parents[2]
-FILES = ("exporter/engine.py", "exporter/engine_log.py", "exporter/timing_cache.py", "runtime/backends/trt.py")
+FILES = (
+    "exporter/engine.py",
+    "exporter/engine_log.py",
+    "exporter/timing_cache.py",
+    "runtime/backends/kernel_cache.py",
+    "runtime/backends/trt.py",
+)
 
 HANDLES = {
     "builder": "Builder",
@@ -28,6 +35,9 @@ HANDLES = {
     "runtime": "Runtime",
     "engine": "ICudaEngine",
     "inspector": "EngineInspector",
+    "context": "IExecutionContext",
+    "runtime_config": "IRuntimeConfig",
+    "runtime_cache": "IRuntimeCache",
 }
 """The variables that hold TensorRT's objects, by the house's convention, and their classes."""
 
@@ -48,6 +58,16 @@ IN_TENSORRT_10_AND_11 = {
     "IBuilderConfig.set_memory_pool_limit",
     "IBuilderConfig.set_timing_cache",
     "ICudaEngine.create_engine_inspector",
+    "ICudaEngine.create_execution_context",
+    "ICudaEngine.get_tensor_dtype",
+    "ICudaEngine.get_tensor_mode",
+    "ICudaEngine.get_tensor_name",
+    "ICudaEngine.get_tensor_profile_shape",
+    "ICudaEngine.get_tensor_shape",
+    "ICudaEngine.num_io_tensors",
+    "IExecutionContext.execute_async_v3",
+    "IExecutionContext.set_input_shape",
+    "IExecutionContext.set_tensor_address",
     "IHostMemory.nbytes",
     "ILogger",
     "ILogger.__init__",
@@ -79,6 +99,14 @@ IN_TENSORRT_10_AND_11 = {
     "Runtime",
     "Runtime.deserialize_cuda_engine",
 }
+ONLY_IN_TENSORRT_RTX = {
+    "ICudaEngine.create_runtime_config",
+    "IRuntimeCache.deserialize",
+    "IRuntimeCache.serialize",
+    "IRuntimeConfig.create_runtime_cache",
+    "IRuntimeConfig.set_runtime_cache",
+}
+"""What is called for its engines alone."""
 ONLY_IN_TENSORRT: set[str] = set()
 """Of these, the ones that TensorRT-RTX lacks: none so far."""
 GONE_FROM_TENSORRT_11 = {
@@ -131,7 +159,7 @@ def test_name_is_in_the_real_bindings(name):
 
 
 def test_names_used_are_the_ones_looked_up_for_tensorrt_10_and_11():
-    assert USED == IN_TENSORRT_10_AND_11
+    assert USED == IN_TENSORRT_10_AND_11 | ONLY_IN_TENSORRT_RTX
 
 
 @pytest.mark.parametrize("name", sorted(ONLY_IN_TENSORRT | GONE_FROM_TENSORRT_11))
@@ -141,6 +169,54 @@ def test_name_that_is_said_to_be_absent_is_absent(name):
 
 def test_no_name_that_is_gone_is_used():
     assert not USED & GONE_FROM_TENSORRT_11
+
+
+Call = tuple[str, int, tuple[str, ...]]
+"""`Class.method` (or a class), how many positional arguments, and the names of the others."""
+
+
+def calls(source: str) -> set[Call]:
+    """Each call of a handle's method or of a class."""
+    return {
+        (name, len(node.args), tuple(str(one.arg) for one in node.keywords))
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and not any(isinstance(one, ast.Starred) for one in node.args)
+        for name in trt_names(ast.unparse(node.func))
+    }
+
+
+def is_accepted(name: str, positional: int, keywords: tuple[str, ...]) -> bool:
+    """Whether an overload of a method takes such a call, as pybind11 documents them."""
+    kind, _, method = name.partition(".")
+    documented = str(getattr(getattr(tensorrt_rtx, kind), method or "__init__").__doc__)
+    for arguments in re.findall(r"^(?:\d+\. )?\w+\((self: .*)\) -> .*$", documented, re.MULTILINE):
+        parts = re.split(r", (?=\w+: )", arguments)[1:]
+        rest = {part.partition(":")[0]: " = " in part for part in parts[positional:]}
+        missing = [one for one, optional in rest.items() if not optional and one not in keywords]
+        if positional <= len(parts) and set(keywords) <= set(rest) and not missing:
+            return True
+    return False
+
+
+CALLS = set().union(*(calls((ROOT / file).read_text()) for file in FILES))
+OURS = ("ILogger.__init__", "IProgressMonitor.__init__")
+"""Called with self, as pybind11 wants it of subclasses."""
+
+
+@pytest.mark.parametrize("call", sorted(call for call in CALLS if call[0] not in OURS), ids=lambda call: call[0])
+def test_call_has_the_arguments_that_the_real_bindings_take(call):
+    assert is_accepted(*call)
+
+
+def test_calls_are_found_and_wrong_ones_seen():
+    assert ("IExecutionContext.set_tensor_address", 2, ()) in CALLS
+    assert ("IRuntimeConfig.set_runtime_cache", 1, ()) in CALLS
+    assert ("Runtime", 1, ()) in CALLS
+    assert is_accepted("ICudaEngine.create_execution_context", 0, ())
+    assert is_accepted("IExecutionContext.execute_async_v3", 0, ("stream_handle",))
+    assert not is_accepted("IExecutionContext.execute_async_v3", 0, ("stream",))
+    assert not is_accepted("IExecutionContext.execute_async_v3", 0, ())
+    assert not is_accepted("IExecutionContext.set_tensor_address", 3, ())
 
 
 def test_the_search_finds_what_is_wrong():

@@ -1,4 +1,4 @@
-"""What needs a GPU to build. Running engines is not there yet; when it is, its tests belong here too."""
+"""What needs a GPU to build."""
 
 from __future__ import annotations
 

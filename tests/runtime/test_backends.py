@@ -2,6 +2,8 @@
 
 import ctypes
 import importlib.util
+import os
+import subprocess
 import sys
 import types
 from collections.abc import Sequence
@@ -13,9 +15,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from fake_gpu import FakeGpu, FakeProgram
 
-from runtime.backends import open_session
+from runtime import load
+from runtime.backends import open_session, ort_cuda, trt
 from runtime.backends.cuda import require_gpu
+from runtime.backends.gpu_session import GpuSession
 from runtime.backends.session import (
     batch_limits,
     check_batch,
@@ -28,6 +33,7 @@ from runtime.errors import BackendError, CheckError, InputError, ManifestError, 
 from runtime.golden import read_golden
 from runtime.manifest import manifest_path, parity_path, read_manifest, record_file, verified_manifest
 
+ROOT = Path(__file__).parents[2]
 ALL = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
 TOLERANCE = 1e-4
 """Of float32 sums over 588 products against float64; the figures are of order 1."""
@@ -70,9 +76,19 @@ PROVIDERS = ["cpu", pytest.param("openvino", marks=NEEDS_OPENVINO)]
 on_each_provider = pytest.mark.parametrize("provider", PROVIDERS)
 
 
-@pytest.fixture(params=[*PROVIDERS, "fake"])
+def on_fake_gpu(path) -> GpuSession:
+    """The session of GPUs, on one that is not there; ONNX Runtime computes."""
+    gpu, manifest = FakeGpu(), verified_manifest(path)
+    compute = open_session(path, "cpu").run
+    return GpuSession(manifest, gpu, lambda _: FakeProgram(gpu, manifest, compute))
+
+
+@pytest.fixture(params=[*PROVIDERS, "fake", "fake GPU"])
 def session(request, tiny):
-    made = FakeSession(verified_manifest(tiny)) if request.param == "fake" else open_session(tiny, request.param)
+    if request.param == "fake":
+        made = FakeSession(verified_manifest(tiny))
+    else:
+        made = on_fake_gpu(tiny) if request.param == "fake GPU" else open_session(tiny, request.param)
     with closing(made):
         yield made
 
@@ -145,6 +161,36 @@ def test_session_streams_batches_in_order_each_as_run_gives_it(session) -> None:
     assert len(streamed) == 4
     for batch, got in zip(batches, streamed, strict=True):
         np.testing.assert_array_equal(got["embedding"], session.run(batch)["embedding"])
+
+
+def test_session_gives_what_came_before_a_batch_that_it_refuses(session) -> None:
+    batches = [images(2), images(1), images(1, 56), images(3)]
+    streamed = session.stream(iter(batches))
+    for batch in batches[:2]:
+        np.testing.assert_array_equal(next(streamed)["embedding"], session.run(batch)["embedding"])
+    with pytest.raises(InputError, match=r"shape \(1, 3, 56, 56\)"):
+        next(streamed)
+    assert session.run(images(1))["embedding"].shape == (1, 6)
+
+
+def test_session_gives_what_came_before_its_source_fails(session) -> None:
+    def source():
+        yield images(2)
+        raise OSError("the disk is gone")
+
+    streamed = session.stream(source())
+    np.testing.assert_array_equal(next(streamed)["embedding"], session.run(images(2))["embedding"])
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(streamed)
+
+
+def test_session_may_run_batches_while_one_of_its_streams_waits(session) -> None:
+    batches = [images(count) * np.float32(count) for count in (3, 1, 4)]
+    streams = [session.stream(iter(batches)) for _ in range(3)]
+    for batch in batches:
+        expected = session.run(batch)["embedding"]
+        for streamed in streams:
+            np.testing.assert_array_equal(next(streamed)["embedding"], expected)
 
 
 def test_session_leaves_earlier_results_alone(session) -> None:
@@ -266,17 +312,101 @@ class FakeOrt:
         return getattr(onnxruntime, name)
 
 
-def test_cuda_that_quietly_falls_back_to_the_cpu_is_refused(tiny, monkeypatch) -> None:
+@pytest.fixture
+def fake_gpu(monkeypatch) -> FakeGpu:
+    gpu = FakeGpu(number=1)
+    monkeypatch.setattr(ort_cuda, "open_gpu", lambda number, what: gpu)
+    return gpu
+
+
+def test_cuda_that_quietly_falls_back_to_the_cpu_is_refused(tiny, monkeypatch, fake_gpu) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", FakeOrt(["CPUExecutionProvider"]))
     with pytest.raises(BackendError, match="CUDAExecutionProvider does not start here"):
         open_session(tiny, "cuda")
+    assert all(stream.closed for stream in fake_gpu.streams)
 
 
-def test_cuda_is_asked_for_without_tf32(tiny, monkeypatch) -> None:
+def test_cuda_is_asked_for_without_tf32_on_the_stream_of_the_session(tiny, monkeypatch, fake_gpu) -> None:
     fake = FakeOrt(["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
-    assert "CUDA" in open_session(tiny, "cuda").name
-    assert fake.asked == [("CUDAExecutionProvider", {"use_tf32": "0"})]
+    session = open_session(tiny, "cuda", device=1)
+    assert "CUDA" in session.name
+    options = {"device_id": "1", "use_tf32": "0", "user_compute_stream": str(fake_gpu.address(session._computing))}
+    assert fake.asked == [("CUDAExecutionProvider", options)]
+
+
+def test_a_program_of_onnxruntime_reads_and_writes_the_addresses_it_is_given(make_model, tmp_path, monkeypatch) -> None:
+    """On the CPU, whose addresses stand for the GPU's: IO binding is the same."""
+    path = make_model(tmp_path, outputs=ALL, dtype="uint8")
+    manifest = verified_manifest(path)
+    golden = read_golden(path, manifest)
+
+    class Binding:
+        def __init__(self, session) -> None:
+            self.real = session.real.io_binding()
+
+        def bind_input(self, name, kind, number, *rest) -> None:
+            assert (kind, number) == ("cuda", 1)
+            self.real.bind_input(name, "cpu", 0, *rest)
+
+        def bind_output(self, name, kind, number, *rest) -> None:
+            assert (kind, number) == ("cuda", 1)
+            self.real.bind_output(name, "cpu", 0, *rest)
+
+    class Session:
+        real = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+        def io_binding(self):
+            return Binding(self)
+
+        def run_with_iobinding(self, binding, options) -> None:
+            assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
+            self.real.run_with_iobinding(binding.real, options)
+
+    monkeypatch.setattr(ort_cuda, "load_model", lambda *_: Session())
+    program = ort_cuda.OrtProgram(onnxruntime, path, manifest, 1, 7)
+    expected = golden.outputs()
+    got = {name: np.full_like(array, 1) for name, array in expected.items()}
+    addresses = {name: array.ctypes.data for name, array in got.items()}
+    program.enqueue(len(golden.input), {"images": golden.input.ctypes.data, **addresses}, 7)
+    for name in ALL:
+        np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=TOLERANCE)
+    program.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@on_each_provider
+def test_the_number_of_threads_reaches_the_library(provider, threads, tiny) -> None:
+    with closing(open_session(tiny, provider, threads=threads)) as session:
+        if provider == "cpu":
+            assert session._session.get_session_options().intra_op_num_threads == threads
+        else:
+            compiled = session._request.get_compiled_model()
+            assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
+        assert session.run(images(2))["embedding"].shape == (2, 6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": 1}, "device 1: must be 0 on a CPU"),
+        ({"device": -1}, "device -1"),
+        ({"threads": 0}, "threads 0: must be 1 or more"),
+        ({"provider": "cuda", "threads": 2}, "a GPU takes no number of threads"),
+        ({"provider": "cuda", "device": -1}, "device -1: must be 0 or more"),
+    ],
+)
+def test_devices_and_threads_that_mean_nothing_are_refused(options, message, tiny) -> None:
+    with pytest.raises(UsageError, match=message):
+        open_session(tiny, **options)
+
+
+def test_importing_onnxruntime_leaves_nothing_in_the_home_folder(tmp_path) -> None:
+    code = "from runtime.backends.ort import import_onnxruntime\nimport_onnxruntime('x.onnx').InferenceSession\n"
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_onnxruntime_says_what_to_install(tiny, monkeypatch) -> None:
@@ -320,6 +450,37 @@ def test_truncated_model_is_refused(tiny) -> None:
     tiny.write_bytes(tiny.read_bytes()[:-1])
     with pytest.raises(ManifestError, match="bytes"):
         open_session(tiny)
+
+
+@pytest.mark.parametrize("what", ["model", "external data"])
+def test_without_its_hash_a_model_is_taken_as_it_is_but_not_one_of_another_size(what, make_model, tmp_path) -> None:
+    path = make_model(tmp_path, builder="tensorrt", batch=(1, 1, 1))
+    altered = path
+    if what == "external data":
+        altered = path.with_name("tiny.onnx.data")
+        altered.write_bytes(b"weights")
+        rehash(path, external_data=record_file(altered))
+    flip(altered, 0.5)
+    with pytest.raises(ManifestError, match="SHA-256"):
+        verified_manifest(path)
+    assert verified_manifest(path, check_hash=False) == read_manifest(path)
+    altered.write_bytes(altered.read_bytes() + b"!")
+    with pytest.raises(ManifestError, match="bytes, not the"):
+        verified_manifest(path, check_hash=False)
+
+
+def test_without_its_hash_a_model_is_loaded_only_where_that_was_asked_for(tiny) -> None:
+    tiny.write_bytes(tiny.read_bytes().replace(b"average", b"averagf"))  # another name inside, the same model
+    with pytest.raises(ManifestError, match="SHA-256"):
+        load(tiny)
+    with load(tiny, verify_hash=False) as model:
+        assert model.embed(images(1)).shape == (1, 6)
+
+
+def test_the_manifest_must_be_whole_even_without_the_hash(tiny) -> None:
+    flip(manifest_path(tiny), 0.5)
+    with pytest.raises(ManifestError):
+        open_session(tiny, verify_hash=False)
 
 
 def test_model_swapped_for_another_is_refused(tiny, make_model, tmp_path) -> None:
@@ -388,13 +549,18 @@ def test_engine_is_refused_in_one_line_before_tensorrt_is_touched(driver, messag
     assert info.value.exit_code == 2
 
 
-@pytest.mark.parametrize("installed", [True, False], ids=["library installed", "library missing"])
-def test_engine_is_refused_with_a_gpu_too(installed, engine, monkeypatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(0, 1))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
-    message = "comes in a later version" if installed else r"pip install 'itae\[(gpu|rtx)\]'"
-    with pytest.raises(BackendError, match=message):
+def test_engine_without_its_library_says_what_to_install(engine, monkeypatch) -> None:
+    monkeypatch.setattr(trt, "open_gpu", lambda number, what: FakeGpu())
+    for module in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BackendError, match=r"pip install 'itae\[(gpu|rtx)\]'; or export the .onnx twin"):
         open_session(engine)
+
+
+def test_engine_for_a_gpu_that_is_not_there_says_how_many_are(engine, monkeypatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(0, 2))
+    with pytest.raises(BackendError, match="was to run on GPU 2, the driver here has 2, numbered from 0"):
+        open_session(engine, device=2)
 
 
 def test_gpus_are_counted(monkeypatch) -> None:

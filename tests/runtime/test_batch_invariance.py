@@ -292,7 +292,7 @@ def use_session(monkeypatch, tiny_weights):
     """Make `verify` open a `FakeSession` with a fault."""
 
     def use(path, fault=None) -> None:
-        monkeypatch.setattr(module, "open_session", lambda *_: FakeSession(path, tiny_weights, fault))
+        monkeypatch.setattr(module, "open_session", lambda *_, **__: FakeSession(path, tiny_weights, fault))
 
     return use
 

@@ -18,8 +18,8 @@ from runtime.__main__ import main
 from runtime.cluster_output import CENTROIDS, LABELS, PICTURE, SUMMARY
 from runtime.command import INTERRUPTED
 from runtime.commands import cluster
-from runtime.store import read_embeddings
-from runtime.store_writer import new_store
+from runtime.store import Store
+from runtime.store.writer import open_writer
 
 COLORS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}
 COUNTS = {"red": 4, "green": 3, "blue": 2}
@@ -27,7 +27,7 @@ FILES = sorted([LABELS, CENTROIDS, PICTURE, SUMMARY])
 
 
 def store(folder: Path, roots: list[str], paths: list[str], vectors: list[list[float]], **origin: str) -> Path:
-    with new_store(folder, origin) as writer:
+    with open_writer(folder, origin) as writer:
         writer.add(roots, paths, np.array(vectors, np.float32))
     return folder
 
@@ -88,7 +88,7 @@ def test_the_four_files_tell_the_same_story(embeddings, out, capsys):
         "label": "int32",
         "distance": "float",
     }
-    stored = read_embeddings(embeddings)
+    stored = Store(embeddings).read()
     assert table["root"].to_pylist() == stored.roots
     assert table["path"].to_pylist() == stored.paths
     labels = table["label"].to_numpy()
@@ -266,7 +266,7 @@ def test_what_holds_no_embeddings_is_refused(tmp_path, out, capsys, case):
         (folder / "labels.parquet").write_bytes(b"PAR1")
     elif case == "no rows":
         folder.rmdir()
-        with new_store(folder, {}):
+        with open_writer(folder, {}):
             pass
     said = refused(capsys, folder, "--k", 1, "--out", out)
     assert str(folder) in said

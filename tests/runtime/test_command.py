@@ -14,10 +14,10 @@ import pytest
 import runtime
 from runtime.__main__ import main
 from runtime.manifest import manifest_path, parity_path, read_manifest
-from runtime.store import read_embeddings
+from runtime.store import Store
 
 HEAVY = ("torch", "sklearn", "scipy", "onnxruntime", "onnx", "pyarrow", "tensorrt", "tensorrt_rtx", "transformers")
-COMMANDS = ("embed", "cluster", "verify", "info")
+COMMANDS = ("embed", "cluster", "verify", "info", "doctor")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_embed_writes_embeddings_and_a_summary(call, tiny, pictures, tmp_path) -
     code, out, err = call("embed", tiny, pictures, "--out", tmp_path / "out", "--batch", 3)
     assert (code, out) == (0, "")
     assert f"embedded 8 images into {tmp_path / 'out'}" in err
-    assert len(read_embeddings(tmp_path / "out").paths) == 8
+    assert len(Store(tmp_path / "out").read().paths) == 8
 
 
 def test_embed_says_how_many_were_not_read_and_ends_well(call, tiny, pictures, tmp_path) -> None:
@@ -56,7 +56,7 @@ def test_embed_says_how_many_were_not_read_and_ends_well(call, tiny, pictures, t
     code, _, err = call("embed", tiny, pictures, "--out", tmp_path / "out")
     assert code == 0
     assert "embedded 7 images" in err
-    assert "1 could not be read: see" in err
+    assert "1 failed: see" in err
     assert json.loads((tmp_path / "out" / "errors.jsonl").read_text())["path"] == "cats/0.png"
 
 
@@ -65,12 +65,12 @@ def test_embed_that_reads_nothing_exits_1(call, tiny, tmp_path) -> None:
     code, out, err = call("embed", tiny, tmp_path / "a.png", "--out", tmp_path / "out")
     assert (code, out) == (1, "")
     assert_one_line(err)
-    assert "none of 1 images could be read" in err
+    assert "none of 1 images could be embedded" in err
 
 
 def test_embed_takes_a_single_file(call, tiny, pictures, tmp_path) -> None:
     code, _, _ = call("embed", tiny, pictures / "cats" / "0.png", "--out", tmp_path / "out")
-    got = read_embeddings(tmp_path / "out")
+    got = Store(tmp_path / "out").read()
     assert (code, got.paths) == (0, ["0.png"])
     assert got.roots == [str((pictures / "cats").resolve())]
 
@@ -84,7 +84,7 @@ def test_embed_refuses_an_empty_folder_and_makes_nothing(call, tiny, tmp_path) -
 
 
 BAD_USE = {
-    "no subcommand": ([], "say what to do: embed, cluster, verify or info"),
+    "no subcommand": ([], "say what to do: embed, cluster, verify, info or doctor"),
     "unknown subcommand": (["train"], "invalid choice: 'train'"),
     "no --out": (["embed", "{model}", "{pictures}"], "required: --out"),
     "no images": (["embed", "{model}", "--out", "{out}"], "required: IMAGES"),
@@ -144,23 +144,24 @@ def test_full_disk_is_one_line_and_leaves_the_older_set(call, tiny, pictures, tm
     from pyarrow import parquet
 
     call("embed", tiny, pictures, "--out", tmp_path / "out")
+    (pictures / "cats" / "0.png").rename(pictures / "cats" / "new.png")
 
     def full(*args, **rest):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(parquet, "write_table", full)
-    code, _, err = call("embed", tiny, pictures / "cats", "--out", tmp_path / "out")
+    code, _, err = call("embed", tiny, pictures, "--out", tmp_path / "out")
     assert code == 2
     assert_one_line(err)
     assert "No space left on device" in err
-    assert len(read_embeddings(tmp_path / "out").paths) == 8
+    assert len(Store(tmp_path / "out").read().paths) == 8
 
 
 def test_interrupt_is_one_line_and_exit_130(call, tiny, pictures, tmp_path, monkeypatch) -> None:
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("runtime.embedder.load_item", interrupt)
+    monkeypatch.setattr("runtime.pipeline.load_item", interrupt)
     code, _, err = call("embed", tiny, pictures, "--out", tmp_path / "out")
     assert code == 130
     assert_one_line(err)
@@ -267,9 +268,8 @@ def test_help_of_a_command_has_examples_that_parse(command, call) -> None:
     code, out, _ = call(command, "--help")
     assert code == 0
     lines = out[out.index("examples:") :].splitlines()
-    examples = [
-        line.split("|")[0].split() for line in lines if f" {command} itae." in line or f" {command} emb" in line
-    ]
+    commands = [part for line in lines for part in line.split("|")]
+    examples = [part.split() for part in commands if f" {command} itae." in part or f" {command} emb" in part]
     assert examples
     for example in examples:
         parser().parse_args(example[example.index(command) :])
@@ -400,8 +400,8 @@ def test_a_full_stdout_is_one_line_and_exit_2(tiny) -> None:
 
 def test_sigterm_ends_embed_in_one_line_and_leaves_nothing(tiny, pictures, tmp_path) -> None:
     code = (
-        "import os, signal, sys, runtime.embedder\n"
-        "runtime.embedder.load_item = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "import os, signal, sys, runtime.pipeline\n"
+        "runtime.pipeline.load_item = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
         "from runtime.__main__ import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )

@@ -1,0 +1,55 @@
+"""Folders of images that have moved: how the store calls them, and where they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtime.errors import UsageError
+
+
+class Moved:
+    """Pairs of roots: as the store has it, and where its images lie now.
+
+    An option's text is `OLD=NEW`, or `NEW` alone where the store has one root.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[str, str]]) -> None:
+        self._now = dict(pairs)
+        self._recorded = {new: old for old, new in pairs}
+
+    @classmethod
+    def parse(cls, texts: Sequence[str], roots: Sequence[str]) -> Moved:
+        """Read the option's values for a store of these `roots`.
+
+        Raises:
+            UsageError: a root is not in the store or named twice, or `OLD=` is left out and there are several.
+        """
+        pairs = [_pair(text, roots) for text in texts]
+        for place in (0, 1):
+            names = [pair[place] for pair in pairs]
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise UsageError(f"--images-root names {twice} twice")
+        return cls(pairs)
+
+    def now(self, root: str) -> str:
+        """Where the images of the store's `root` lie."""
+        return self._now.get(root, root)
+
+    def recorded(self, root: str) -> str:
+        """How the store calls what was found at `root`."""
+        return self._recorded.get(root, root)
+
+
+def _pair(text: str, roots: Sequence[str]) -> tuple[str, str]:
+    old, _, new = text.rpartition("=")
+    if not old and len(roots) == 1:
+        (old,) = roots
+    elif not old:
+        raise UsageError(
+            f"--images-root {text}: the store has {len(roots)} roots; say which one has moved: OLD=NEW, OLD one of "
+            f"{', '.join(roots[:3]) or 'none'}{' ...' if len(roots) > 3 else ''}"
+        )
+    if old not in roots:
+        raise UsageError(f"--images-root {text}: {old} is no root of the store, which has {', '.join(roots[:3])}")
+    return old, new if "://" in new else str(Path(new).resolve())

@@ -1,0 +1,169 @@
+"""The parts of a parquet store: `part-00000.parquet` and so on, with columns `root`, `path` and `embedding`.
+
+A part's file metadata holds, under `itae`, what the embeddings were made with, so that parts of two models are never
+taken for one set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.atomic import atomic_file
+from runtime.errors import InputError, one_line
+from runtime.store.records import AGAIN, FORMAT, Embeddings, fingerprint
+
+METADATA_KEY = b"itae"
+PART = re.compile(r"part-(\d{5,})\.parquet")
+KEY_COLUMNS = ("root", "path")
+
+
+def part_path(folder: Path, number: int) -> Path:
+    """Where part `number` lies."""
+    return folder / f"part-{number:05d}.parquet"
+
+
+def part_files(folder: Path) -> list[Path]:
+    """The parts in `folder`, by number.
+
+    Raises:
+        InputError: there is no such folder, a number is left out, or another file there ends in `.parquet`.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of embeddings")
+    found: dict[int, Path] = {}
+    for path in sorted(folder.glob("[!.]*.parquet")):  # a hidden one is of a write that was cut short
+        match = PART.fullmatch(path.name)
+        if match is None:
+            raise InputError(f"{path} is not a part of embeddings (part-00000.parquet ...): move it elsewhere")
+        found[int(match[1])] = path
+    if sorted(found) != list(range(len(found))):
+        raise InputError(f"{folder}: parts {sorted(found)} are not numbered from 0 on: {AGAIN}")
+    return [found[number] for number in sorted(found)]
+
+
+def has_parts(folder: Path) -> bool:
+    """Whether any file in `folder` would be taken for a part, rightly or not."""
+    return next(folder.glob("[!.]*.parquet"), None) is not None
+
+
+def write_part(path: Path, rows: Embeddings, origin: Mapping[str, Any]) -> None:
+    """Write a part, whole or not at all, in the place of a shorter one of the same rows; raises OutputFileError."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    metadata = {"format": FORMAT, "store": fingerprint(origin), **origin}
+    column = pa.FixedSizeListArray.from_arrays(pa.array(rows.vectors.ravel()), rows.vectors.shape[1])
+    table = pa.table(
+        {"root": pa.array(rows.roots, pa.string()), "path": pa.array(rows.paths, pa.string()), "embedding": column}
+    ).replace_schema_metadata({METADATA_KEY: json.dumps(metadata)})
+    with atomic_file(path) as file:  # pyarrow itself takes no path that isn't UTF-8
+        # No dictionary of vectors, no compression: float32 noise shrinks by 8 % and costs more than the disk.
+        parquet.write_table(table, file, use_dictionary=["root"], compression="none", write_page_checksum=True)
+
+
+@contextlib.contextmanager
+def open_part(path: Path) -> Iterator[PartFile]:
+    """Open a part for reading, after its columns were checked.
+
+    Raises:
+        InputError: it can't be read, or its columns are others.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with contextlib.ExitStack() as stack:
+        try:
+            source = stack.enter_context(path.open("rb"))  # not the path: pyarrow takes none that isn't UTF-8
+            # Not read_table: that takes names like `k=v` on the way for columns.
+            file = stack.enter_context(parquet.ParquetFile(source, page_checksum_verification=True))
+            metadata = _parse_metadata(file.schema_arrow.metadata)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise InputError(f"{path} can't be read ({one_line(error)}): {AGAIN}") from error
+        yield PartFile(path, file, metadata)
+
+
+class PartFile:
+    """A part opened for reading; `open_part` makes one."""
+
+    def __init__(self, path: Path, file: Any, metadata: dict[str, Any] | None) -> None:  # noqa: ANN401  # pyarrow's
+        self.path = path
+        self.metadata = metadata
+        self.width = _checked_width(file.schema_arrow, path)
+        self.rows: int = file.metadata.num_rows
+        self._file = file
+
+    @property
+    def store(self) -> str | None:
+        """The fingerprint of what made the rows; none where another program wrote the file."""
+        return None if self.metadata is None else self.metadata["store"]
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What made the rows; empty where another program wrote the file."""
+        return {key: value for key, value in (self.metadata or {}).items() if key not in ("format", "store")}
+
+    def keys(self) -> tuple[list[str], list[str]]:
+        """Roots and paths of all rows; raises InputError."""
+        table = self._read(KEY_COLUMNS)
+        return table.column("root").to_pylist(), table.column("path").to_pylist()
+
+    def read(self) -> Embeddings:
+        """All rows; raises InputError."""
+        table = self._read((*KEY_COLUMNS, "embedding"))
+        column = table.column("embedding").combine_chunks()
+        values = column.flatten()
+        if values.null_count or len(values) != len(table) * self.width:
+            raise InputError(f"{self.path} holds nulls: {AGAIN}")
+        vectors = values.to_numpy().reshape(len(table), self.width)
+        if not np.isfinite(vectors).all():
+            raise InputError(f"{self.path} holds NaN or infinity: {AGAIN}")
+        return Embeddings(table.column("root").to_pylist(), table.column("path").to_pylist(), vectors)
+
+    def _read(self, columns: tuple[str, ...]) -> Any:  # noqa: ANN401  # pyarrow ships no types
+        import pyarrow as pa
+
+        try:
+            table = self._file.read(columns=list(columns))
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise InputError(f"{self.path} can't be read ({one_line(error)}): {AGAIN}") from error
+        if any(table.column(name).null_count for name in table.column_names):
+            raise InputError(f"{self.path} holds nulls: {AGAIN}")
+        return table
+
+
+def _parse_metadata(metadata: dict[bytes, bytes] | None) -> dict[str, Any] | None:
+    """The `itae` entry of a file's metadata; raises ValueError where it is not one."""
+    text = (metadata or {}).get(METADATA_KEY)
+    if text is None:
+        return None
+    fields: dict[str, Any] = json.loads(text)
+    is_ours = isinstance(fields, dict) and "format" in fields
+    if is_ours and fields["format"] != FORMAT:
+        raise ValueError(f"it has format {fields['format']}, this version reads {FORMAT}")
+    if not (is_ours and isinstance(fields.get("store"), str)):
+        raise ValueError("its metadata is damaged")
+    return fields
+
+
+def _checked_width(schema: Any, path: Path) -> int:  # noqa: ANN401  # pyarrow ships no types
+    """The width of the embeddings, after the columns were checked."""
+    import pyarrow as pa
+
+    for name in (*KEY_COLUMNS, "embedding"):
+        if name not in schema.names:
+            raise InputError(f"{path} has no column `{name}`: not embeddings")
+        kind = schema.field(name).type
+        if name != "embedding" and kind not in (pa.string(), pa.large_string()):
+            raise InputError(f"{path}: column `{name}` is {kind}, expected string")
+        if name == "embedding" and not (
+            pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float32() and kind.list_size > 0
+        ):
+            raise InputError(f"{path}: column `{name}` is {kind}, expected a fixed-size list of float32")
+    return int(schema.field("embedding").type.list_size)

@@ -1,0 +1,114 @@
+"""What a store is made of: its rows in memory, and `store.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pydantic
+from pydantic import Field
+
+from runtime.atomic import write_atomically
+from runtime.errors import InputError, one_line
+
+Float32 = npt.NDArray[np.float32]
+Kind = Literal["parquet", "npy"]
+
+FORMAT = 2
+"""Of `store.json` and of the parts' metadata. 1 could not be gone on with; no release wrote it."""
+RECORD = "store.json"
+ERRORS = "errors.jsonl"
+AGAIN = "make them again with `python -m runtime embed`"
+_MAX_RECORD_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """n embeddings and where their images lie; C is the width of an embedding."""
+
+    roots: list[str]
+    """n folders, tars, parquet files or URLs, as `embed` found them."""
+    paths: list[str]
+    """n paths, each relative to its root, with slashes."""
+    vectors: Float32
+    """(n, C) float32, every number finite."""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+class StoreRecord(pydantic.BaseModel):
+    """`store.json`. Of parquet it tells the rows of a finished run; of npy, how far the files are good."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    format: Literal[2] = 2
+    kind: Kind
+    complete: bool
+    """Whether the last run ended: every image that it found is a row or a line of `errors.jsonl`."""
+    rows: Annotated[int, Field(ge=0)]
+    width: Annotated[int, Field(gt=0)]
+    paths_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Of `paths.txt`, where the kind is npy."""
+    origin: dict[str, Any]
+    """What made the embeddings: the model's hash, its options, its preprocessing, the provider."""
+
+
+def read_record(folder: Path) -> StoreRecord | None:
+    """`store.json` of a folder; none where there is none.
+
+    Raises:
+        InputError: it can't be read, or is damaged, or of a newer version.
+    """
+    path = folder / RECORD
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_RECORD_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror}") from error
+    try:
+        fields = json.loads(text[:_MAX_RECORD_BYTES])
+        found = fields["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({one_line(error)}): {AGAIN}") from error
+    if type(found) is not int or found != FORMAT:
+        raise InputError(f"{path} has format {found}, this version reads {FORMAT}: {AGAIN}")
+    try:
+        return StoreRecord.model_validate_json(text)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}: {AGAIN}") from error
+
+
+def write_record(folder: Path, record: StoreRecord) -> None:
+    """Write `store.json`, whole or not at all; raises OutputFileError."""
+    text = json.dumps(record.model_dump(mode="json", exclude_none=True), indent=2) + "\n"
+    write_atomically(folder / RECORD, text.encode())
+
+
+def fingerprint(origin: Mapping[str, Any]) -> str:
+    """SHA-256 of what made the embeddings: rows of one store have one."""
+    return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """In words, what differs between two origins: `options.precision: fp32 there, fp16 here`."""
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            yield f"{prefix}{key} is {_short(old)} there, {_short(new)} here"
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."

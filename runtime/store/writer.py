@@ -1,0 +1,232 @@
+"""Writing a store: rows go to disk every `FLUSH_ROWS` or `FLUSH_SECONDS`, and a killed run can be gone on with."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.atomic import cannot_write
+from runtime.errors import OutputFileError, UsageError
+from runtime.store.keys import Keys
+from runtime.store.npy_file import PATHS, VECTORS
+from runtime.store.parquet_parts import has_parts, open_part, part_files
+from runtime.store.reader import Store
+from runtime.store.records import ERRORS, RECORD, Embeddings, Float32, Kind, differences, fingerprint, read_record
+from runtime.store.sinks import open_sink
+
+FLUSH_ROWS = 256
+FLUSH_SECONDS = 30.0
+_WAITING_BATCHES = 64
+"""That wait for a slow disk before the model does."""
+
+
+@contextlib.contextmanager
+def open_writer(folder: Path, origin: Mapping[str, Any], kind: Kind = "parquet") -> Iterator[StoreWriter]:
+    """Begin a store in `folder`, made where it is missing, or go on with the one that lies there.
+
+    However the block ends, the rows added are written first. Only a block that ends well makes the store complete.
+
+    Args:
+        folder: a folder whose parent exists.
+        origin: what makes the embeddings, as JSON; rows of another origin are not mixed in.
+        kind: of a new store; that of the one there must be the same.
+
+    Raises:
+        UsageError: the store there was made by another model or with other options.
+        InputError: the store there can't be read.
+        OutputFileError: `folder` can't be made or written, holds other files, or another run is writing into it.
+    """
+    made = _make(folder)
+    try:
+        with _locked(folder):
+            _remove_leftovers(folder)
+            _check_place(folder, origin, kind)
+            with contextlib.closing(StoreWriter(folder, origin, kind)) as writer:
+                yield writer
+                writer.finish()
+    finally:
+        if made:
+            with contextlib.suppress(OSError):  # not empty: it worked
+                folder.rmdir()
+
+
+class StoreWriter:
+    """Takes rows and errors from one thread and writes them in another; made by `open_writer`."""
+
+    def __init__(self, folder: Path, origin: Mapping[str, Any], kind: Kind) -> None:
+        self._sink = open_sink(folder, dict(origin), kind)
+        self.stored = Keys()
+        """The keys that lay in the store when it was opened."""
+        for root, path in self._sink.stored():
+            self.stored.add(root, path)
+        self._folder = folder
+        self._errors = folder / ERRORS
+        self._has_errors = False
+        self._waiting: queue.Queue[Embeddings | None] = queue.Queue(_WAITING_BATCHES)  # None ends the thread
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._write, name="store writer", daemon=True)
+        self._thread.start()
+
+    def add(self, roots: Sequence[str], paths: Sequence[str], vectors: Float32) -> None:
+        """Add n rows, `vectors` (n, C) float32, whose keys are not in `stored`.
+
+        Raises:
+            OutputFileError: these rows, or earlier ones, can't be written.
+        """
+        self._raise_failure()
+        self._waiting.put(Embeddings(list(roots), list(paths), vectors))
+
+    def add_error(self, root: str, path: str, error: str) -> None:
+        """Record at once what can't be embedded, as a line of `errors.jsonl`; raises OutputFileError."""
+        # ASCII: some names hold U+2028, where Python's splitlines would break a line.
+        line = json.dumps({"root": root, "path": path, "error": error}, ensure_ascii=True) + "\n"
+        mode = "ab" if self._has_errors else "wb"  # those of the run before were tried again
+        self._has_errors = True
+        try:
+            with self._errors.open(mode, buffering=0) as file:
+                file.write(line.encode())
+        except OSError as error_:
+            raise cannot_write(self._errors, error_) from error_
+
+    def stored_images(self) -> Iterator[tuple[str, str]]:
+        """Root and path of the rows on disk; raises InputError."""
+        return Store(self._folder).images()
+
+    def finish(self) -> None:
+        """Write what is left and mark the store as complete; raises OutputFileError."""
+        self.close()
+        self._raise_failure()
+        self._sink.complete()
+        if not self._has_errors:
+            try:
+                self._errors.write_bytes(b"")
+            except OSError as error:
+                raise cannot_write(self._errors, error) from error
+
+    def close(self) -> None:
+        """Write what is left; a second call does nothing. What can't be written is told by `add` and `finish`."""
+        if self._thread.is_alive():
+            self._waiting.put(None)
+            self._thread.join()
+            self._sink.close()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _write(self) -> None:
+        """The thread: gather rows, write them when there are enough or the oldest has waited long enough."""
+        pending: list[Embeddings] = []
+        since = 0.0
+        is_over = False
+        while not is_over:
+            patience = max(0.0, since + FLUSH_SECONDS - time.monotonic()) if pending else None
+            with contextlib.suppress(queue.Empty):
+                item = self._waiting.get(timeout=patience)
+                while item is not None:
+                    since = since if pending else time.monotonic()
+                    pending.append(item)
+                    item = self._waiting.get_nowait()
+                is_over = True
+            rows = sum(map(len, pending))
+            if pending and (is_over or rows >= FLUSH_ROWS or time.monotonic() - since >= FLUSH_SECONDS):
+                self._flush(pending)
+                pending = []
+
+    def _flush(self, pending: Sequence[Embeddings]) -> None:
+        if self._failure is not None:  # the disk is full: what comes is dropped until `add` raises
+            return
+        try:
+            self._sink.append(
+                Embeddings(
+                    [root for item in pending for root in item.roots],
+                    [path for item in pending for path in item.paths],
+                    np.concatenate([item.vectors for item in pending]),
+                )
+            )
+        except Exception as error:
+            self._failure = error  # raised where the next rows are added
+
+
+def _make(folder: Path) -> bool:
+    """Make `folder` where it is missing, and say whether."""
+    try:
+        if folder.is_dir():
+            return False
+        folder.mkdir()
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return True
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other runs out of `folder`, however this one ends."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise OutputFileError(f"another `embed` is writing into {folder}: wait for it") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a killed run was writing: the lock is ours, so no one else is."""
+    for name in ("part-*.parquet", RECORD):
+        for path in folder.glob(f".{name}.*"):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _check_place(folder: Path, origin: Mapping[str, Any], kind: Kind) -> None:
+    """Check that what lies in `folder` is nothing, or a store that these rows belong to."""
+    record = read_record(folder)
+    parts = part_files(folder) if has_parts(folder) else []
+    if record is None and not parts:
+        for name in (VECTORS, PATHS, ERRORS):
+            if (folder / name).exists() and not (name == ERRORS and _is_error_log(folder / name)):
+                raise OutputFileError(f"{folder} holds {name}, which `embed` did not write; give an --out of its own")
+        return
+    there = {} if record is None else record.origin
+    if parts:
+        with open_part(parts[0]) as part:
+            if part.store is None:
+                raise OutputFileError(
+                    f"{folder} holds {parts[0].name}, which `embed` did not write; give an --out of its own"
+                )
+            there = there or part.origin
+    found: Kind = "parquet" if record is None else record.kind
+    if found != kind:
+        raise UsageError(f"{folder} is of --format {found}, not {kind}: give the same, or an --out of its own")
+    if fingerprint(there) != fingerprint(origin):
+        what = "; ".join(list(differences(there, origin))[:3])
+        raise UsageError(
+            f"{folder} was made otherwise: {what}; give the same model and options, or an --out of its own"
+        )
+
+
+def _is_error_log(path: Path) -> bool:
+    """Whether a file is an `errors.jsonl` of ours: empty, or its first line has our fields."""
+    try:
+        with path.open("rb") as file:
+            line = file.readline(1 << 16)
+        return not line or json.loads(line).keys() == {"root", "path", "error"}
+    except (OSError, ValueError, AttributeError):
+        return False
