@@ -15,10 +15,10 @@ from typing import BinaryIO
 
 from runtime.errors import InputError, UsageError, one_line
 from runtime.images import MAX_PIXELS, max_bytes
-from runtime.sources.files import File, Folder, resolved
+from runtime.sources.files import NOT_UTF8, File, Folder, Unusable, resolved
 from runtime.sources.item import Entry, IsWanted, Item, Source, Unreadable
 from runtime.sources.lists import text_list
-from runtime.sources.names import SUFFIXES, expand_braces, is_remote, kind_of, location, printable
+from runtime.sources.names import SUFFIXES, expand_braces, is_remote, is_utf8, kind_of, location, printable
 from runtime.sources.parquet import open_parquet
 from runtime.sources.reading import load_item, read_image
 from runtime.sources.remote import (
@@ -109,7 +109,10 @@ def open_sources(arguments: Sequence[str], *, max_pixels: int = MAX_PIXELS, stdi
             sources += [_local(name, limit) for name in names]
     if all(not isinstance(source, Tar) and source.count() == 0 for source in sources):
         what = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-        raise InputError(f"no image in {', '.join(map(printable, arguments))}: looked for files that end in {what}")
+        where = ", ".join(map(printable, arguments))
+        raise InputError(
+            f"no image in {where}: looked for files that end in {what}; tars, parquet and lists are read where named"
+        )
     return Sources(sources)
 
 
@@ -126,13 +129,20 @@ def _local(argument: str, limit: int) -> Source:
         raise InputError(f"{printable(argument)}: {reason}; give image files or folders{hint}") from error
     kind = kind_of(path.name)
     root = os.path.join(folder, path.name)  # noqa: PTH118
-    if kind == "tar":
-        return Tar(root, limit)
-    if kind == "parquet":
-        return open_parquet(root, resolved("."), limit)
+    if kind == "image":
+        return File(argument)
     if kind == "list":
-        return text_list(path.read_bytes(), argument, resolved("."))
-    return File(argument)
+        return text_list(_content(path), argument, resolved("."))
+    if not is_utf8(root):
+        return Unusable(root, NOT_UTF8)
+    return Tar(root, limit) if kind == "tar" else open_parquet(root, resolved("."), limit)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{printable(str(path))}: {error.strerror}; give a list of paths") from error
 
 
 def _remote(url: str, limit: int) -> Source:
@@ -154,7 +164,7 @@ def _remote(url: str, limit: int) -> Source:
 
 
 def _read_stdin(stdin: BinaryIO | None) -> bytes:
-    file = sys.stdin.buffer if stdin is None else stdin
-    if file.isatty():
+    file = stdin if stdin is not None or sys.stdin is None else sys.stdin.buffer
+    if file is None or file.isatty():
         raise UsageError("`-` takes a list of paths from standard input: pipe one in, as from find photos -print0")
     return file.read()

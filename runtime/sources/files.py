@@ -90,6 +90,24 @@ class Folder:
                 self._paths.append(folder[:-1])
 
 
+class Unusable:
+    """A file that can't be read at all, told once the run comes to it: one bad shard of many stops nothing."""
+
+    may_repeat = False
+
+    def __init__(self, root: str, error: str) -> None:
+        self.roots = (printable(root),)
+        self._error = error
+
+    def count(self) -> int:
+        """One: itself."""
+        return 1
+
+    def items(self, is_wanted: IsWanted) -> Iterator[Entry]:
+        """Why."""
+        yield Unreadable(self.roots[0], "", self._error)
+
+
 def _leads_to_a_folder(link: os.DirEntry[str]) -> bool:
     try:
         return link.is_dir()

@@ -49,7 +49,7 @@ class PathList:
                 root, path = key_of(text, self._base)
             except (InputError, OSError, RuntimeError, ValueError) as error:
                 shown = text if len(text) <= _MAX_LENGTH else f"{text[:_SHOWN]}…"
-                yield Unreadable(self._base, printable(shown), printable(one_line(error)))
+                yield Unreadable(printable(self._base), printable(shown), printable(one_line(error)))
             else:
                 if is_wanted(root, path):
                     yield Item(root, path)
@@ -81,6 +81,8 @@ def key_of(text: str, base: str) -> tuple[str, str]:
         root, path = base, posixpath.normpath(text)
     if posixpath.basename(path) in ("", ".", ".."):
         raise InputError("names a folder, not an image")
+    if not is_utf8(root):
+        raise InputError(NOT_UTF8)
     return root, path
 
 

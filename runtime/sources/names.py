@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from runtime.errors import InputError, UsageError
@@ -18,7 +18,7 @@ _NO_SOURCE = (".csv", ".tsv", ".json", ".jsonl", ".zip", ".arrow")
 """Named by mistake, so that they are refused at once rather than recorded as images that can't be decoded."""
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _MAX_EXPANDED = 100_000
 
 
@@ -80,25 +80,26 @@ def expand_braces(argument: str) -> Iterator[str]:
     Raises:
         UsageError: more than 100,000 names.
     """
-    pieces: list[list[str]] = []
+    pieces: list[Sequence[str]] = []
     end, count = 0, 1
     for match in _BRACES.finditer(argument):
-        if _RANGE.fullmatch(match[1]) or "," in match[1]:
-            pieces += [[argument[end : match.start()]], _alternatives(match[1])]
-            end, count = match.end(), count * len(pieces[-1])
-            if count > _MAX_EXPANDED:
-                raise UsageError(f"{argument}: more than {_MAX_EXPANDED:,} names; give fewer")
+        if alternatives := _alternatives(match[1]):
+            pieces += [[argument[end : match.start()]], alternatives]
+            end, count = match.end(), count * len(alternatives)
+    if count > _MAX_EXPANDED:
+        raise UsageError(f"{printable(argument)}: stands for {count:,} names, more than {_MAX_EXPANDED:,}")
     pieces.append([argument[end:]])
     return map("".join, itertools.product(*pieces))
 
 
-def _alternatives(text: str) -> list[str]:
+def _alternatives(text: str) -> Sequence[str]:
+    """What stands between two braces; none where it is no pattern."""
     bounds = _RANGE.fullmatch(text)
     if bounds is None:
-        return text.split(",")
+        return text.split(",") if "," in text else []
     first, last = int(bounds[1]), int(bounds[2])
-    width = (
-        max(len(bound) for bound in bounds.groups()) if any(b[0] == "0" and len(b) > 1 for b in bounds.groups()) else 0
-    )
+    if abs(last - first) >= _MAX_EXPANDED:
+        raise UsageError(f"{{{text}}} stands for more than {_MAX_EXPANDED:,} names")
+    width = max((len(bound) for bound in bounds.groups() if bound.startswith("0")), default=0)
     step = 1 if last >= first else -1
-    return [f"{number:0{width}d}" for number in range(first, min(last, first + _MAX_EXPANDED) + step, step)]
+    return [f"{number:0{width}d}" for number in range(first, last + step, step)]

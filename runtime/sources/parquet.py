@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from runtime.errors import InputError
+from runtime.sources.files import Unusable
 from runtime.sources.item import Entry, IsWanted, Item, Source, Unreadable
 from runtime.sources.lists import PathList
 from runtime.sources.names import printable
@@ -33,8 +34,8 @@ def open_parquet(root: str, base: str, max_bytes: int) -> Source:
     try:
         with opened(root) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
-    except Exception as error:  # told among what is unreadable, so that one bad shard of many stops nothing
-        return Damaged(root, reason(error))
+    except Exception as error:
+        return Unusable(root, reason(error))
     if (images := image_column(schema, root)) is not None:
         return ParquetImages(root, images, rows, max_bytes)
     strings = [field.name for field in schema if _is_string(field.type)]
@@ -88,24 +89,6 @@ class StoredKeys:
                 yield row
             elif is_wanted(row[0], row[1]):
                 yield Item(row[0], row[1])
-
-
-class Damaged:
-    """A file that can't be read at all."""
-
-    may_repeat = False
-
-    def __init__(self, root: str, error: str) -> None:
-        self.roots = (root,)
-        self._error = error
-
-    def count(self) -> int:
-        """One: itself."""
-        return 1
-
-    def items(self, is_wanted: IsWanted) -> Iterator[Entry]:
-        """Why."""
-        yield Unreadable(self.roots[0], "", self._error)
 
 
 def _choose(names: Sequence[str], root: str, what: str) -> str | None:

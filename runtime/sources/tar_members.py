@@ -79,6 +79,8 @@ def members(file: BinaryIO) -> Iterator[Member]:
             yield Member(name, data, size, _problem(header, extended))
         position = data + (0 if header.type in _NO_FILE or header.type == tarfile.DIRTYPE else _padded(size))
         extended = {}
+    if file.read(_MAX_EXTENSION).strip(b"\0"):
+        raise InputError("goes on behind its end mark: tars that were joined are to be named one by one")
 
 
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)

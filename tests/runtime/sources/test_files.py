@@ -5,9 +5,11 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from runtime.errors import InputError
-from runtime.sources import Item, Unreadable, location, open_sources
+from runtime.errors import InputError, UsageError
+from runtime.sources import Item, Unreadable, load_item, location, open_sources, read_image
+from runtime.sources.names import expand_braces
 
 
 def entries(*arguments) -> list[Item | Unreadable]:
@@ -162,3 +164,75 @@ def test_a_folder_of_many_names_needs_little_memory(tmp_path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak / count < 300  # bytes: 300 MB for a million
+
+
+@pytest.mark.parametrize("path", ["../a.png", "x/../../a.png", "/etc/a.png", "", "a\0.png"], ids=repr)
+def test_a_path_that_leads_out_of_its_root_is_refused(path, tmp_path) -> None:
+    (tmp_path / "root").mkdir()
+    Image.new("RGB", (3, 3)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="leads out of its root"):
+        read_image(str(tmp_path / "root"), path)
+    with pytest.raises(InputError, match="leads out of its root"):
+        load_item(Item(str(tmp_path / "root"), path))
+
+
+def test_a_key_is_read_again_later(pictures) -> None:
+    for item in entries(pictures):
+        assert read_image(item.root, item.path).size == load_item(item).size
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".parquet"])
+def test_a_folder_may_be_named_like_a_tar(suffix, tmp_path) -> None:
+    (tmp_path / f"a{suffix}").mkdir()
+    Image.new("RGB", (3, 5)).save(tmp_path / f"a{suffix}" / "a.png")
+    (item,) = entries(tmp_path / f"a{suffix}")
+    assert load_item(item).size == (3, 5)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.zip", "a.json"])
+def test_what_is_no_source_is_refused_at_once(name, tmp_path) -> None:
+    (tmp_path / name).write_text("x")
+    with pytest.raises(InputError, match="not a source of images; give images, folders, a list"):
+        entries(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.parquet", "a.txt"])
+def test_sources_in_a_folder_whose_name_is_not_utf8_are_told(name, tmp_path, monkeypatch) -> None:
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)  # noqa: PTH102
+    monkeypatch.chdir(folder)
+    Path(name).write_text("a.png\n")
+    (problem,) = entries(name)
+    assert problem.error == "its name is not UTF-8: rename it"
+    (problem.root + problem.path).encode()
+
+
+def test_a_list_that_cannot_be_read_is_refused(tmp_path, monkeypatch) -> None:
+    (tmp_path / "a.txt").touch()
+
+    def denied(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(InputError, match=r"a.txt: Permission denied; give a list of paths"):
+        entries(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("s-{8..11}.tar", ["s-8.tar", "s-9.tar", "s-10.tar", "s-11.tar"]),
+        ("s-{008..010}", ["s-008", "s-009", "s-010"]),
+        ("{2..0}", ["2", "1", "0"]),
+        ("{a,b}/{0..1}", ["a/0", "a/1", "b/0", "b/1"]),
+        ("{a}{}{..}{1..x}", ["{a}{}{..}{1..x}"]),
+    ],
+)
+def test_braces_stand_for_what_the_shells_make_of_them(pattern, expected) -> None:
+    assert list(expand_braces(pattern)) == expected
+
+
+@pytest.mark.parametrize("pattern", ["{0..100000000}", "{999999999..0}", "{0..999}{0..999}"])
+def test_braces_that_stand_for_too_many_are_refused(pattern) -> None:
+    with pytest.raises(UsageError, match="more than 100,000"):
+        expand_braces(pattern)

@@ -310,3 +310,11 @@ def test_few_indexes_are_kept(tmp_path, picture) -> None:
     for number in range(10):
         read_image(write(tmp_path / f"{number}.tar", member("a.png", picture(1))), "a.png")
     assert len(tars._indexes) <= tars._INDEXES
+
+
+def test_tars_joined_into_one_are_told(shard, tmp_path) -> None:
+    data = (tmp_path / "shard.tar").read_bytes()
+    (tmp_path / "shard.tar").write_bytes(data + data)
+    *found, problem = entries(shard)
+    assert len(found) == 5
+    assert "goes on behind its end mark" in problem.error
