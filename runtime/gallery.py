@@ -10,13 +10,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from runtime.errors import InputError
-from runtime.images import load_image
+from runtime.sources import read_image
 
+Key = tuple[str, str]
+"""Root and path of an image, as the store has them."""
 MAX_ROWS = 100
 """Clusters drawn at most; with `TILE` about 10,000 pixels of height, which any viewer opens."""
 MAX_IMAGES = 12
@@ -37,7 +38,7 @@ class Cluster:
     number: int
     size: int
     """How many images it has in all."""
-    central: Sequence[Path]
+    central: Sequence[Key]
     """Its images, most central first; those after `MAX_IMAGES` are not drawn."""
 
 
@@ -50,21 +51,21 @@ class Gallery:
     """How many clusters are drawn: all, or the first `MAX_ROWS`."""
     images: int
     """How many images are drawn, grey placeholders included."""
-    unreadable: tuple[Path, ...]
+    unreadable: tuple[Key, ...]
     """Images that could not be read, drawn as grey placeholders."""
 
 
 def draw_gallery(clusters: Sequence[Cluster]) -> Gallery:
     """Draw the first `MAX_ROWS` of the clusters, in the order given; an unreadable image becomes a placeholder."""
     shown = clusters[:MAX_ROWS]
-    paths = [path for cluster in shown for path in cluster.central[:MAX_IMAGES]]
+    keys = [key for cluster in shown for key in cluster.central[:MAX_IMAGES]]
     with _quiet_pillow(), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        tiles = list(pool.map(_tile, paths))
-    unreadable = tuple(path for path, tile in zip(paths, tiles, strict=True) if tile is None)
+        tiles = list(pool.map(_tile, keys))
+    unreadable = tuple(key for key, tile in zip(keys, tiles, strict=True) if tile is None)
     picture = _draw(shown, iter(tiles), _header(clusters, len(unreadable)))
     file = io.BytesIO()
     picture.save(file, format="PNG")
-    return Gallery(file.getvalue(), len(shown), len(paths), unreadable)
+    return Gallery(file.getvalue(), len(shown), len(keys), unreadable)
 
 
 def _header(clusters: Sequence[Cluster], unreadable: int) -> list[str]:
@@ -105,10 +106,10 @@ def _draw(shown: Sequence[Cluster], tiles: Iterator[Image.Image | None], header:
     return picture
 
 
-def _tile(path: Path) -> Image.Image | None:
+def _tile(key: Key) -> Image.Image | None:
     """The image's centre, as a square of `TILE` pixels; None where it can't be read."""
     try:
-        return ImageOps.fit(load_image(path), (TILE, TILE), Image.Resampling.BICUBIC)
+        return ImageOps.fit(read_image(*key), (TILE, TILE), Image.Resampling.BICUBIC)
     except InputError:
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import queue
 import threading
@@ -27,6 +28,7 @@ Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
 
 NOT_FINITE = "the model gave NaN or infinity for it; export it with --precision fp32"
+_WAITING_BYTES = 256 << 20
 _PATIENCE = 0.1
 """Seconds after which a thread that waits looks whether it is still needed."""
 
@@ -131,7 +133,7 @@ def _decoded(
     """Decode images by threads, at most `ahead` of them before they are asked for; give them in their order."""
     waiting: queue.Queue[Any] = queue.Queue(ahead)
     is_over = threading.Event()
-    # The items that wait have no content any more once they are decoded: Item.data may be megabytes.
+    room = _Room(_WAITING_BYTES)
     pool = ThreadPoolExecutor(workers, "decode")
 
     def put(what: object) -> None:
@@ -144,7 +146,15 @@ def _decoded(
         last: object = _END
         try:
             for entry in entries:
-                put(entry if isinstance(entry, Unreadable) else pool.submit(_decode_one, entry, decode))
+                if isinstance(entry, Item):
+                    size = len(entry.data or b"")
+                    while not room.take(size) and not is_over.is_set():
+                        pass
+                    future = pool.submit(_decode_one, entry, decode)
+                    future.add_done_callback(functools.partial(room.give, size))
+                    put(future)
+                else:
+                    put(entry)
                 if is_over.is_set():
                     return
         except BaseException as error:  # of the source: raised where its images are asked for
@@ -162,6 +172,27 @@ def _decoded(
         is_over.set()
         pool.shutdown(wait=False, cancel_futures=True)
         feeder.join(10 * _PATIENCE)
+
+
+class _Room:
+    """Bytes of files that may wait to be decoded; a larger file waits until it is alone."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._used = limit, 0
+        self._changed = threading.Condition()
+
+    def take(self, size: int) -> bool:
+        """Take room for a file, and say whether there was some within `_PATIENCE`."""
+        with self._changed:
+            is_free = self._changed.wait_for(lambda: not self._used or self._used + size <= self._limit, _PATIENCE)
+            self._used += size if is_free else 0
+            return is_free
+
+    def give(self, size: int, _: object) -> None:
+        """Give it back."""
+        with self._changed:
+            self._used -= size
+            self._changed.notify()
 
 
 def _decode_one(item: Item, decode: Callable[[Item], Array]) -> tuple[Item, Array] | Unreadable:

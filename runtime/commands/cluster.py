@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.commands import options
 from runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["folders"],
         help="score the clusters (ACC, NMI, ARI), the name of an image's folder being its class",
     )
+    options.add_images_root(parser, "where the images were moved since they were embedded")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
@@ -67,7 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
     if not 0 <= seed <= MAX_SEED:
         raise UsageError(f"--seed {seed}: must be from 0 to {MAX_SEED}")
     from runtime import cluster_output, gallery, kmeans, metrics
+    from runtime.sources import location
     from runtime.store import Store
+    from runtime.store.moved import Moved
 
     def say(line: str) -> None:
         if not arguments.quiet:
@@ -78,7 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"{folder} is of a run that has not ended: clustering the {len(store):,} embeddings that are there")
     embeddings = store.read()
     roots, paths = embeddings.roots, embeddings.paths
-    points = kmeans.normalize_rows(embeddings.vectors, lambda row: str(Path(roots[row], paths[row])))
+    moved = Moved.parse(arguments.images_root, list(dict.fromkeys(roots)))
+    points = kmeans.normalize_rows(embeddings.vectors, lambda row: location(roots[row], paths[row]))
     del embeddings  # as large as the points
     kmeans.check_k(points, k)
     with cluster_output.output_folder(out, folder) as work:
@@ -88,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.labels == "folders":
             scores = metrics.score(metrics.folder_classes(roots, paths), clustering.labels, k)
         say("drawing the most central images")
-        picture = gallery.draw_gallery(_rows(clustering, roots, paths))
+        picture = gallery.draw_gallery(_rows(clustering, [moved.now(root) for root in roots], paths))
         summary = _summary(clustering, scores, picture, store, seed)
         summary = cluster_output.publish_results(out, work, roots, paths, clustering, picture.png, summary)
     _report_oddities(picture, scores, say)
@@ -101,7 +106,7 @@ def _rows(clustering: Clustering, roots: Sequence[str], paths: Sequence[str]) ->
     from runtime.gallery import MAX_IMAGES, Cluster
 
     return [
-        Cluster(number, len(members), [Path(roots[row], paths[row]) for row in members[:MAX_IMAGES]])
+        Cluster(number, len(members), [(roots[row], paths[row]) for row in members[:MAX_IMAGES]])
         for number, members in enumerate(clustering.members())
     ]
 
@@ -147,8 +152,10 @@ def _versions() -> dict[str, str]:
 
 
 def _report_oddities(picture: Gallery, scores: Metrics | None, say: Callable[[str], None]) -> None:
+    from runtime.sources import location
+
     if picture.unreadable:
-        first = picture.unreadable[0]
+        first = location(*picture.unreadable[0])
         say(f"{len(picture.unreadable)} of the picture's images can't be read any more, the first: {first}")
     if scores is not None and len(scores.classes) == 1:
         say(f"all images lie in folders named {scores.classes[0]!r}: ACC, NMI and ARI say nothing")

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from runtime.errors import InputError, UsageError, one_line
 from runtime.images import MAX_PIXELS, max_bytes
+from runtime.keys import Keys
 from runtime.sources.files import NOT_UTF8, File, Folder, Unusable, resolved
 from runtime.sources.item import Entry, IsWanted, Item, Source, Unreadable
 from runtime.sources.lists import text_list
@@ -31,7 +32,6 @@ from runtime.sources.remote import (
     open_binary,
     split,
 )
-from runtime.sources.seen import Seen
 from runtime.sources.tars import Tar
 
 __all__ = ["Item", "Sources", "Unreadable", "load_item", "location", "open_sources", "read_image"]
@@ -76,7 +76,7 @@ class Sources:
             for source in self._sources:
                 yield from source.items(is_wanted)
             return
-        images, problems = Seen(), Seen()
+        images, problems = Keys(), Keys()
         for source in self._sources:
             for one in source.items(lambda root, path: images.add(root, path) and is_wanted(root, path)):
                 if isinstance(one, Item) or problems.add(one.root, one.path):

@@ -10,11 +10,11 @@ from threading import Lock
 from typing import BinaryIO
 
 from runtime.errors import InputError, one_line
+from runtime.keys import Keys
 from runtime.sources.files import NOT_UTF8
 from runtime.sources.item import Entry, IsWanted, Item, Unreadable
 from runtime.sources.names import is_image, is_remote, is_utf8, printable
 from runtime.sources.remote import open_binary
-from runtime.sources.seen import Seen
 from runtime.sources.tar_members import Member, members, unpacked
 
 _INDEXES = 4
@@ -50,7 +50,7 @@ class Tar:
 
     def _entries(self, is_wanted: IsWanted, *, read: bool) -> Iterator[Entry]:
         root = self.roots[0]
-        seen, found = Seen(), False
+        seen, found = Keys(), False
         with contextlib.ExitStack() as stack:
             try:
                 _, tar = stack.enter_context(_opened(root))

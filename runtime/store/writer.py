@@ -17,7 +17,7 @@ import numpy as np
 
 from runtime.atomic import cannot_write
 from runtime.errors import OutputFileError, UsageError
-from runtime.store.keys import Keys
+from runtime.keys import Keys
 from runtime.store.npy_file import PATHS, VECTORS
 from runtime.store.parquet_parts import has_parts, open_part, part_files
 from runtime.store.reader import Store

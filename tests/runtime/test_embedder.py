@@ -284,6 +284,34 @@ def test_a_source_is_read_only_so_far_ahead(tiny) -> None:
         stream.close()
 
 
+def test_large_files_do_not_pile_up_in_memory(tiny, monkeypatch) -> None:
+    monkeypatch.setattr(pipeline, "_WAITING_BYTES", 2500)
+    alive = peak = 0
+
+    class File(bytes):
+        def __new__(cls, size):
+            nonlocal alive, peak
+            alive += 1
+            peak = max(peak, alive)
+            return super().__new__(cls, size)
+
+        def __del__(self):
+            nonlocal alive
+            alive -= 1
+
+    def decode(item, max_pixels):
+        time.sleep(0.005)
+        return Image.new("RGB", (20, 20))
+
+    monkeypatch.setattr(pipeline, "load_item", decode)
+    sizes = [1000] * 40 + [9000] + [1000] * 40
+    with contextlib.closing(open_session(tiny)) as session:
+        entries = (Item("/r", f"{number}.png", File(size)) for number, size in enumerate(sizes))
+        given = list(embed_stream(session, entries, lambda problem: None, batch=4, workers=4))
+    assert sum(len(batch.paths) for batch in given) == 81
+    assert peak <= 5  # two that wait or are decoded, one that was asked for, what a thread has just let go
+
+
 def test_threads_end_with_the_stream(tiny) -> None:
     content = png()
     before = threading.active_count()

@@ -9,17 +9,17 @@ import pytest
 from PIL import Image
 
 from runtime import gallery as gallery_module
-from runtime.gallery import MAX_IMAGES, MAX_ROWS, TILE, Cluster, Gallery, count, draw_gallery
+from runtime.gallery import MAX_IMAGES, MAX_ROWS, TILE, Cluster, Gallery, Key, count, draw_gallery
 
 RED, GREEN, BLUE = (200, 0, 0), (0, 200, 0), (0, 0, 200)
 PURPLE = (190, 0, 190)
 
 
-def image_file(folder: Path, name: str, color: tuple[int, int, int] = RED, size: tuple[int, int] = (40, 30)) -> Path:
+def image_file(folder: Path, name: str, color: tuple[int, int, int] = RED, size: tuple[int, int] = (40, 30)) -> Key:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, color).save(path, format="PNG")
-    return path
+    return str(folder), name
 
 
 def pixels(gallery: Gallery) -> np.ndarray:
@@ -81,7 +81,7 @@ def test_the_largest_picture_opens_anywhere(tmp_path):
 
 
 def test_left_out_clusters_and_unreadable_images_are_told_in_the_picture():
-    clusters = [Cluster(number, 2, [Path("/nowhere")]) for number in range(MAX_ROWS + 2)]
+    clusters = [Cluster(number, 2, [("/nowhere", "x.png")]) for number in range(MAX_ROWS + 2)]
     header = gallery_module._header(clusters, 3)
     assert header[0] == "204 images in 102 clusters"
     assert f"only the first {MAX_ROWS} clusters are drawn, not the other 2 with 4 images" in header
@@ -89,7 +89,7 @@ def test_left_out_clusters_and_unreadable_images_are_told_in_the_picture():
     assert len(gallery_module._header(clusters[:1], 0)) == 2
 
 
-def unreadable(folder: Path, case: str) -> Path:
+def unreadable(folder: Path, case: str) -> Key:
     path = folder / "x.png"
     if case == "truncated":
         Image.effect_noise((200, 200), 90).convert("RGB").save(path)
@@ -105,10 +105,10 @@ def unreadable(folder: Path, case: str) -> Path:
     elif case == "a link to itself":
         path.symlink_to(path)
     elif case == "nul in its name":
-        return Path(f"{path}\0")
+        return str(folder), "x.png\0"
     elif case == "too long a name":
-        return folder / ("x" * 300)
-    return path
+        return str(folder), "x" * 300
+    return str(folder), "x.png"
 
 
 @pytest.mark.parametrize(
