@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.backends.cuda import require_gpu
+from runtime.backends.session import translated
 from runtime.errors import BackendError
 
 Handle = Any
@@ -126,33 +127,35 @@ class CudaGpu:
         """Take GPU `number`; `require_gpu` must have been asked before.
 
         Raises:
-            BackendError: cuda-core is not installed, or does not load.
+            BackendError: cuda-core is not installed, does not load, or finds no such GPU.
         """
         try:
             from cuda import core
+            from cuda.bindings import driver
             from cuda.core.utils import StridedMemoryView
         except (ImportError, OSError, RuntimeError) as error:
             hint = "pip install 'itae[gpu]' or 'itae[rtx]'"
             raise BackendError(f"{what} needs the package cuda-core: {hint} ({error})") from error
         self._core = core
+        self._driver: Any = driver
         self._strided: Any = StridedMemoryView
         self._pinned: Any = core.LegacyPinnedMemoryResource()  # the newer one needs pools that not every driver has
         self.number = number
-        with self.current():
+        with translated(f"{what}: cuda-core fails on GPU {number}"), self.current():
             self.name = str(core.Device(number).name)
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:  # noqa: D102  # the protocol says it
-        core = self._core
-        before = core.Device().device_id  # the thread's, GPU 0 where it has none yet
-        device = core.Device(self.number)  # an object per thread
+        # The context and not the device: a thread that had none must not get one on GPU 0, which takes memory there.
+        driver, device = self._driver, self._core.Device(self.number)  # an object per thread
+        status, before = driver.cuCtxGetCurrent()
+        if int(status):
+            raise BackendError(f"the driver here fails: CUDA error {int(status)} of cuCtxGetCurrent")
         device.set_current()
         try:
             yield
         finally:
-            if before != self.number:
-                device = core.Device(before)
-                device.set_current()
+            driver.cuCtxSetCurrent(before)
 
     def stream(self) -> Handle:  # noqa: D102
         device = self._core.Device(self.number)

@@ -414,3 +414,23 @@ def test_sigterm_ends_embed_in_one_line_and_leaves_nothing(tiny, pictures, tmp_p
     assert done.returncode == 130
     assert_one_line(done.stderr)
     assert not (tmp_path / "out").exists()
+
+
+# --no-verify-hash
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_no_verify_hash_takes_a_swapped_model_and_warns(command, tiny, call) -> None:
+    tiny.write_bytes(tiny.read_bytes().replace(b"average", b"averagf"))  # a name inside: the same model, another hash
+    code, _, err = call(command, tiny)
+    assert code == 2
+    assert "SHA-256" in err
+    code, out, err = call(command, tiny, "--no-verify-hash")
+    assert code == 0
+    assert out
+    assert err == f"warning: --no-verify-hash: {tiny} is taken as it is; whoever could write it can run code as you\n"
+
+
+def test_no_verify_hash_says_in_its_help_what_it_risks(call) -> None:
+    _, out, _ = call("info", "--help")
+    assert "executable code that runs as you" in " ".join(out.split())

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from runtime.backends.gpu import CudaGpu
+from runtime.errors import BackendError
+
 core = pytest.importorskip("cuda.core", reason="pip install 'itae[gpu]' or 'itae[rtx]'")
+driver = pytest.importorskip("cuda.bindings.driver")
 utils = pytest.importorskip("cuda.core.utils")
 
 SOURCE = (Path(__file__).parents[2] / "runtime/backends/gpu.py").read_text()
@@ -17,6 +22,7 @@ HANDLES = {
     "core": core,
     "self._core": core,
     "core.Buffer": core.Buffer,
+    "driver": driver,
     "device": core.Device,
     "stream": core.Stream,
     "event": core.Event,
@@ -69,6 +75,7 @@ def test_what_is_used_is_there_and_takes_the_arguments(handle, name, call):
 
 
 def test_every_method_of_the_protocol_that_needs_cuda_is_looked_at():
+    assert {"cuCtxGetCurrent", "cuCtxSetCurrent"} <= {name for handle, name, _ in USES if handle == "driver"}
     names = {f"{handle}.{name}" for handle, name, _ in USES}
     assert {"buffer.copy_from", "stream.record", "event.sync", "device.allocate", "resource.allocate"} <= names
     assert {"self._strided.from_dlpack", "self._strided.from_buffer", "core.Buffer.from_handle"} <= names
@@ -89,3 +96,16 @@ def test_what_a_view_tells_of_a_tensor_is_what_is_read():
     assert tuple(turned.strides) == (12, 1, 4)
     assert hasattr(view, "__dlpack__")
     assert hasattr(view, "__dlpack_device__")
+
+
+def test_a_gpu_that_is_not_there_is_one_error_of_ours():
+    """Real cuda-core, asked past the probe."""
+    with pytest.raises(BackendError, match="x: cuda-core fails on GPU 99: ") as info:
+        CudaGpu(99, "x")
+    assert "\n" not in str(info.value)
+
+
+def test_missing_cuda_core_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuda.core.utils", None)
+    with pytest.raises(BackendError, match=r"x needs the package cuda-core: pip install 'itae\[gpu\]'"):
+        CudaGpu(0, "x")
