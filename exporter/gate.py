@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import onnx
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # looked at by the next import, which writes to the home folder
+
 import onnxruntime
 
 from exporter.spec import ExportSpec

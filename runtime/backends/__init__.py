@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from runtime.backends.session import Session
 from runtime.errors import UsageError
-from runtime.manifest import verified_manifest
+
+if TYPE_CHECKING:
+    from runtime.backends.session import Session
 
 PROVIDERS = ("auto", "cpu", "cuda", "openvino")
 """What runs an ONNX model: ONNX Runtime on the CPU (`auto` and `cpu`) or on CUDA, or OpenVINO on the CPU."""
@@ -34,6 +36,8 @@ def open_session(
         ManifestError: the model, its external data or its manifest is missing, altered or too new.
         BackendError: this machine lacks the library, driver or GPU that the model needs.
     """
+    from runtime.manifest import verified_manifest  # here, so that `--help` pays for nothing of it
+
     if provider not in PROVIDERS:
         raise UsageError(f"no provider {provider!r}: choose from {', '.join(PROVIDERS)}")
     manifest = verified_manifest(model, verify_hash)

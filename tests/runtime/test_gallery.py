@@ -146,7 +146,7 @@ def test_an_image_is_shown_upright(tmp_path):
     half = Image.new("RGB", (100, 100), BLUE)
     half.paste(RED, (0, 0, 50, 100))
     half.save(tmp_path / "x.png", exif=exif)
-    picture = pixels(draw_gallery([Cluster(0, 1, [tmp_path / "x.png"])]))
+    picture = pixels(draw_gallery([Cluster(0, 1, [(str(tmp_path), "x.png")])]))
     red_rows, blue_rows = (np.flatnonzero((picture == color).all(axis=2).any(axis=1)) for color in (RED, BLUE))
     assert red_rows.max() < blue_rows.min()
 
