@@ -410,3 +410,18 @@ def test_sigterm_ends_embed_in_one_line_and_leaves_nothing(tiny, pictures, tmp_p
     assert done.returncode == 130
     assert_one_line(done.stderr)
     assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_while_the_commands_are_imported_is_one_line(tiny) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'numpy': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from runtime.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "info", str(tiny)], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert_one_line(done.stderr)
