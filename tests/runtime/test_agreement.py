@@ -102,18 +102,16 @@ def test_clusters_that_agree_and_that_do_not() -> None:
     assert 0 < agreement(half, expected, 5).ari < 0.9
 
 
-def test_clusterings_start_alike_so_that_noise_does_not_part_them() -> None:
-    rng = np.random.default_rng(0)
-    expected = rng.standard_normal((400, 8)).astype(np.float32)  # no clusters at all: every start ends elsewhere
-    got = agreement(expected + 1e-6 * random(400, 8, seed=2), expected, 20)
-    assert got.ari > 0.95
-    shifted = agreement(expected, expected[np.roll(np.arange(400), 1)], 20)
-    assert shifted.ari < 0.2
+def test_noise_does_not_part_clusterings_where_there_are_no_clusters() -> None:
+    expected = random(2000, 64)  # every start ends elsewhere
+    assert agreement(expected + 1e-3 * random(2000, 64, seed=2), expected).ari > 0.99
+    assert agreement(expected + 1.0 * random(2000, 64, seed=2), expected).ari < 0.8
+    assert agreement(np.roll(expected, 1, axis=0), expected).ari < 0.01
 
 
-def test_the_seed_gives_the_starts() -> None:
-    a, b = random(300), random(300) + 0.2 * random(300, seed=1)
-    results = [agreement(a, b, 10, seed).ari for seed in (0, 0, 100)]
+def test_the_seed_gives_the_start() -> None:
+    a, b = random(300), random(300) + 0.3 * random(300, seed=1)
+    results = [agreement(a, b, 10, seed).ari for seed in (0, 0, 1)]
     assert results[0] == results[1] != results[2]
 
 
