@@ -17,8 +17,6 @@ TIE = 1e-7
 """Cosines this near are a tie: what a float32 embedding can hold of one."""
 PICTURES_PER_CLUSTER = 10
 MAX_CLUSTERS = 10
-STARTS = 5
-"""Pairs of clusterings; the median counts."""
 _CHUNK = 1 << 22
 """Similarities of pictures that exist at a time, for each model: 32 MiB."""
 
@@ -36,7 +34,7 @@ class Agreement:
     neighbours_k: int
     """How many nearest: 10, or n - 1 where there are fewer others; at n - 1 the share is 1 whatever the model does."""
     ari: float | None
-    """Adjusted Rand index of the two k-means clusterings, the median of `STARTS`; none for too few pictures."""
+    """Adjusted Rand index of the two k-means clusterings; none for too few pictures."""
     clusters: int
     """k of that; 0 where there are too few pictures."""
 
@@ -48,7 +46,7 @@ def agreement(got: Float32, expected: Float32, clusters: int | None = None, seed
         got: by the model in question.
         expected: by the reference.
         clusters: k of the clusterings, at most n; by default n / 10, at most 10, and none below 2.
-        seed: of the pictures that each pair of clusterings starts from.
+        seed: of the pictures that the reference's clustering starts from.
     """
     n = len(got)
     k = min(NEIGHBOURS, n - 1)
@@ -111,23 +109,24 @@ def _cosines_with_others(units: Float64, rows: npt.NDArray[np.intp]) -> Float64:
 
 
 def _clusterings_ari(got: Float64, expected: Float64, k: int, seed: int) -> float:
-    """Adjusted Rand index of k-means clusterings of the two: the median of `STARTS` pairs.
+    """Adjusted Rand index of k-means on the reference and of k-means that starts from its clusters.
 
-    The two of a pair start from the same k pictures, drawn by k-means++ from the reference. Each its own best of
-    several starts would not compare models: near-equal inertias then choose between very different clusterings. And
-    one pair alone may part by a single picture that lies between two clusters, and end anywhere: hence the median.
+    The reference starts by k-means++; the other from the means of its own vectors over the clusters found. Were both
+    to start from the same k pictures they would be told apart by chance, not by their embeddings: a picture between
+    two clusters is enough for Lloyd's iterations to end elsewhere.
     """
     from sklearn.cluster import KMeans, kmeans_plusplus
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import adjusted_rand_score
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it
 
-    found = []
     # One thread, for the same result each time, as `runtime.kmeans` says; copies of a picture make empty clusters.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for number in range(STARTS):
-            _, start = kmeans_plusplus(expected, k, random_state=seed + number)
-            one, other = (KMeans(k, init=units[start], n_init=1).fit(units).labels_ for units in (got, expected))
-            found.append(adjusted_rand_score(one, other))
-    return float(np.median(found))
+        start, _ = kmeans_plusplus(expected, k, random_state=seed)
+        clusters = KMeans(k, init=start, n_init=1).fit(expected).labels_
+        means = np.zeros((k, got.shape[1]))
+        np.add.at(means, clusters, got)
+        means /= np.maximum(np.bincount(clusters, minlength=k), 1)[:, None]
+        labels = KMeans(k, init=means, n_init=1).fit(got).labels_
+    return float(adjusted_rand_score(clusters, labels))

@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the inputs (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options.add_provider(parser)
+    options.add_no_verify_hash(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -49,8 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.seed < 0:
         raise UsageError(f"--seed {arguments.seed}: must be 0 or more")
     check_sizes(read_manifest(arguments.model), arguments.batch)  # before anything is loaded
+    checked = options.verify_hash(arguments)
     result = bench(
-        lambda: open_session(arguments.model, arguments.provider),
+        lambda: open_session(arguments.model, arguments.provider, verify_hash=checked),
         arguments.batch,
         seconds=arguments.seconds,
         runs=arguments.runs,

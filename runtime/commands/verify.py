@@ -31,7 +31,8 @@ EXAMPLES = """examples:
 
 With --against, both models embed the pictures, each as its manifest says, and these are compared: the largest
 difference of an element, cosines, how many of a picture's 10 nearest (by cosine) are the same, and the adjusted Rand
-index of two k-means clusterings that start from the same pictures; and the rows of batches with pictures alone.
+index of k-means on OTHER's and k-means on MODEL's that starts from those clusters; and rows of batches with pictures
+alone.
 Default limits are those of the less precise of both; of ITAE's flags a few may fall the other way, so that with it
 the smallest and the mean cosine are held to little, and the median to much.
 

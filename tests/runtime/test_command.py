@@ -419,18 +419,34 @@ def test_sigterm_ends_embed_in_one_line_and_leaves_nothing(tiny, pictures, tmp_p
 # --no-verify-hash
 
 
-@pytest.mark.parametrize("command", ["info", "verify"])
-def test_no_verify_hash_takes_a_swapped_model_and_warns(command, tiny, call) -> None:
+@pytest.mark.parametrize("command", ["info", "verify", "bench", "embed"])
+def test_no_verify_hash_takes_a_swapped_model_and_warns(command, tiny, pictures, tmp_path, call) -> None:
     tiny.write_bytes(tiny.read_bytes().replace(b"average", b"averagf"))  # a name inside: the same model, another hash
-    code, _, err = call(command, tiny)
+    rest = {"embed": [pictures, "--out", tmp_path / "out"], "bench": ["--seconds", 0.1]}.get(command, [])
+    code, _, err = call(command, tiny, *rest)
     assert code == 2
     assert "SHA-256" in err
-    code, out, err = call(command, tiny, "--no-verify-hash")
+    code, out, err = call(command, tiny, *rest, "--no-verify-hash")
     assert code == 0
-    assert out
-    assert err == f"warning: --no-verify-hash: {tiny} is taken as it is; whoever could write it can run code as you\n"
+    assert out or command == "embed"
+    assert f"warning: --no-verify-hash: {tiny} is taken as it is; whoever could write it can run code as you\n" in err
 
 
 def test_no_verify_hash_says_in_its_help_what_it_risks(call) -> None:
     _, out, _ = call("info", "--help")
     assert "executable code that runs as you" in " ".join(out.split())
+
+
+def test_ctrl_c_while_the_commands_are_imported_is_one_line(tiny) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'runtime.commands.info': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from runtime.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "info", str(tiny)], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert_one_line(done.stderr)
