@@ -13,7 +13,7 @@ from runtime import device_memory
 from runtime.__main__ import main
 from runtime.backends import open_session
 from runtime.backends.session import check_batch
-from runtime.bench import Timing, as_json, as_text, bench, check_sizes, peak_rss, supported
+from runtime.bench import Timing, as_json, as_text, bench, check_sizes, supported
 from runtime.device_memory import used_device_memory
 from runtime.errors import UsageError
 from runtime.manifest import read_manifest
@@ -140,7 +140,7 @@ def test_peak_memory_grows_with_what_is_held() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     before, held, after = map(int, done.stdout.split())
-    assert held >= before + 38_000_000
+    assert held >= before + 35_000_000
     assert after >= held
 
 
