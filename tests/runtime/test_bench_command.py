@@ -146,9 +146,15 @@ def test_peak_memory_grows_with_what_is_held() -> None:
 
 def test_peak_memory_is_not_that_of_the_program_that_started_this_one() -> None:
     block = np.ones(300_000_000, np.uint8)
-    code = "from runtime.bench import peak_rss; print(peak_rss())"
+    code = (
+        "from runtime.bench import peak_rss\nimport numpy as np\n"
+        "print(peak_rss())\nblock = np.ones(100_000_000, np.uint8)\nprint(peak_rss())\ndel block\nprint(peak_rss())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 5_000_000 < int(done.stdout) < block.nbytes
+    before, held, after = map(int, done.stdout.split())
+    assert 5_000_000 < before < block.nbytes
+    assert 95_000_000 < held - before < 200_000_000
+    assert after - before > 95_000_000  # the peak stays; the kernel counts it to within a few pages
 
 
 def test_memory_of_a_gpu_is_none_without_its_library(monkeypatch) -> None:
