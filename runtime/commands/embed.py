@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
             with _embedder(arguments, provider, devices) as embed, progress(sources.total) as shown:
                 outcome = embed_sources(embed, sources, writer, shown, max_failures=arguments.max_failures, moved=moved)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"what was embedded is kept in {arguments.out}, the same command goes on") from None
+            raise KeyboardInterrupt(f"the same command goes on with what is in {arguments.out}") from None
     return _report(arguments, outcome, time.monotonic() - start)
 
 
