@@ -117,8 +117,8 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 def test_extras_are_the_promised_ones():
     assert set(EXTRAS) == {"cpu", "gpu", "rtx", "openvino", "remote", "bench", "export", "dev"}
     assert names_of(EXTRAS["openvino"]) == {"openvino"}
-    assert names_of(EXTRAS["gpu"]) == {"onnxruntime-gpu", "tensorrt", "cuda-core"}
-    assert names_of(EXTRAS["rtx"]) == {"tensorrt-rtx", "cuda-core"}
+    assert names_of(EXTRAS["gpu"]) == {"onnxruntime-gpu", "tensorrt", "cuda-core", "cuda-bindings"}
+    assert names_of(EXTRAS["rtx"]) == {"tensorrt-rtx", "cuda-core", "cuda-bindings"}
     assert {"torch", "transformers", "onnx", "onnxscript", "onnx-graphsurgeon"} <= names_of(EXTRAS["export"])
 
 
