@@ -11,7 +11,7 @@ import numpy as np
 
 from runtime.errors import InputError
 from runtime.store.npy_file import NpyFiles
-from runtime.store.parquet_parts import open_part, part_files
+from runtime.store.parquet_parts import PartFile, open_part, part_files
 from runtime.store.records import AGAIN, Embeddings, Float32, Kind, fingerprint, read_record
 
 
@@ -62,9 +62,10 @@ class Store:
         """Root and path of each row, without reading a vector; raises InputError."""
         if self._npy is not None:
             yield from self._npy.keys()
-        for path, _ in self._parts:
+        for path, count in self._parts:
             with open_part(path) as part:
-                yield from zip(*part.keys(), strict=True)
+                self._check_unchanged(part, count)
+                yield from itertools.islice(zip(*part.keys(), strict=True), count)
 
     def parts(self) -> Iterator[Embeddings]:
         """All rows, some thousand at a time; raises InputError."""
@@ -76,9 +77,10 @@ class Store:
                 if not np.isfinite(piece).all():
                     raise InputError(f"{self.folder} holds NaN or infinity: {AGAIN}")
                 yield Embeddings([root for root, _ in rows], [path for _, path in rows], piece)
-        for path, _ in self._parts:
+        for path, count in self._parts:
             with open_part(path) as part:
-                yield part.read()
+                self._check_unchanged(part, count)
+                yield part.read().first(count)
 
     def vectors(self) -> Float32:
         """All embeddings, (n, C) float32: mapped into memory from npy, read from parquet; raises InputError."""
@@ -94,6 +96,14 @@ class Store:
             roots += part.roots
             paths += part.paths
         return Embeddings(roots, paths, vectors)
+
+    def _check_unchanged(self, part: PartFile, rows: int) -> None:
+        """Check that a part still begins with what it held: a run that goes on only makes the last one longer."""
+        if part.rows < rows or part.width != self.width:
+            raise InputError(
+                f"{part.path} held {rows} rows of {self.width} when it was opened, now {part.rows} of {part.width}: "
+                "something else writes there; read it again when that is done"
+            )
 
 
 _NPY_ROWS = 8192

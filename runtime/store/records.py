@@ -42,6 +42,10 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def first(self, count: int) -> Embeddings:
+        """The first `count` rows, or all where there are fewer."""
+        return Embeddings(self.roots[:count], self.paths[:count], self.vectors[:count])
+
 
 class StoreRecord(pydantic.BaseModel):
     """`store.json`. Of parquet it tells the rows of a finished run; of npy, how far the files are good."""

@@ -44,6 +44,30 @@ def test_a_store_is_read_lazily_part_by_part(tmp_path, small_parts) -> None:
     np.testing.assert_array_equal(store.vectors(), rows(9).vectors)
 
 
+@pytest.mark.parametrize("kind", ["parquet", "npy"])
+def test_a_run_that_goes_on_does_not_change_what_a_reader_sees(kind, tmp_path, small_parts) -> None:
+    everything = rows(11)
+    write(tmp_path / "out", everything.first(6), kind=kind)
+    store = Store(tmp_path / "out")
+    write(tmp_path / "out", Embeddings(everything.roots[6:], everything.paths[6:], everything.vectors[6:]), kind=kind)
+    assert len(Store(tmp_path / "out")) == 11
+    assert_same(store.read(), everything.first(6))
+    assert sum(map(len, store.parts())) == len(list(store.images())) == len(store) == 6
+    np.testing.assert_array_equal(store.vectors(), everything.vectors[:6])
+
+
+@pytest.mark.parametrize("other", [rows(2), rows(3, width=5)], ids=["shorter", "wider"])
+def test_a_part_that_was_replaced_since_the_store_was_opened_is_refused(other, tmp_path) -> None:
+    write(tmp_path / "out", rows(3))
+    store = Store(tmp_path / "out")
+    write(tmp_path / "other", other)
+    (tmp_path / "other" / "part-00000.parquet").replace(tmp_path / "out" / "part-00000.parquet")
+    with pytest.raises(InputError, match="held 3 rows of 3 when it was opened, now"):
+        store.read()
+    with pytest.raises(InputError, match="held 3 rows of 3 when it was opened, now"):
+        list(store.images())
+
+
 def test_columns_are_those_that_the_format_promises(tmp_path) -> None:
     write(tmp_path / "out", rows(2), {"model_sha256": "abc"})
     file = parquet.ParquetFile(tmp_path / "out" / "part-00000.parquet")
