@@ -37,7 +37,16 @@ class Moved:
         return self._now.get(root, root)
 
     def recorded(self, root: str) -> str:
-        """How the store calls what was found at `root`."""
+        """How the store calls what was found at `root`.
+
+        Raises:
+            UsageError: images are taken from where they are said to have moved away from: a key could come twice.
+        """
+        if root in self._now and root not in self._recorded:
+            raise UsageError(
+                f"--images-root says that the images of {root} are at {self._now[root]} now, and yet some are taken "
+                f"from {root}: leave out one of both"
+            )
         return self._recorded.get(root, root)
 
 
@@ -51,5 +60,7 @@ def _pair(text: str, roots: Sequence[str]) -> tuple[str, str]:
             f"{', '.join(roots[:3]) or 'none'}{' ...' if len(roots) > 3 else ''}"
         )
     if old not in roots:
-        raise UsageError(f"--images-root {text}: {old} is no root of the store, which has {', '.join(roots[:3])}")
+        raise UsageError(
+            f"--images-root {text}: {old} is no root of the store, which has {', '.join(roots[:3]) or 'none'}"
+        )
     return old, new if "://" in new else str(Path(new).resolve())

@@ -99,8 +99,8 @@ class StoreWriter:
             raise cannot_write(self._errors, error_) from error_
 
     def stored_images(self) -> Iterator[tuple[str, str]]:
-        """Root and path of the rows on disk; raises InputError."""
-        return Store(self._folder).images()
+        """Root and path of the rows on disk, none where none lay there at first; raises InputError."""
+        return Store(self._folder).images() if len(self.stored) else iter(())
 
     def finish(self) -> None:
         """Write what is left and mark the store as complete; raises OutputFileError."""

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import shutil
 import threading
 import time
 from dataclasses import dataclass
@@ -193,6 +194,18 @@ def test_images_that_moved_are_known_by_their_old_root(tiny, pictures, tmp_path)
     assert (outcome.embedded, outcome.present, outcome.failed, outcome.missing) == (1, 8, 1, 0)
     assert {root for root, _ in Store(tmp_path / "out").images()} == {str(pictures)}
     assert json.loads((tmp_path / "out" / "errors.jsonl").read_text())["root"] == str(pictures)
+
+
+def test_images_from_both_places_of_a_folder_that_moved_are_refused_not_doubled(tiny, pictures, tmp_path) -> None:
+    embed(tiny, [pictures], tmp_path / "out")
+    moved = shutil.copytree(pictures, tmp_path / "elsewhere")
+    for folder in (pictures, moved):
+        Image.new("RGB", (9, 9), "red").save(folder / "added.png")
+    names = Moved.parse([f"{pictures}={moved}"], [str(pictures)])
+    with pytest.raises(UsageError, match=f"some are taken from {pictures}: leave out one"):
+        embed(tiny, [moved, pictures], tmp_path / "out", moved=names)
+    assert embed(tiny, [moved], tmp_path / "out", moved=names).missing == 0
+    assert len(set(Store(tmp_path / "out").images())) == len(Store(tmp_path / "out")) == 9
 
 
 # Ending early

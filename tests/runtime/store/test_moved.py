@@ -33,6 +33,7 @@ BAD = {
     ),
     "an empty store": (["/new"], [], "the store has 0 roots"),
     "no such root": (["/x=/new"], ["/a"], "/x is no root of the store, which has /a"),
+    "no root at all": (["/x=/new"], [], "/x is no root of the store, which has none"),
     "one root twice": (["/a=/n", "/a=/m"], ["/a"], "names /a twice"),
     "one place twice": (["/a=/n", "/b=/n"], ["/a", "/b"], "names /n twice"),
 }
@@ -42,3 +43,14 @@ BAD = {
 def test_what_makes_no_sense_is_refused(texts, roots, message) -> None:
     with pytest.raises(UsageError, match=message):
         Moved.parse(texts, roots)
+
+
+def test_images_from_where_they_moved_away_are_refused(tmp_path) -> None:
+    moved = Moved.parse([f"/a={tmp_path}"], ["/a", "/b"])
+    with pytest.raises(UsageError, match=f"the images of /a are at {tmp_path} now, and yet some are taken from /a"):
+        moved.recorded("/a")
+
+
+def test_two_folders_may_change_places(tmp_path) -> None:
+    moved = Moved.parse(["/a=/b", "/b=/a"], ["/a", "/b"])
+    assert [moved.recorded(root) for root in ("/a", "/b")] == ["/b", "/a"]
