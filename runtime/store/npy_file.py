@@ -1,8 +1,9 @@
 r"""The files of an npy store: `embeddings.npy`, (n, C) float32, and `paths.txt`, a line for each row.
 
 A line is root and path joined by `/./`: a path that any program opens, and that still tells the key. A backslash,
-newline or carriage return in a name is written as `\\`, `\n`, `\r`. Rows are appended, then the header is
-overwritten in place, then `store.json` says how far the files are good; the rest is of a run that was cut short.
+newline or carriage return in a name is written as `\\`, `\n`, `\r`, and each `/.` of a root that itself holds `/./` as
+`/\.`. Rows are appended, then the header is overwritten in place, then `store.json` says how far the files are good;
+the rest is of a run that was cut short.
 """
 
 from __future__ import annotations
@@ -36,19 +37,18 @@ def header(rows: int, width: int) -> bytes:
 
 def line_of(root: str, path: str) -> str:
     """A row of `paths.txt`, with its newline."""
-    text = f"{root}{SEPARATOR}{path}".replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-    return text + "\n"
+    root, path = (name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r") for name in (root, path))
+    if SEPARATOR in f"{root}/":  # a URL's, for one: the first of a line is ours
+        root = root.replace("/.", "/\\.")
+    return f"{root}{SEPARATOR}{path}\n"
 
 
 def key_of(line: str) -> tuple[str, str]:
     """Root and path of a row of `paths.txt`; raises ValueError."""
-    text = line.removesuffix("\n")
-    if "\\" in text:
-        text = "\\".join(piece.replace("\\n", "\n").replace("\\r", "\r") for piece in text.split("\\\\"))
-    root, separator, path = text.partition(SEPARATOR)
+    root, separator, path = line.removesuffix("\n").partition(SEPARATOR)
     if not separator:
         raise ValueError(f"no {SEPARATOR} in it")
-    return root, path
+    return _unescaped(root), _unescaped(path)
 
 
 class NpyFiles:
@@ -129,6 +129,11 @@ class NpyAppender:
         """Close the files."""
         self._vectors.close()
         self._paths.close()
+
+
+def _unescaped(text: str) -> str:
+    pieces = text.split("\\\\") if "\\" in text else [text]
+    return "\\".join(piece.replace("\\n", "\n").replace("\\r", "\r").replace("/\\.", "/.") for piece in pieces)
 
 
 def _open(path: Path) -> io.BufferedRandom:

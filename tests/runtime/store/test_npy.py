@@ -13,7 +13,7 @@ from runtime.errors import InputError
 from runtime.store import Embeddings, Store
 from runtime.store.npy_file import header, key_of, line_of
 
-PART = st.text(st.characters(exclude_categories=["Cs"]), max_size=8).filter(lambda text: "/./" not in f"{text}/")
+PART = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("/.\\n"), max_size=8)
 
 
 def test_what_is_written_is_read_by_numpy_and_any_editor(tmp_path) -> None:
@@ -51,6 +51,11 @@ def test_any_name_survives_in_a_line(root, path) -> None:
     assert line.count("\n") == 1
     assert "\r" not in line
     assert key_of(line) == (root, path)
+
+
+@pytest.mark.parametrize("root", ["s3://b/./x", "s3://b/.", "/./.", "s3://b/./.hidden/\\.x"])
+def test_a_root_may_itself_hold_what_joins_it_to_the_path(root) -> None:
+    assert key_of(line_of(root, "./x/./y.png")) == (root, "./x/./y.png")
 
 
 @given(st.lists(PART, min_size=1, max_size=9))
