@@ -119,6 +119,8 @@ def _placed(arguments: argparse.Namespace, manifest: Manifest) -> tuple[str, lis
     devices: list[int | None] = arguments.devices or [None]
     on_gpu = devices[0] is not None
     if manifest.builder.name != "onnx":
+        if arguments.provider != "auto":
+            raise UsageError(f"--provider {arguments.provider} is for ONNX models, {arguments.model} is an engine")
         if arguments.devices and not on_gpu:
             raise UsageError(f"--devices cpu: {arguments.model} is an engine of {manifest.builder.name}, give GPUs")
         return manifest.builder.name, devices

@@ -94,6 +94,24 @@ BAD_USE = {
     "batch 0": (["embed", "{model}", "{pictures}", "--out", "{out}", "--batch", "0"], "a batch of 0"),
     "batch no number": (["embed", "{model}", "{pictures}", "--out", "{out}", "--batch", "x"], "invalid int"),
     "provider": (["embed", "{model}", "{pictures}", "--out", "{out}", "--provider", "gpu"], "invalid choice"),
+    "workers 0": (["embed", "{model}", "{pictures}", "--out", "{out}", "--workers", "0"], "a whole number above 0"),
+    "max-pixels -1": (["embed", "{model}", "{pictures}", "--out", "{out}", "--max-pixels", "-1"], "whole number"),
+    "max-failures 2": (["embed", "{model}", "{pictures}", "--out", "{out}", "--max-failures", "2"], "from 0 to 1"),
+    "max-failures nan": (["embed", "{model}", "{pictures}", "--out", "{out}", "--max-failures", "nan"], "from 0 to 1"),
+    "a GPU twice": (["embed", "{model}", "{pictures}", "--out", "{out}", "--devices", "0,0"], "each once"),
+    "a GPU and the CPU": (["embed", "{model}", "{pictures}", "--out", "{out}", "--devices", "0,cpu"], "or cpu,cpu"),
+    "a GPU on the CPU": (
+        ["embed", "{model}", "{pictures}", "--out", "{out}", "--devices", "1", "--provider", "openvino"],
+        "--devices 1 is a GPU, --provider openvino computes on the CPU",
+    ),
+    "the CPU on a GPU": (
+        ["embed", "{model}", "{pictures}", "--out", "{out}", "--devices", "cpu", "--provider", "cuda"],
+        "--devices cpu and --provider cuda contradict each other",
+    ),
+    "moved in no store": (
+        ["embed", "{model}", "{pictures}", "--out", "{out}", "--images-root", "/a={pictures}"],
+        "/a is no root of the store, which has none",
+    ),
     "missing parent of --out": (["embed", "{model}", "{pictures}", "--out", "{out}/a/b"], "make it first"),
     "verify without a model": (["verify"], "required: MODEL"),
     "verify of no model": (["verify", "{pictures}"], "is a folder, expected a model"),
@@ -110,6 +128,20 @@ def test_bad_use_is_one_line_and_exit_2(arguments, message, call, tiny, pictures
     assert_one_line(err)
     assert message in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [(["--devices", "cpu"], "is an engine of tensorrt, give GPUs"), (["--provider", "openvino"], "is for ONNX models")],
+)
+def test_embed_with_an_engine_refuses_what_only_onnx_takes(
+    option, message, call, make_model, pictures, tmp_path
+) -> None:
+    engine = make_model(tmp_path / "model", "tiny.engine", builder="tensorrt", batch=(1, 4, 8))
+    code, _, err = call("embed", engine, pictures, "--out", tmp_path / "out", *option)
+    assert code == 2
+    assert_one_line(err)
+    assert message in err
 
 
 def test_embed_refuses_a_model_without_embedding(call, make_model, pictures, tmp_path) -> None:
