@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -52,10 +53,12 @@ def device_workers(devices: Sequence[int | None], settings: Settings) -> Iterato
     context = multiprocessing.get_context("spawn")  # a fork would share the threads and the CUDA of this process
     members: list[tuple[SpawnProcess, Connection]] = []
     try:
+        resource_tracker.ensure_running()  # which unblocks signals after its own start
         for device in devices:
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, device, settings), daemon=True)
-            process.start()
+            with _blocked(signal.SIGINT):  # which it inherits: Ctrl-C while it imports would print a traceback
+                process.start()
             theirs.close()  # so that its end is seen here
             members.append((process, ours))
         yield Workers(members, devices)
@@ -66,6 +69,16 @@ def device_workers(devices: Sequence[int | None], settings: Settings) -> Iterato
             process.join(_JOIN_SECONDS)
             if process.is_alive():
                 process.kill()
+
+
+@contextlib.contextmanager
+def _blocked(number: signal.Signals) -> Iterator[None]:
+    """Let a signal of this thread wait until the block's end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Workers:
@@ -133,6 +146,7 @@ def _chunk(entries: Iterator[Entry], on_unreadable: Callable[[Unreadable], None]
 def _work(connection: Connection, device: int | None, settings: Settings) -> None:
     """A worker's process: from images asked for to embeddings sent; ends when the other side does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent ends the work
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     sending = threading.Lock()
 
     def send(message: object) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from runtime.atomic import uninterrupted
 from runtime.backends.session import (
     Array,
     Arrays,
@@ -120,7 +121,8 @@ def import_onnxruntime(what: str) -> Any:  # noqa: ANN401  # a module without ty
     """
     os.environ.setdefault(_NO_TELEMETRY, "1")
     try:
-        import onnxruntime
+        with uninterrupted():  # its C++ would make "not installed" of Ctrl-C
+            import onnxruntime
     except ImportError as error:
         raise BackendError(f"{what} needs ONNX Runtime: pip install 'itae[cpu]' ({error})") from error
     onnxruntime.set_default_logger_severity(_ERRORS_ONLY)

@@ -1,5 +1,6 @@
 """A process per device: the same rows as one process, whatever happens to a worker."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -91,7 +92,17 @@ SLOW = (
 def start_slow(tmp_path, *arguments) -> subprocess.Popen:
     script = tmp_path / "slow.py"
     script.write_text(SLOW)
-    return subprocess.Popen([sys.executable, script, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, script, *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def workers_of(process: subprocess.Popen) -> list[int]:
+    found = []
+    for child in children(process.pid):
+        with contextlib.suppress(OSError):
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
+    return found
 
 
 def wait_until(condition) -> None:
@@ -109,7 +120,7 @@ def test_whoever_is_killed_no_row_is_lost_and_no_process_left(victim, tiny, many
     command = ["embed", tiny, many, "--out", out, "--batch", 4, "--devices", "cpu,cpu"]
     process = start_slow(tmp_path, *command)
     wait_until(lambda: (out / "part-00000.parquet").exists())
-    workers = [child for child in children(process.pid) if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    workers = workers_of(process)
     assert len(workers) == 2
     target, number = {
         "worker": (workers[0], signal.SIGKILL),
@@ -126,3 +137,15 @@ def test_whoever_is_killed_no_row_is_lost_and_no_process_left(victim, tiny, many
     assert 0 < kept < 60
     assert main([str(argument) for argument in command]) == 0
     assert len(by_path(out)) == 60
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers by Linux's /proc")
+@pytest.mark.parametrize("delay", [0.05, 0.15, 0.3])
+def test_ctrl_c_while_workers_are_started_is_one_line(delay, tiny, many, tmp_path) -> None:
+    process = start_slow(tmp_path, "embed", tiny, many, "--out", tmp_path / "out", "--devices", "cpu,cpu")
+    wait_until(lambda: workers_of(process))
+    time.sleep(delay)  # they import; Python has set its own handler by then
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == f"runtime: interrupted; the same command goes on with what is in {tmp_path / 'out'}\n"
