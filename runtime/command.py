@@ -34,6 +34,9 @@ def run(program: str, body: Callable[[], int], *, verbose: Callable[[], bool] = 
         body: the command; gives its own exit code.
         verbose: asked after an error: whether to print the traceback before the line.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by `>&-`; it also keeps its number from the files opened later
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115  # to the end of the process
     if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal can't show λ, nor any a name that isn't UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     if threading.current_thread() is threading.main_thread():

@@ -282,6 +282,18 @@ def test_info_prints_the_manifest(call, tiny) -> None:
     assert out.encode() == manifest_path(tiny).read_bytes()
 
 
+@pytest.mark.parametrize("stream", [1, 2], ids=["stdout", "stderr"])
+def test_a_closed_stream_is_no_error_and_mixes_nothing(stream, tiny, pictures, tmp_path) -> None:
+    command = ["embed", str(tiny), str(pictures), "--out", str(tmp_path / "out"), "--json"]
+    run = f"import sys; from runtime.__main__ import main; sys.exit(main({command!r}))"
+    shell = ["sh", "-c", f'exec "$0" "$@" {stream}>&-', sys.executable, "-c", run]
+    done = subprocess.run(shell, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout == "" if stream == 1 else json.loads(done.stdout)["embedded"] == 8
+    assert len(Store(tmp_path / "out")) == 8
+    assert "Traceback" not in done.stderr
+
+
 # Help, and what is imported
 
 
