@@ -8,6 +8,7 @@ the rest is of a run that was cut short.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Iterator
@@ -126,9 +127,10 @@ class NpyAppender:
         self.paths_bytes += len(lines)
 
     def close(self) -> None:
-        """Close the files."""
-        self._vectors.close()
-        self._paths.close()
+        """Close the files; what an `append` that failed has left in memory may not go to disk, and need not."""
+        for file in (self._vectors, self._paths):
+            with contextlib.suppress(OSError):
+                file.close()
 
 
 def _unescaped(text: str) -> str:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 import threading
 import time
 
@@ -286,6 +287,24 @@ def test_a_full_disk_is_told_and_what_was_written_stays(kind, tmp_path, monkeypa
     assert_same(Store(tmp_path).read(), rows(2))
     write(tmp_path, piece(rows(9), 2, 9), kind=kind)
     assert len(Store(tmp_path)) == 9
+
+
+@both_kinds
+def test_a_disk_that_is_full_in_the_middle_of_a_file_is_told(kind, tmp_path) -> None:
+    write(tmp_path, rows(2), kind=kind)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # writes beyond it fail; Python ignores the signal
+    try:
+        with (
+            pytest.raises(OutputFileError, match=r"can't write .*(part-00000.parquet|embeddings.npy): File too large"),
+            open_writer(tmp_path, {}, kind) as made,
+        ):
+            add(made, rows(4000, seed=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert_same(Store(tmp_path).read(), rows(2))
+    write(tmp_path, piece(rows(9), 2, 9), kind=kind)
+    assert_same(Store(tmp_path).read(), rows(9))
 
 
 def test_a_full_disk_ends_a_run_soon_not_at_its_end(tmp_path, monkeypatch) -> None:
