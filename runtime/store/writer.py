@@ -106,12 +106,12 @@ class StoreWriter:
         """Write what is left and mark the store as complete; raises OutputFileError."""
         self.close()
         self._raise_failure()
-        self._sink.complete()
-        if not self._has_errors:
-            try:
-                self._errors.write_bytes(b"")
-            except OSError as error:
-                raise cannot_write(self._errors, error) from error
+        try:
+            with self._errors.open("ab" if self._has_errors else "wb") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise cannot_write(self._errors, error) from error
+        self._sink.complete()  # last: it says that every image is a row or a line of errors
 
     def close(self) -> None:
         """Write what is left; a second call does nothing. What can't be written is told by `add` and `finish`."""

@@ -6,6 +6,7 @@ import os
 import resource
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -180,6 +181,30 @@ def test_errors_of_the_run_before_are_replaced(tmp_path) -> None:
     assert (tmp_path / "errors.jsonl").read_text() == ""
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tells files by Linux's /proc")
+def test_errors_are_on_disk_before_a_store_says_that_it_is_complete(tmp_path, monkeypatch) -> None:
+    with open_writer(tmp_path, {}) as made:
+        made.add_error("/r", "a.png", "bad")
+        add(made, rows(1))
+    seen = []
+    real = os.fsync
+
+    def fsync(descriptor) -> None:
+        seen.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for errors in ([("/r", "b.png", "bad")], []):
+        seen.clear()
+        with open_writer(tmp_path, {}) as made:
+            for error in errors:
+                made.add_error(*error)
+            add(made, piece(rows(9), 1 + len(errors), 2 + len(errors)))
+        *before, record, _ = seen  # the last is the folder's
+        assert record.startswith(".store.json.")
+        assert before[-1] == "errors.jsonl"
+
+
 # Folders that must not be written into
 
 
@@ -293,13 +318,13 @@ def test_a_full_disk_is_told_and_what_was_written_stays(kind, tmp_path, monkeypa
 def test_a_disk_that_is_full_in_the_middle_of_a_file_is_told(kind, tmp_path) -> None:
     write(tmp_path, rows(2), kind=kind)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # writes beyond it fail; Python ignores the signal
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # writes beyond it fail; Python ignores the signal
     try:
         with (
             pytest.raises(OutputFileError, match=r"can't write .*(part-00000.parquet|embeddings.npy): File too large"),
             open_writer(tmp_path, {}, kind) as made,
         ):
-            add(made, rows(4000, seed=1))
+            add(made, rows(200, seed=1))  # less than a file object keeps in memory
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert_same(Store(tmp_path).read(), rows(2))
