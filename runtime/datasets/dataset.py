@@ -48,7 +48,7 @@ class Dataset:
     identity: str
     """SHA-256 that says which images these are: other pictures, another identity. Labels don't count."""
     problems: tuple[Unreadable, ...] = ()
-    """What can't be listed or read at all, such as the rest of a damaged tar."""
+    """What can't be listed, or never be an image, such as a link in a tar."""
     remarks: tuple[str, ...] = ()
     """What a user should be told of it."""
 

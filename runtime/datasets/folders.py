@@ -10,6 +10,7 @@ import numpy as np
 from runtime.datasets.dataset import Dataset, identity_of_file, identity_of_files
 from runtime.errors import InputError
 from runtime.sources import location, open_sources
+from runtime.sources.item import Unreadable
 from runtime.sources.names import TAR_SUFFIXES, printable
 
 
@@ -17,7 +18,7 @@ def load(path: Path) -> Dataset:
     """Load a folder or tar; the class of an image is the name of the folder that it lies in.
 
     Raises:
-        InputError: there are no images, not two classes, or an image lies in no class's folder.
+        InputError: there are no images, not two classes, an image lies in no class's folder, or a tar is damaged.
     """
     where = printable(str(path))
     is_tar = path.name.lower().endswith(TAR_SUFFIXES) and path.is_file()
@@ -30,10 +31,11 @@ def load(path: Path) -> Dataset:
         keys.append((root, name))
         return False
 
-    problems = tuple(sources.items(take_name))
+    problems = tuple(one for one in sources.items(take_name) if isinstance(one, Unreadable))
+    if (damage := next((one for one in problems if not one.path), None)) is not None:
+        raise InputError(f"{where}: {damage.error}")  # whole classes may be behind it
     if not keys:
-        why = f": {problems[0].error}" if problems else ""  # type: ignore[union-attr]  # no item was wanted
-        raise InputError(f"{where}: holds no image{why}")
+        raise InputError(f"{where}: holds no image; {problems[0].path}: {problems[0].error}")
     parents = [PurePosixPath(name).parent for _, name in keys]
     if (loose := next((key for key, parent in zip(keys, parents, strict=True) if not parent.name), None)) is not None:
         raise InputError(f"{printable(location(*loose))} lies in no class's folder: expected {where}/CLASS/IMAGE")
@@ -50,7 +52,7 @@ def load(path: Path) -> Dataset:
         keys=tuple(keys),
         images=sources,
         identity=identity_of_file(path) if is_tar else identity_of_files(str(path), [name for _, name in keys]),
-        problems=problems,  # type: ignore[arg-type]  # no item was wanted
+        problems=problems,
         remarks=_shared(parents),
     )
 

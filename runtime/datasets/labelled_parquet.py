@@ -75,17 +75,16 @@ def load_parquet(path: Path, expected: Expected) -> Dataset:
         number = {name: label for label, name in enumerate(names)}
         values = [number[value] for value in values]
     labels = check_labels(np.array(values, object), len(names), f"{where}, column `{column}`")
-    keys, row_of, problems = _keys(shards)
+    keys = _keys(shards)
     return Dataset(
         kind=expected.kind,
         name=expected.kind if expected.kind != "parquet" else printable(path.stem),
         path=path,
         classes=names,
-        labels=labels[row_of],
+        labels=labels,
         keys=keys,
         images=_Shards(shards),
         identity=identity_of_content(*(identity_of_file(shard.file).encode() for shard in shards)),
-        problems=problems,
     )
 
 
@@ -195,19 +194,16 @@ def _names(values: Sequence[Any], classes: int | None) -> tuple[str, ...]:
     return tuple(map(str, range(classes if classes is not None else min(max(values), len(values)) + 1)))
 
 
-def _keys(shards: Sequence[_Shard]) -> tuple[tuple[Key, ...], list[int], tuple[Unreadable, ...]]:
-    """Keys of all images, the row of each among all labels, and what can't be read."""
+def _keys(shards: Sequence[_Shard]) -> tuple[Key, ...]:
+    """Keys of all images, in the order of the labels; raises InputError where a file is damaged."""
     keys: list[Key] = []
-    row_of: list[int] = []
-    problems: list[Unreadable] = []
-    start = 0
+
+    def take_name(root: str, path: str) -> bool:
+        keys.append((root, path))
+        return False
+
     for shard in shards:
-
-        def take_name(root: str, path: str, start: int = start) -> bool:
-            keys.append((root, path))
-            row_of.append(start + int(path.partition("/")[0]))  # a damaged row group gives no keys
-            return False
-
-        problems += [one for one in shard.images.items(take_name) if isinstance(one, Unreadable)]
-        start += len(shard.labels)
-    return tuple(keys), row_of, tuple(problems)
+        for one in shard.images.items(take_name):
+            if isinstance(one, Unreadable):
+                raise InputError(f"{printable(str(shard.file))}: {one.error}")
+    return tuple(keys)
