@@ -22,7 +22,6 @@ from runtime.manifest import Manifest
 from runtime.progress import Progress
 from runtime.sources import Sources, location
 from runtime.sources.item import Entry, IsWanted
-from runtime.sources.names import printable
 from runtime.store import Store
 from runtime.store.moved import Moved
 from runtime.store.records import Float32, fingerprint
@@ -108,7 +107,7 @@ def embed_dataset(
     except OSError as error:
         raise cannot_write(cache, error) from error
     # The cache knows roots by their number: a data set that was moved is still the same.
-    moved = Moved([(f"{number}/{printable(Path(root).name)}", root) for number, root in enumerate(dataset.roots)])
+    moved = Moved([(f"data:{number}", root) for number, root in enumerate(dataset.roots)])
     wanted = [dataset.keys[row] for row in rows]
     start, computed = time.monotonic(), 0
     first_error: str | None = None
