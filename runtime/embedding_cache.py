@@ -17,7 +17,7 @@ import numpy.typing as npt
 from runtime.atomic import cannot_write
 from runtime.datasets.dataset import Dataset, Key
 from runtime.embedder import Embedder, embed_sources, origin
-from runtime.errors import CheckError, InputError
+from runtime.errors import CheckError, InputError, UsageError
 from runtime.manifest import Manifest
 from runtime.progress import Progress
 from runtime.sources import Sources, location
@@ -61,9 +61,14 @@ class EmbeddedDataset:
 
 
 def default_cache() -> Path:
-    """`$XDG_CACHE_HOME/itae/evaluate`, or `~/.cache/itae/evaluate`."""
+    """`$XDG_CACHE_HOME/itae/evaluate`, or `~/.cache/itae/evaluate`; raises UsageError where there is no home."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(base if base.startswith("/") else Path.home() / ".cache", "itae", "evaluate")
+    try:
+        return Path(base if base.startswith("/") else Path.home() / ".cache", "itae", "evaluate")
+    except RuntimeError as error:
+        raise UsageError(
+            "this user has no home folder to keep embeddings in: give --cache DIR or --no-cache"
+        ) from error
 
 
 def cache_folder(cache: Path, dataset: Dataset, made_by: dict[str, Any]) -> Path:
