@@ -15,6 +15,10 @@ from runtime.commands import options
 from runtime.errors import CheckError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from runtime.backends.session import Session
     from runtime.datasets import Dataset
     from runtime.embedder import Embedder
     from runtime.embedding_cache import EmbeddedDataset
@@ -67,7 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cache.add_argument("--no-cache", action="store_true", help="keep no embeddings")
     parser.add_argument("--batch", metavar="N", type=int, help="images to run at a time (default: 8; an engine's own)")
     options.add_provider(parser)
-    options.add_no_verify_hash(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
@@ -134,61 +137,69 @@ def _embed_all(
     import tempfile
 
     from runtime.datasets.dataset import stratified
-    from runtime.embedding_cache import default_cache, embed_dataset
-    from runtime.progress import progress
+    from runtime.embedding_cache import default_cache
 
-    every = [stratified(one.labels, arguments.limit or len(one), arguments.seed) for one in datasets]
-    found: list[list[EmbeddedDataset]] = []
+    rows = [stratified(one.labels, arguments.limit or len(one), arguments.seed) for one in datasets]
+    chosen = list(zip(datasets, rows, strict=True))
     with contextlib.ExitStack() as stack:
         if arguments.no_cache:
             cache = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="itae-evaluate-")))
+            kept = "no embedding is kept"
         else:
             cache = arguments.cache or default_cache()
             _say(f"embeddings are kept in {cache}")
-        for model, name, manifest in zip(arguments.model, names, manifests, strict=True):
-            found.append([])
-            with _model(arguments, model, manifest) as embedder:
-                for dataset, rows in zip(datasets, every, strict=True):
-                    provider = manifest.builder.name if manifest.builder.name != "onnx" else arguments.provider
-                    try:
-                        with progress(len(rows)) as shown:
-                            one = embed_dataset(
-                                name,
-                                manifest,
-                                provider.replace("auto", "cpu"),
-                                dataset,
-                                rows,
-                                cache,
-                                functools.partial(embedder, f"embedding {dataset.name} by {name}"),
-                                shown,
-                            )
-                    except KeyboardInterrupt:
-                        kept = "" if arguments.no_cache else f"what was embedded is kept in {cache}, "
-                        raise KeyboardInterrupt(f"{kept}the same command goes on") from None
-                    left = f", {len(one.left_out):,} can't be embedded" if one.left_out else ""
-                    _say(f"{dataset.name}, {name}: {one.computed:,} images embedded in {one.seconds:.1f} s{left}")
-                    found[-1].append(one)
+            kept = f"what was embedded is kept in {cache}, the same command goes on"
+        try:
+            return [
+                _embed_by(arguments, model, name, manifest, chosen, cache)
+                for model, name, manifest in zip(arguments.model, names, manifests, strict=True)
+            ]
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(kept) from None
+
+
+def _embed_by(
+    arguments: argparse.Namespace,
+    model: Path,
+    name: str,
+    manifest: Manifest,
+    chosen: list[tuple[Dataset, npt.NDArray[np.intp]]],
+    cache: Path,
+) -> list[EmbeddedDataset]:
+    """The chosen rows of each data set by one model."""
+    from runtime.embedding_cache import embed_dataset
+    from runtime.progress import progress
+
+    # No --no-verify-hash here: embeddings are kept under the hash that the manifest claims.
+    provider = arguments.provider if manifest.builder.name == "onnx" else "auto"
+    stored = manifest.builder.name if manifest.builder.name != "onnx" else provider.replace("auto", "cpu")
+    found = []
+    with _loaded_when_asked(model, provider, arguments.batch) as embedder:
+        for dataset, rows in chosen:
+            load = functools.partial(embedder, f"embedding {dataset.name} by {name}")
+            with progress(len(rows)) as shown:
+                one = embed_dataset(name, manifest, stored, dataset, rows, cache, load, shown)
+            left = f", {len(one.left_out):,} can't be embedded" if one.left_out else ""
+            _say(f"{dataset.name}, {name}: {one.computed:,} images embedded in {one.seconds:.1f} s{left}")
+            found.append(one)
     return found
 
 
 @contextlib.contextmanager
-def _model(arguments: argparse.Namespace, model: Path, manifest: Manifest) -> Iterator[Callable[[str], Embedder]]:
-    """What gives the loaded model, and loads it when it is first asked, saying why."""
+def _loaded_when_asked(model: Path, provider: str, batch: int | None) -> Iterator[Callable[[str], Embedder]]:
+    """What gives the loaded model, saying why; it is loaded when it is first asked."""
     from runtime.backends import open_session
     from runtime.pipeline import embed_stream
 
-    checked = options.verify_hash(argparse.Namespace(model=model, no_verify_hash=arguments.no_verify_hash))
-    provider = arguments.provider if manifest.builder.name == "onnx" else "auto"
     with contextlib.ExitStack() as stack:
 
         @functools.cache
-        def session() -> object:
-            return stack.enter_context(contextlib.closing(open_session(model, provider, verify_hash=checked)))
+        def session() -> Session:
+            return stack.enter_context(contextlib.closing(open_session(model, provider)))
 
         def embedder(why: str) -> Embedder:
             _say(why)
-            cores = len(os.sched_getaffinity(0))
-            return functools.partial(embed_stream, session(), batch=arguments.batch, workers=cores)  # type: ignore[arg-type]
+            return functools.partial(embed_stream, session(), batch=batch, workers=len(os.sched_getaffinity(0)))
 
         yield embedder
 

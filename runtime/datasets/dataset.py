@@ -12,8 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
+from runtime.datasets.pixels import PixelImages
 from runtime.errors import InputError, UsageError
+from runtime.sources import read_image
 from runtime.sources.item import Entry, IsWanted, Unreadable
 
 Key = tuple[str, str]
@@ -64,6 +67,12 @@ class Dataset:
         """The images of some keys, undecoded, in the data set's order: `load_item` decodes one."""
         wanted = set(keys)
         return self.images.items(lambda root, path: (root, path) in wanted)
+
+    def read_image(self, root: str, path: str) -> Image.Image:
+        """The image of one key, as `sources.read_image`, which doesn't know of pixels in an array; raises InputError."""
+        if isinstance(self.images, PixelImages):
+            return self.images.read(root, path)
+        return read_image(root, path)
 
 
 def stratified(labels: Int32, limit: int, seed: int) -> npt.NDArray[np.intp]:

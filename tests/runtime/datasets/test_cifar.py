@@ -35,7 +35,10 @@ def test_cifar10_is_read_as_its_page_describes_it(cifar10_folder) -> None:
     assert dataset.classes[:3] == ("airplane", "automobile", "bird")
     data = (cifar10_folder / "test_batch.bin").read_bytes()
     assert dataset.labels.tolist() == list(data[::3_073])
+    with pytest.raises(InputError, match="is no image of this data set"):
+        dataset.read_image(dataset.keys[0][0], "10000.png")
     for row in (0, 1, 9_999):
+        assert np.array_equal(np.asarray(dataset.read_image(*dataset.keys[row])), pixels_of(dataset, row))
         assert np.array_equal(pixels_of(dataset, row), by_hand(cifar10_folder / "test_batch.bin", row, 3_073))
 
 

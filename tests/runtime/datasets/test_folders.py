@@ -22,6 +22,7 @@ def test_the_class_is_the_folder_and_classes_are_sorted(folder) -> None:
     assert (dataset.kind, dataset.name, dataset.classes) == ("folder", "pets", ("cat", "dog"))
     assert [path for _, path in dataset.keys] == ["cat/1.png", "cat/3.png", "cat/4.png", "dog/0.png", "dog/2.png"]
     assert dataset.labels.tolist() == [0, 0, 0, 1, 1]
+    assert dataset.read_image(*dataset.keys[1]).getpixel((0, 0)) == (3, 0, 0)
     assert dataset.remarks == ()
 
 
