@@ -69,7 +69,7 @@ class Dataset:
         return self.images.items(lambda root, path: (root, path) in wanted)
 
     def read_image(self, root: str, path: str) -> Image.Image:
-        """The image of one key, as `sources.read_image`, which doesn't know of pixels in an array; raises InputError."""
+        """The image of one key, as `sources.read_image`, which knows of no pixels in an array; raises InputError."""
         if isinstance(self.images, PixelImages):
             return self.images.read(root, path)
         return read_image(root, path)
