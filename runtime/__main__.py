@@ -1,4 +1,4 @@
-"""The command: embed, cluster, verify, bench, info, doctor. `python -m runtime`, or `itae` where it is installed."""
+"""The command, with a subcommand for each of `COMMANDS`: `python -m runtime`, or `itae` where it is installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from runtime.command import Parser, run
 from runtime.errors import UsageError
 
-COMMANDS = ("embed", "cluster", "verify", "bench", "info", "doctor")
+COMMANDS = ("embed", "cluster", "evaluate", "verify", "bench", "info", "doctor")
 """A file each in `runtime/commands`. They are imported inside of `run`, whose handlers make Ctrl-C one line."""
 
 
@@ -40,6 +40,7 @@ def parser() -> Parser:
         epilog="examples:\n"
         "  %(prog)s embed itae.onnx photos/ --out embeddings/\n"
         "  %(prog)s cluster embeddings/ --k 10 --out clusters/\n"
+        "  %(prog)s evaluate plain.onnx itae.onnx --data cifar10:cifar-10-binary.tar.gz\n"
         "  %(prog)s verify itae.onnx\n"
         "  %(prog)s bench itae.onnx --batch 1,8\n"
         "  %(prog)s info itae.onnx\n"

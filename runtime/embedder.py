@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from runtime.errors import CheckError
+from runtime.manifest import Manifest
 from runtime.pipeline import Embedded
 from runtime.progress import Progress
 from runtime.sources import Sources, location
@@ -40,6 +41,17 @@ class Outcome:
     """Images of the store that were not found this time; their rows stay."""
     first_missing: tuple[str, ...]
     """Where the first of them were."""
+
+
+def origin(manifest: Manifest, provider: str) -> dict[str, Any]:
+    """What makes the embeddings: rows of a store have one."""
+    return {
+        "model": manifest.files.model.name,
+        "model_sha256": manifest.files.model.sha256,
+        "options": manifest.options.model_dump(mode="json"),
+        "preprocessing": manifest.preprocessing.model_dump(mode="json"),
+        "provider": provider,
+    }
 
 
 def embed_sources(

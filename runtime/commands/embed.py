@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runtime.commands import options
 from runtime.errors import CheckError, UsageError
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         ItaeError: see `runtime.embedder.embed_sources`; what was embedded before is in the store.
     """
     from runtime.backends.session import check_names
-    from runtime.embedder import embed_sources
+    from runtime.embedder import embed_sources, origin
     from runtime.images import MAX_PIXELS
     from runtime.manifest import read_manifest
     from runtime.pipeline import quiet_pillow
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     manifest = read_manifest(arguments.model)  # its files are checked where they are loaded
     check_names(manifest, ["embedding"])
     provider, devices = _placed(arguments, manifest)
-    with open_writer(arguments.out, _origin(manifest, provider), arguments.format) as writer:
+    with open_writer(arguments.out, origin(manifest, provider), arguments.format) as writer:
         moved = _moved(arguments, writer)
         sources = open_sources(arguments.images, max_pixels=max_pixels)
         try:
@@ -157,17 +157,6 @@ def _embedder(arguments: argparse.Namespace, provider: str, devices: Sequence[in
     session = open_session(arguments.model, provider, device=devices[0] or 0, verify_hash=verify)
     with contextlib.closing(session):
         yield functools.partial(embed_stream, session, **how)
-
-
-def _origin(manifest: Manifest, provider: str) -> dict[str, Any]:
-    """What makes the embeddings: rows of a store have one."""
-    return {
-        "model": manifest.files.model.name,
-        "model_sha256": manifest.files.model.sha256,
-        "options": manifest.options.model_dump(mode="json"),
-        "preprocessing": manifest.preprocessing.model_dump(mode="json"),
-        "provider": provider,
-    }
 
 
 def _moved(arguments: argparse.Namespace, writer: StoreWriter) -> Moved:

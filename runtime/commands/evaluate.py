@@ -1,0 +1,231 @@
+"""`python -m runtime evaluate`: models and labelled data -> embeddings, cached -> k-means over seeds -> A/B table."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.commands import options
+from runtime.errors import CheckError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from runtime.backends.session import Session
+    from runtime.datasets import Dataset
+    from runtime.embedder import Embedder
+    from runtime.embedding_cache import EmbeddedDataset
+    from runtime.evaluation_report import DatasetResult
+    from runtime.manifest import Manifest
+
+WHAT = "score how well models' embeddings cluster, on labelled data, by the paper's protocol"
+EXAMPLES = """examples:
+  %(prog)s itae.onnx --data cifar10:cifar-10-binary.tar.gz
+  %(prog)s plain.onnx itae.onnx reg.onnx --data cifar100:cifar-100-binary/ --data stl10:stl10_binary/ --out scores/
+  %(prog)s plain.onnx itae.onnx --data folder:photos/ --limit 2000 --json
+
+NAME is cifar10, cifar100 (fine labels), cifar100-coarse or stl10: the test split of the official binary version, its
+folder or tar.gz, or parquet; tiny-imagenet: tiny-imagenet-200, whose val folder is taken; parquet: a column of images
+and one of labels; folder: a folder or tar with one folder for each class.
+
+k-means with k = the number of classes clusters the embeddings, as they are and divided by their L2 norm; each seed is
+the best of ten starts. ACC (Hungarian matching), NMI and ARI: mean and standard deviation over the seeds. Every other
+model is compared with the first, seed by seed. Images that not every model can embed are told and left out.
+
+exit code: 0 if the models were evaluated, 1 if a model could embed no image, 2 for bad use or data that is damaged"""
+
+MAX_SEED = 2**32 - 1
+MAX_SEEDS = 10_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="+", type=options.path, help="X.onnx or X.engine; the first is the baseline"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="NAME:PATH",
+        action="append",
+        required=True,
+        type=options.text,
+        help="a labelled data set; may be given several times",
+    )
+    parser.add_argument("--seeds", metavar="N", type=int, default=10, help="clusterings each (default: %(default)s)")
+    what = "the first of the seeds, also of the images that --limit takes"
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help=f"{what} (default: %(default)s)")
+    parser.add_argument(
+        "--limit", metavar="N", type=int, help="so many images of a data set, each class with its share"
+    )
+    parser.add_argument("--out", metavar="DIR", type=options.path, help="folder for scores.parquet and summary.json")
+    cache = parser.add_mutually_exclusive_group()
+    where = "where embeddings are kept between runs (default: $XDG_CACHE_HOME/itae/evaluate)"
+    cache.add_argument("--cache", metavar="DIR", type=options.path, help=where)
+    cache.add_argument("--no-cache", action="store_true", help="keep no embeddings")
+    parser.add_argument("--batch", metavar="N", type=int, help="images to run at a time (default: 8; an engine's own)")
+    options.add_provider(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate the models of `arguments.model`; gives the exit code.
+
+    Raises:
+        UsageError: an option has no meaning here.
+        InputError: a data set is not what it should be, or its embeddings can't be clustered.
+        ManifestError, BackendError: a model can't be read, or not be run here.
+        CheckError: a model could embed no image.
+    """
+    _check(arguments)
+    import json
+
+    from runtime.backends.session import check_names, chosen_batch
+    from runtime.datasets import open_dataset
+    from runtime.evaluation_output import output_folder, publish_evaluation
+    from runtime.evaluation_report import as_json, as_text
+    from runtime.manifest import read_manifest
+    from runtime.pipeline import quiet_pillow
+
+    quiet_pillow()
+    names = _names(arguments.model)
+    manifests = [read_manifest(model) for model in arguments.model]  # their files are checked where they are loaded
+    for manifest in manifests:
+        check_names(manifest, ["embedding"])
+        chosen_batch(manifest, arguments.batch)
+    datasets = [open_dataset(text) for text in arguments.data]
+    for dataset in datasets:
+        for remark in dataset.remarks:
+            _say(f"{dataset.name}: {remark}")
+        for problem in dataset.problems[:1]:
+            _say(f"{dataset.name}: {len(dataset.problems)} parts can't be read; {problem.path or 'it'} {problem.error}")
+    with output_folder(arguments.out) if arguments.out else contextlib.nullcontext():
+        embedded = _embed_all(arguments, names, manifests, datasets)
+        results = [_evaluate(arguments, list(by_model)) for by_model in zip(*embedded, strict=True)]
+        summary = as_json(results)
+        if arguments.out:
+            publish_evaluation(arguments.out, results, summary)
+    sys.stdout.write(f"{json.dumps(summary, indent=2)}\n" if arguments.json else as_text(results))
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if not 1 <= arguments.seeds <= MAX_SEEDS:
+        raise UsageError(f"--seeds {arguments.seeds}: must be from 1 to {MAX_SEEDS}")
+    if not 0 <= arguments.seed <= MAX_SEED - arguments.seeds:
+        raise UsageError(f"--seed {arguments.seed}: must be from 0 to {MAX_SEED - arguments.seeds}")
+    if arguments.limit is not None and arguments.limit < 1:
+        raise UsageError(f"--limit {arguments.limit}: must be 1 or more")
+
+
+def _names(models: list[Path]) -> list[str]:
+    """What to call each model: its file's name, or its path where two have the same name."""
+    names = [model.name for model in models]
+    return [model.name if names.count(model.name) == 1 else str(model) for model in models]
+
+
+def _embed_all(
+    arguments: argparse.Namespace, names: list[str], manifests: list[Manifest], datasets: list[Dataset]
+) -> list[list[EmbeddedDataset]]:
+    """The embeddings by model, then by data set; one model is in memory at a time, and none that has nothing to do."""
+    import tempfile
+
+    from runtime.datasets.dataset import stratified
+    from runtime.embedding_cache import default_cache
+
+    rows = [stratified(one.labels, arguments.limit or len(one), arguments.seed) for one in datasets]
+    chosen = list(zip(datasets, rows, strict=True))
+    with contextlib.ExitStack() as stack:
+        if arguments.no_cache:
+            cache = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="itae-evaluate-")))
+            kept = "no embedding is kept"
+        else:
+            cache = arguments.cache or default_cache()
+            _say(f"embeddings are kept in {cache}")
+            kept = f"what was embedded is kept in {cache}, the same command goes on"
+        try:
+            return [
+                _embed_by(arguments, model, name, manifest, chosen, cache)
+                for model, name, manifest in zip(arguments.model, names, manifests, strict=True)
+            ]
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(kept) from None
+
+
+def _embed_by(
+    arguments: argparse.Namespace,
+    model: Path,
+    name: str,
+    manifest: Manifest,
+    chosen: list[tuple[Dataset, npt.NDArray[np.intp]]],
+    cache: Path,
+) -> list[EmbeddedDataset]:
+    """The chosen rows of each data set by one model."""
+    from runtime.embedding_cache import embed_dataset
+    from runtime.progress import progress
+
+    # No --no-verify-hash here: embeddings are kept under the hash that the manifest claims.
+    provider = arguments.provider if manifest.builder.name == "onnx" else "auto"
+    stored = manifest.builder.name if manifest.builder.name != "onnx" else provider.replace("auto", "cpu")
+    found = []
+    with _loaded_when_asked(model, provider, arguments.batch) as embedder:
+        for dataset, rows in chosen:
+            load = functools.partial(embedder, f"embedding {dataset.name} by {name}")
+            with progress(len(rows)) as shown:
+                one = embed_dataset(name, manifest, stored, dataset, rows, cache, load, shown)
+            left = f", {len(one.left_out):,} can't be embedded" if one.left_out else ""
+            _say(f"{dataset.name}, {name}: {one.computed:,} images embedded in {one.seconds:.1f} s{left}")
+            found.append(one)
+    return found
+
+
+@contextlib.contextmanager
+def _loaded_when_asked(model: Path, provider: str, batch: int | None) -> Iterator[Callable[[str], Embedder]]:
+    """What gives the loaded model, saying why; it is loaded when it is first asked."""
+    from runtime.backends import open_session
+    from runtime.pipeline import embed_stream
+
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def session() -> Session:
+            return stack.enter_context(contextlib.closing(open_session(model, provider)))
+
+        def embedder(why: str) -> Embedder:
+            _say(why)
+            return functools.partial(embed_stream, session(), batch=batch, workers=len(os.sched_getaffinity(0)))
+
+        yield embedder
+
+
+def _evaluate(arguments: argparse.Namespace, by_model: list[EmbeddedDataset]) -> DatasetResult:
+    """Cluster and compare the embeddings of one data set."""
+    from runtime.embedding_cache import of_common_images
+    from runtime.evaluation import NORMALISATIONS, compare, evaluate
+    from runtime.evaluation_report import DatasetResult
+
+    dataset = by_model[0].dataset
+    chosen = len(by_model[0].rows) + len(by_model[0].left_out)
+    common = of_common_images(by_model)
+    if not len(common[0].rows):
+        raise CheckError(f"{dataset.name}: there is no image that every model could embed")
+    seeds = range(arguments.seed, arguments.seed + arguments.seeds)
+    threads = len(os.sched_getaffinity(0))
+    evaluations, comparisons = [], []
+    for normalisation in NORMALISATIONS:
+        found = [evaluate(one, normalisation, seeds, threads=threads, tell=_say) for one in common]
+        evaluations += found
+        comparisons += [compare(one, found[0]) for one in found[1:]]
+    _say(f"{dataset.name}: clustered in {sum(one.seconds for one in evaluations):.1f} s")
+    return DatasetResult(chosen, tuple(common), tuple(evaluations), tuple(comparisons))
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

@@ -1,0 +1,204 @@
+"""How well embeddings cluster, by the paper's protocol: k-means with k = the number of classes, over several seeds.
+
+The test split is embedded; ACC, NMI and ARI are of all its images. Whether the paper normalised its embeddings isn't
+known, so both are done. Each seed's clustering is that of `runtime.kmeans`: the best of ten k-means++ starts.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.embedding_cache import EmbeddedDataset
+from runtime.errors import InputError, UsageError
+from runtime.kmeans import Clustering, cluster, normalize_rows
+from runtime.metrics import contingency, score
+from runtime.paired import Paired, paired
+from runtime.sources import location
+
+Float64 = npt.NDArray[np.float64]
+Normalisation = Literal["raw", "l2"]
+NORMALISATIONS: tuple[Normalisation, ...] = ("raw", "l2")
+"""Embeddings as the model gives them, and each divided by its L2 norm."""
+METRICS = ("acc", "nmi", "ari")
+_PATIENCE = 2.0
+"""Seconds after which a step says how far it is."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One seed's clustering beside the classes."""
+
+    seed: int
+    acc: float
+    nmi: float
+    ari: float
+    inertia: float
+    iterations: int
+    """Lloyd iterations of the start that was kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One model on one data set, its embeddings normalised one way: m images, k classes, s seeds."""
+
+    embedded: EmbeddedDataset
+    """Model, data set, keys, labels and vectors (m, C), as the model gave them."""
+    normalisation: Normalisation
+    scores: tuple[Score, ...]
+    """Of each seed, in order."""
+    median: int
+    """Which of `scores` has the median ACC, of two the lower: what follows is that seed's."""
+    clustering: Clustering
+    """Its clusters, the largest first; distances are those of the normalised vectors."""
+    classes: tuple[str, ...]
+    """k classes that occur among the images."""
+    truth: npt.NDArray[np.int32]
+    """(m,): the class of each image, 0 to k - 1."""
+    class_of_cluster: npt.NDArray[np.int32]
+    """(k,): the class that Hungarian matching gives each cluster, each class once."""
+    confusion: npt.NDArray[np.int64]
+    """(k, k): images of class i in the cluster that was given class j; ACC is its trace by its sum."""
+    seconds: float
+    """All seeds' k-means took."""
+
+    @property
+    def k(self) -> int:
+        """Clusters, and classes."""
+        return len(self.classes)
+
+    def values(self, metric: str) -> Float64:
+        """(s,): one of `METRICS` by seed."""
+        return np.array([getattr(one, metric) for one in self.scores], np.float64)
+
+    def mean(self, metric: str) -> float:
+        """Over the seeds."""
+        return float(self.values(metric).mean())
+
+    def deviation(self, metric: str) -> float | None:
+        """Standard deviation over the seeds, of a sample (s - 1); none with a single seed."""
+        values = self.values(metric)
+        return float(values.std(ddof=1)) if len(values) > 1 else None
+
+    def predicted(self) -> npt.NDArray[np.int32]:
+        """(m,): the class of each image's cluster."""
+        found: npt.NDArray[np.int32] = self.class_of_cluster[self.clustering.labels]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A model beside the baseline, on the same images, normalised the same way."""
+
+    model: Evaluation
+    baseline: Evaluation
+    by_metric: dict[str, Paired]
+
+
+def evaluate(
+    embedded: EmbeddedDataset,
+    normalisation: Normalisation,
+    seeds: Sequence[int],
+    *,
+    threads: int = 1,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Evaluation:
+    """Cluster a data set's embeddings once for each seed, and score the clusters.
+
+    Args:
+        embedded: the embeddings and their classes.
+        normalisation: of the embeddings.
+        seeds: of k-means; each by itself gives the same clusters on one machine, whatever `threads`.
+        threads: how many seeds are clustered at a time.
+        tell: told now and then how far it is.
+
+    Raises:
+        InputError: they can't be clustered: fewer distinct embeddings than classes, or one of zeros.
+    """
+    names, present = embedded.dataset.classes, np.unique(embedded.labels)
+    classes = tuple(names[label] for label in present)
+    truth = np.searchsorted(present, embedded.labels).astype(np.int32)
+    what = f"{embedded.dataset.name}, {embedded.name}, {normalisation}"
+    start = time.monotonic()
+    points = _points(embedded, normalisation)
+    clusterings = _cluster_all(points, len(classes), seeds, threads, lambda done: tell(f"{what}: {done}"), what)
+    named = [classes[label] for label in truth]
+    results = [score(named, one.labels, len(classes)) for one in clusterings]
+    scores = tuple(
+        Score(seed, got.acc, got.nmi, got.ari, one.inertia, one.iterations)
+        for seed, got, one in zip(seeds, results, clusterings, strict=True)
+    )
+    median = int(np.argsort([one.acc for one in scores], kind="stable")[(len(scores) - 1) // 2])
+    number = {name: label for label, name in enumerate(classes)}
+    class_of_cluster = np.array([number[str(name)] for name in results[median].class_of_cluster], np.int32)
+    by_cluster = contingency(truth.astype(np.intp), clusterings[median].labels, len(classes), len(classes))
+    confusion = np.zeros_like(by_cluster)
+    confusion[:, class_of_cluster] = by_cluster
+    return Evaluation(
+        embedded=embedded,
+        normalisation=normalisation,
+        scores=scores,
+        median=median,
+        clustering=clusterings[median],
+        classes=classes,
+        truth=truth,
+        class_of_cluster=class_of_cluster,
+        confusion=confusion,
+        seconds=time.monotonic() - start,
+    )
+
+
+def compare(model: Evaluation, baseline: Evaluation) -> Comparison:
+    """Compare two evaluations of the same images, by the same seeds.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if not np.array_equal(model.embedded.rows, baseline.embedded.rows):
+        raise ValueError("evaluations of other images")
+    by_metric = {metric: paired(list(model.values(metric)), list(baseline.values(metric))) for metric in METRICS}
+    return Comparison(model, baseline, by_metric)
+
+
+def _points(embedded: EmbeddedDataset, normalisation: Normalisation) -> npt.NDArray[np.float32]:
+    if normalisation == "raw":
+        return embedded.vectors
+    keys = embedded.keys
+    return normalize_rows(embedded.vectors, lambda row: location(*keys[row]))
+
+
+def _cluster_all(
+    points: npt.NDArray[np.float32],
+    k: int,
+    seeds: Sequence[int],
+    threads: int,
+    tell: Callable[[str], None],
+    what: str,
+) -> list[Clustering]:
+    """A clustering for each seed, some at a time, each of them on one thread, so that a seed's is always the same."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it
+
+    # `cluster` sets both for itself, and back to what it found, in whichever order threads end: so here they are too.
+    with threadpool_limits(1), warnings.catch_warnings(), ThreadPoolExecutor(threads, "k-means") as pool:
+        warnings.simplefilter("ignore")
+        waiting = [pool.submit(cluster, points, k, seed) for seed in seeds]
+        found: list[Clustering] = []
+        last = time.monotonic()
+        try:
+            for future in waiting:
+                found.append(future.result())
+                if time.monotonic() - last > _PATIENCE and len(found) < len(seeds):
+                    last = time.monotonic()
+                    tell(f"{len(found)} of {len(seeds)} seeds clustered")
+        except UsageError as error:
+            raise InputError(f"{what}: can't be clustered into {k} ({error})") from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return found
