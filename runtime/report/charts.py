@@ -40,7 +40,7 @@ def _size_table(clusters: Sequence[Cluster]) -> Html:
     has_labels = any(one.label is not None for one in clusters)
     rows = []
     for one in clusters:
-        part = f"mostly {one.label}: {one.label_count / one.size:.0%}" if one.label is not None else ""
+        part = f"{one.label} {one.label_count / one.size:.0%}" if one.label is not None else ""
         rows.append(
             element(
                 "tr",
@@ -53,7 +53,7 @@ def _size_table(clusters: Sequence[Cluster]) -> Html:
         )
     header = [element("th", text, scope="col") for text in ("cluster", "", "images", "share")]
     if has_labels:
-        header.append(element("th", "most frequent class", scope="col"))
+        header.append(element("th", "mostly", scope="col"))
     table = element("table", element("thead", element("tr", header)), element("tbody", rows), class_="sizes")
     return element("div", table, class_="scroll", tabindex="0", role="region", aria_label="Sizes of the clusters")
 

@@ -59,7 +59,7 @@
   const legend = document.getElementById("legend");
   const note = document.getElementById("map-note");
   const count = data.name.length;
-  const MOST_NAMES = 60;
+  const MOST_NAMES = 60; // of groups, written on the map where there is room
   const CROSS = data.shapes;
 
   const looks = (index) => (index < 0
@@ -90,14 +90,16 @@
     });
     map.classList.toggle("picked", picked >= 0);
     names.replaceChildren();
-    groups.slice(0, MOST_NAMES).forEach(([name, , index], group) => {
-      if (index < 0) return;
+    const taken = [];
+    groups.forEach(([name, , index], group) => {
+      if (index < 0 || (group >= MOST_NAMES && group !== picked)) return;
       const mine = all.filter((i) => member[i] === group);
-      const text = make("text", {
-        x: `${middle(mine.map((i) => layout[2 * i]))}%`,
-        y: `${middle(mine.map((i) => layout[2 * i + 1]))}%`,
-        class: group === picked ? "on" : "",
-      }, SVG);
+      const x = middle(mine.map((i) => layout[2 * i]));
+      const y = middle(mine.map((i) => layout[2 * i + 1]));
+      const isFree = taken.every(([a, b]) => Math.abs(a - x) > 4 || Math.abs(b - y) > 3);
+      if (!isFree && group !== picked) return;
+      taken.push([x, y]);
+      const text = make("text", { x: `${x}%`, y: `${y}%`, class: group === picked ? "on" : "" }, SVG);
       text.textContent = name;
       names.append(text);
     });

@@ -13,8 +13,8 @@ from runtime.report import marks
 from runtime.report.content import Confusion, Table
 from runtime.report.elements import Html, data_uri, element, join
 
-MOST_CELLS = 30
-"""Classes, and clusters, of a confusion matrix whose cells are numbers; a larger one is a picture."""
+MOST_CELLS = 1_500
+"""Of a confusion matrix of numbers; a larger one is a picture."""
 _MOST_PAIRS = 15
 _HEAT = 9
 """Steps of colour."""
@@ -54,7 +54,7 @@ def confusion(found: Confusion) -> Html:
     order = _diagonal_order(found)
     counts = np.asarray(found.counts)[:, order]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    small = max(counts.shape) <= MOST_CELLS
+    small = counts.size <= MOST_CELLS
     drawn = _cells(found, order, counts, share) if small else _picture(found, share)
     return join(
         element(
