@@ -107,7 +107,11 @@ def scatter(found: Map, thumbnails: Webp, ids: Mapping[Key, str]) -> Html:
         controls.append(_choice("Layout", "layout", [one.name for one in found.layouts]))
     label = f"Map of {sample}, coloured by cluster. Arrow keys go from image to image, Escape leaves."
     return join(
-        element("p", f"{sample}. Point at one, tap it, or go by arrow keys; a button beside the map shows one group alone.", class_="note"),
+        element(
+            "p",
+            f"{sample}. Point at one, tap it, or go by arrow keys; a button beside the map shows one group alone.",
+            class_="note",
+        ),
         element("div", controls, class_="controls"),
         element(
             "div",

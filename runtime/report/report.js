@@ -49,11 +49,13 @@
     tiles.addEventListener("pointerdown", show);
     tiles.addEventListener("pointerleave", hideTip);
   });
-  document.addEventListener("scroll", hideTip, { passive: true });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
 
   const holder = document.getElementById("map-data");
-  if (!holder) return;
+  if (!holder) {
+    document.addEventListener("scroll", hideTip, { passive: true });
+    return;
+  }
   const data = JSON.parse(holder.textContent);
   const map = document.getElementById("map");
   const legend = document.getElementById("legend");
@@ -216,7 +218,9 @@
     event.preventDefault();
     const box = map.getBoundingClientRect();
     const found = current < 0 ? nearest(box.x + box.width / 2, box.y + box.height / 2, Infinity) : next(...arrow);
-    if (found >= 0) select(found);
+    if (found < 0) return;
+    select(found);
+    points[found].scrollIntoView({ block: "nearest" });
   });
 
   document.querySelectorAll("input[name=color]").forEach((input) => {
@@ -229,6 +233,10 @@
       draw();
     });
   });
+  document.addEventListener("scroll", () => {
+    if (current >= 0 && document.activeElement === map) select(current);
+    else hideTip();
+  }, { passive: true });
   const setLayout = (number) => {
     layout = data.layouts[number].xy;
     note.textContent = `${data.layouts[number].name}: ${data.layouts[number].note}`;

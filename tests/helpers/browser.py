@@ -16,13 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SECONDS = 60
-"""That an answer may take: the machine may be busy."""
+SECONDS = 150
+"""That an answer may take: on a busy machine its processes wait for each other."""
 _FLAGS = (
     "--headless=new",
     "--remote-debugging-pipe",
     "--no-first-run",
     "--disable-gpu",
+    "--in-process-gpu",
     "--disable-dev-shm-usage",
     "--disable-background-networking",
     "--disable-component-update",
