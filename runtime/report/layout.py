@@ -77,11 +77,11 @@ def _pca(sample: Float32) -> Layout:
 
 def _umap(sample: Float32, seed: int) -> Layout:
     """UMAP of m points (m, C), in one thread: so the same seed gives the same map."""
-    from umap import UMAP
-
     neighbors = min(15, len(sample) - 1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its own use of numba and of threads
+        warnings.simplefilter("ignore")  # of tensorflow that is not there, of numba, of threads, of eigenvalues
+        from umap import UMAP
+
         made = UMAP(n_neighbors=neighbors, random_state=seed, n_jobs=1).fit_transform(sample)
     return Layout(
         "UMAP",

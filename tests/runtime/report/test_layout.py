@@ -75,7 +75,6 @@ def test_without_umap_there_is_pca_alone(monkeypatch):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed (extra umap)")
-@pytest.mark.filterwarnings("ignore")
 def test_umap_keeps_groups_apart_and_repeats_itself():
     rng = np.random.default_rng(4)
     group = np.repeat([0, 1], 40)
