@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from runtime.report import marks
-from runtime.report.content import Cluster, Curve, Norms
+from runtime.report.content import NOISE, Cluster, Curve, Norms
 from runtime.report.elements import Html, element, join, number
 
 MOST_BARS = 40
@@ -36,7 +36,7 @@ def cluster_sizes(clusters: Sequence[Cluster]) -> Html:
 
 
 def _size_table(clusters: Sequence[Cluster]) -> Html:
-    total, largest = sum(one.size for one in clusters), max(1, *(one.size for one in clusters))
+    total, largest = sum(one.size for one in clusters), _largest(clusters)
     has_labels = any(one.label is not None for one in clusters)
     rows = []
     for one in clusters:
@@ -45,17 +45,25 @@ def _size_table(clusters: Sequence[Cluster]) -> Html:
             element(
                 "tr",
                 element("th", marks.link(one.number), scope="row"),
-                element("td", _bar(one, largest), class_="bar-cell"),
+                element("td", _bar(one, largest) if one.number != NOISE else None, class_="bar-cell"),
                 element("td", f"{one.size:,}", class_="num"),
                 element("td", f"{one.size / max(total, 1):.1%}", class_="num"),
                 element("td", part) if has_labels else None,
             )
         )
-    header = [element("th", text, scope="col") for text in ("cluster", "", "images", "share")]
+    header = [
+        element("th", text, scope="col", class_="num" if text in ("images", "share") else None)
+        for text in ("cluster", "", "images", "share")
+    ]
     if has_labels:
         header.append(element("th", "mostly", scope="col"))
     table = element("table", element("thead", element("tr", header)), element("tbody", rows), class_="sizes")
     return element("div", table, class_="scroll", tabindex="0", role="region", aria_label="Sizes of the clusters")
+
+
+def _largest(clusters: Sequence[Cluster]) -> int:
+    """The size of the largest cluster; noise, which may be most of all, is none."""
+    return max([1, *(one.size for one in clusters if one.number != NOISE)])
 
 
 def _bar(one: Cluster, largest: int) -> Html:
@@ -67,7 +75,8 @@ def _bar(one: Cluster, largest: int) -> Html:
 
 
 def _size_columns(clusters: Sequence[Cluster]) -> Html:
-    largest = max(1, *(one.size for one in clusters))
+    clusters = [one for one in clusters if one.number != NOISE]
+    largest = _largest(clusters)
     step = (_WIDTH - _LEFT) / len(clusters)
     columns = []
     for place, one in enumerate(clusters):
@@ -134,7 +143,7 @@ def score_curve(curve: Curve) -> Html:
 
 def norm_histogram(norms: Norms) -> Html:
     """Norms of patches in one layer, those that are flagged on top; heights are logarithmic."""
-    most = max(1, *(a + b for a, b in zip(norms.normal, norms.flagged, strict=True)))
+    most = max([1, *(a + b for a, b in zip(norms.normal, norms.flagged, strict=True))])
 
     def height(count: int) -> float:
         return math.log1p(count) / math.log1p(most)

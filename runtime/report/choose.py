@@ -86,9 +86,7 @@ def describe_clusters(
     if noise:
         rows = np.sort(order[:noise])
         sample = rows[np.linspace(0, noise - 1, min(noise, per)).astype(np.intp)]
-        clusters.append(
-            Cluster(NOISE, noise, [show(row) for row in sample.tolist()], (), (), *_majority(rows, classes))
-        )
+        clusters.append(Cluster(NOISE, noise, [show(row) for row in sample.tolist()]))
     return tuple(clusters)
 
 
@@ -107,14 +105,14 @@ def count_confusion(labels: Integers, classes: Sequence[str]) -> Confusion:
 
 
 def _choose(rows: npt.NDArray[np.intp], distances: _Distances, per: int) -> tuple[list[int], list[int], list[int]]:
-    """Central, borderline and outliers of a cluster's rows, which are sorted by distance; no row twice."""
-    few = max(1, per // 4) if per else 0
-    central, rest = rows[: per - 2 * few], rows[per - 2 * few :]
-    outliers = rest[::-1][:few]
-    rest = rest[: len(rest) - len(outliers)] if per else rest
+    """Central, borderline and outliers of rows sorted by distance, no row twice; all as central where so few."""
+    if len(rows) <= per or not per:
+        return rows[:per].tolist(), [], []
+    few = max(1, per // 4)
+    central, rest, outliers = np.split(rows, [per - 2 * few, len(rows) - few])
     margin = distances.other[rest] - distances.own[rest]
     borderline = rest[np.argsort(margin, kind="stable")[:few]] if np.isfinite(margin).all() else rest[:0]
-    return central.tolist(), borderline.tolist(), outliers.tolist()
+    return central.tolist(), borderline.tolist(), outliers[::-1].tolist()
 
 
 def _majority(rows: npt.NDArray[np.intp], classes: Sequence[str] | None) -> tuple[str | None, int]:

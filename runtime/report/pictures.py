@@ -72,7 +72,7 @@ def _tile(image: Shown, one: Cluster, strip: str, thumbnails: Webp, ids: Mapping
     if image.nearest_other is not None:
         caption = element("a", "→ ", marks.name_of(image.nearest_other), href=f"#{marks.anchor(image.nearest_other)}")
     elif image.label is not None:
-        caption = element("span", image.label, class_=None if image.label == one.label else "other")
+        caption = element("span", image.label, class_="other" if one.label not in (None, image.label) else None)
     return element("li", picture, caption)
 
 

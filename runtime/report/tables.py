@@ -59,8 +59,9 @@ def confusion(found: Confusion) -> Html:
     return join(
         element(
             "p",
-            "Rows are classes, columns are clusters; the darker, the larger the part of the class. Clusters stand in "
-            "the order of the classes that the best matching gives them: a perfect clustering would be a diagonal.",
+            "Rows are classes, columns are clusters; the stronger the colour, the larger the part of the class. "
+            "Clusters stand in the order of the classes that the best matching gives them: a perfect "
+            "clustering would be a diagonal.",
             class_="note",
         ),
         drawn,
