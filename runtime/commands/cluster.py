@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     _report_oddities(picture, scores, say)
     if arguments.report is not None:
         say("writing the report")
-        cluster_report.write(
+        line = cluster_report.write(
             arguments,
             store,
             points,
@@ -115,6 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
             classes=classes,
             seconds=time.monotonic() - started,
         )
+        say(line)
     sys.stdout.write(_as_json(summary) if arguments.json else _as_text(summary, out))
     return 0
 

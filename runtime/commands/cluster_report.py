@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from runtime.report import Artifacts, Curve, Key, Written
+    from runtime.report import Artifacts, Curve, Key
     from runtime.store import Store
 
 
@@ -70,8 +70,8 @@ def write(
     classes: Sequence[str] | None = None,
     curve: Curve | None = None,
     seconds: float | None = None,
-) -> Written:
-    """Write the report to `arguments.report`.
+) -> str:
+    """Write the report to `arguments.report`, and give a line about it.
 
     Args:
         arguments: of the command.
@@ -102,7 +102,9 @@ def write(
         confusion=None if classes is None else report.count_confusion(labels, classes),
         artifacts=_artifacts(arguments, store, len(points), key_of),
     )
-    return report.write_report(arguments.report, made)
+    written = report.write_report(arguments.report, made)
+    line = f"report {arguments.report}: {written.bytes / 1000:,.0f} kB, {written.images:,} images"
+    return line + (f", {len(written.unreadable):,} of them can't be read any more" if written.unreadable else "")
 
 
 def _headlines(labels: npt.NDArray[np.integer], summary: Mapping[str, Any]) -> list[Any]:

@@ -58,7 +58,10 @@ def test_the_page_tells_what_was_found(embeddings, tmp_path, capsys):
     assert len(page.map()["name"]) == 9
     assert page.all("section", id="confusion")
     assert not page.all("section", id="artifacts")
-    assert "writing the report" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "writing the report" in said
+    assert f"report {tmp_path / 'r.html'}: {(tmp_path / 'r.html').stat().st_size / 1000:.0f} kB, 9 images" in said
+    assert "can't be read" not in said
 
 
 def test_without_labels_there_are_no_classes(embeddings, tmp_path):
@@ -68,12 +71,13 @@ def test_without_labels_there_are_no_classes(embeddings, tmp_path):
     assert page.map()["labels"] == []
 
 
-def test_moved_images_are_found(embeddings, tmp_path):
+def test_moved_images_are_found(embeddings, tmp_path, capsys):
     shutil.move(tmp_path / "pictures", tmp_path / "elsewhere")
     assert run(embeddings, "--report", tmp_path / "r.html", "--images-root", tmp_path / "elsewhere") == 0
     assert not parse(tmp_path / "r.html").all("span", class_="missing")
     assert run(embeddings, "--report", tmp_path / "r.html") == 0
     assert len(parse(tmp_path / "r.html").all("span", class_="missing")) == 9
+    assert "9 images, 9 of them can't be read any more" in capsys.readouterr().err
 
 
 def test_a_model_shows_what_it_flags(embeddings, tmp_path, make_model):
