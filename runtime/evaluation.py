@@ -127,7 +127,7 @@ def evaluate(
     truth = np.searchsorted(present, embedded.labels).astype(np.int32)
     what = f"{embedded.dataset.name}, {embedded.name}, {normalisation}"
     start = time.monotonic()
-    points = _points(embedded, normalisation)
+    points = points_of(embedded, normalisation)
     clusterings = _cluster_all(points, len(classes), seeds, threads, lambda done: tell(f"{what}: {done}"), what)
     named = [classes[label] for label in truth]
     results = [score(named, one.labels, len(classes)) for one in clusterings]
@@ -167,7 +167,8 @@ def compare(model: Evaluation, baseline: Evaluation) -> Comparison:
     return Comparison(model, baseline, by_metric)
 
 
-def _points(embedded: EmbeddedDataset, normalisation: Normalisation) -> npt.NDArray[np.float32]:
+def points_of(embedded: EmbeddedDataset, normalisation: Normalisation) -> npt.NDArray[np.float32]:
+    """What is clustered: (m, C) float32; raises InputError where an embedding of zeros has no direction."""
     if normalisation == "raw":
         return embedded.vectors
     keys = embedded.keys

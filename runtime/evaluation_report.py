@@ -70,17 +70,23 @@ def _table(result: DatasetResult) -> list[str]:
         f"k-means with k = {first.k}, best of {STARTS} starts, {span}"
     ]
     lines += [f"  {one.name}: {describe(one.manifest)}" for one in result.embedded]
-    rows: list[tuple[str, ...]] = []
+    found = rows(result)
+    widths = [max(len(row[column]) for row in found) for column in range(4)]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in found]
+    return lines + [f"note: {note}" for note in notes(result)]
+
+
+def rows(result: DatasetResult) -> list[tuple[str, str, str, str]]:
+    """A data set's table: for each way of normalising a row of titles, then the models, each with its differences."""
+    found: list[tuple[str, ...]] = []
     for normalisation in NORMALISATIONS:
-        rows.append((_TITLES[normalisation], *(metric.upper() for metric in METRICS)))
+        found.append((_TITLES[normalisation], *(metric.upper() for metric in METRICS)))
         for one in (one for one in result.evaluations if one.normalisation == normalisation):
-            rows.append((f"  {one.embedded.name}", *(_mean(one, metric) for metric in METRICS)))
-            rows += [row for found in result.comparisons if found.model is one for row in _difference(found)]
+            found.append((f"  {one.embedded.name}", *(_mean(one, metric) for metric in METRICS)))
+            found += [row for beside in result.comparisons if beside.model is one for row in _difference(beside)]
     if (paper := result.paper) is not None:
-        rows.append((f"{_PAPER} (normalised or not: not known)", *(f"{getattr(paper, name):.4f}" for name in METRICS)))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return lines + _notes(result)
+        found.append((f"{_PAPER} (normalised or not: not known)", *(f"{getattr(paper, name):.4f}" for name in METRICS)))
+    return [(name, *cells) for name, *cells in found]  # type: ignore[misc]  # three metrics
 
 
 def _mean(one: Evaluation, metric: str) -> str:
@@ -105,23 +111,23 @@ def _p(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
 
 
-def _notes(result: DatasetResult) -> list[str]:
+def notes(result: DatasetResult) -> list[str]:
     """What must be known to read the table."""
     manifests = [one.manifest for one in result.embedded]
-    notes = []
+    said = []
     if (paper := result.paper) is not None:
-        notes.append(f"{_PAPER}: {paper.backbone}, official weights, the whole test split, as published")
+        said.append(f"{_PAPER}: {paper.backbone}, official weights, the whole test split, as published")
         if any(map(is_random, manifests)):
-            notes.append("models here have random weights: the paper's figures are no measure for them")
+            said.append("models here have random weights: the paper's figures are no measure for them")
         if result.images < len(result.embedded[0].dataset):
-            notes.append("the paper's figures are of all images, these are not")
+            said.append("the paper's figures are of all images, these are not")
     if any(map(is_random, manifests)):
         which = ", ".join(one.name for one in result.embedded if is_random(one.manifest))
-        notes.append(f"random weights ({which}): scores of a try, which say nothing of DINOv2 or ITAE")
+        said.append(f"random weights ({which}): scores of a try, which say nothing of DINOv2 or ITAE")
     if left := result.chosen - result.images:
         first = next((one.first_error for one in result.embedded if one.first_error), None)
-        notes.append(f"{left:,} images left out, that not every model could embed" + (f"; {first}" if first else ""))
-    return [f"note: {note}" for note in notes]
+        said.append(f"{left:,} images left out, that not every model could embed" + (f"; {first}" if first else ""))
+    return said
 
 
 def describe(manifest: Manifest) -> str:

@@ -69,7 +69,7 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel):
         str(path.relative_to(ROOT))
         for source in SOURCES
         for path in (ROOT / source).rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed"
+        if path.suffix in (".py", ".css", ".js") or path.name == "py.typed"
     }
     assert names == expected
     assert {"exporter/py.typed", "runtime/py.typed"} <= names
@@ -115,7 +115,7 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 
 
 def test_extras_are_the_promised_ones():
-    assert set(EXTRAS) == {"cpu", "gpu", "rtx", "openvino", "remote", "bench", "export", "dev"}
+    assert set(EXTRAS) == {"cpu", "gpu", "rtx", "openvino", "remote", "umap", "bench", "export", "dev"}
     assert names_of(EXTRAS["openvino"]) == {"openvino"}
     assert names_of(EXTRAS["gpu"]) == {"onnxruntime-gpu", "tensorrt", "cuda-core", "cuda-bindings"}
     assert names_of(EXTRAS["rtx"]) == {"tensorrt-rtx", "cuda-core", "cuda-bindings"}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.commands import options
+from runtime.commands import cluster_report, options
 from runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="score the clusters (ACC, NMI, ARI), the name of an image's folder being its class",
     )
     options.add_images_root(parser, "where the images were moved since they were embedded")
+    cluster_report.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
@@ -68,6 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--k {k}: must be 1 or more")
     if not 0 <= seed <= MAX_SEED:
         raise UsageError(f"--seed {seed}: must be from 0 to {MAX_SEED}")
+    cluster_report.check(arguments)
+    started = time.monotonic()
     from runtime import cluster_output, gallery, kmeans, metrics
     from runtime.sources import location
     from runtime.store import Store
@@ -89,14 +93,29 @@ def run(arguments: argparse.Namespace) -> int:
     with cluster_output.output_folder(out, folder) as work:
         say(f"clustering {len(points):,} embeddings of width {points.shape[1]} into {k:,}")
         clustering = kmeans.cluster(points, k, seed)
-        scores = None
+        scores = classes = None
         if arguments.labels == "folders":
-            scores = metrics.score(metrics.folder_classes(roots, paths), clustering.labels, k)
+            classes = metrics.folder_classes(roots, paths)
+            scores = metrics.score(classes, clustering.labels, k)
         say("drawing the most central images")
         picture = gallery.draw_gallery(_rows(clustering, [moved.now(root) for root in roots], paths))
         summary = _summary(clustering, scores, picture, store, seed)
         summary = cluster_output.publish_results(out, work, roots, paths, clustering, picture.png, summary)
     _report_oddities(picture, scores, say)
+    if arguments.report is not None:
+        say("writing the report")
+        line = cluster_report.write(
+            arguments,
+            store,
+            points,
+            clustering.labels,
+            lambda row: (moved.now(roots[row]), paths[row]),
+            summary,
+            centroids=clustering.centroids,
+            classes=classes,
+            seconds=time.monotonic() - started,
+        )
+        say(line)
     sys.stdout.write(_as_json(summary) if arguments.json else _as_text(summary, out))
     return 0
 

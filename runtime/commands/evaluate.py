@@ -65,6 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit", metavar="N", type=int, help="so many images of a data set, each class with its share"
     )
     parser.add_argument("--out", metavar="DIR", type=options.path, help="folder for scores.parquet and summary.json")
+    what = "write a page that opens offline: the tables, and the best model's clusters, map and classes"
+    parser.add_argument("--report", metavar="FILE.html", type=options.path, help=what)
     cache = parser.add_mutually_exclusive_group()
     where = "where embeddings are kept between runs (default: $XDG_CACHE_HOME/itae/evaluate)"
     cache.add_argument("--cache", metavar="DIR", type=options.path, help=where)
@@ -87,6 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     import json
 
     from runtime.backends.session import check_names, chosen_batch
+    from runtime.commands import evaluate_report
     from runtime.datasets import open_dataset
     from runtime.evaluation_output import output_folder, publish_evaluation
     from runtime.evaluation_report import as_json, as_text
@@ -111,6 +114,8 @@ def run(arguments: argparse.Namespace) -> int:
         summary = as_json(results)
         if arguments.out:
             publish_evaluation(arguments.out, results, summary)
+        if arguments.report:
+            _say(evaluate_report.write(arguments, results))
     sys.stdout.write(f"{json.dumps(summary, indent=2)}\n" if arguments.json else as_text(results))
     return 0
 
@@ -120,6 +125,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--seeds {arguments.seeds}: must be from 1 to {MAX_SEEDS}")
     if not 0 <= arguments.seed <= MAX_SEED - arguments.seeds:
         raise UsageError(f"--seed {arguments.seed}: must be from 0 to {MAX_SEED - arguments.seeds}")
+    if arguments.report is not None:
+        from runtime.report import check_target
+
+        check_target(arguments.report)
     if arguments.limit is not None and arguments.limit < 1:
         raise UsageError(f"--limit {arguments.limit}: must be 1 or more")
 

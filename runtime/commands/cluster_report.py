@@ -1,0 +1,195 @@
+"""`cluster --report`: what the command found, as a page to look at."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime.commands import options
+from runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from runtime.report import Artifacts, Curve, Key
+    from runtime.store import Store
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare --report and what only a report needs."""
+    parser.add_argument(
+        "--report",
+        metavar="FILE.html",
+        type=options.path,
+        help="write a page that opens offline: sizes, images of each cluster, a map, classes against clusters",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        type=options.path,
+        help="for --report: a model with the outputs artifact_mask and artifact_norm, run on a few images to show "
+        "what it flags",
+    )
+    options.add_provider(parser)
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Check, before the embeddings are read, that a report can be made.
+
+    Raises:
+        UsageError: --model without --report, or a model that doesn't tell its artifacts.
+        ManifestError: it is missing or altered.
+        OutputFileError: the report can't be written there.
+    """
+    if arguments.report is None:
+        if arguments.model is not None:
+            raise UsageError("--model is only for --report: give a FILE.html to write")
+        return
+    from runtime.manifest import read_manifest
+    from runtime.report import check_outputs, check_target
+
+    check_target(arguments.report)
+    if arguments.model is not None:
+        check_outputs(read_manifest(arguments.model), str(arguments.model))
+
+
+def write(
+    arguments: argparse.Namespace,
+    store: Store,
+    points: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.integer],
+    key_of: Callable[[int], Key],
+    summary: Mapping[str, Any],
+    *,
+    centroids: npt.NDArray[np.float32] | None = None,
+    classes: Sequence[str] | None = None,
+    curve: Curve | None = None,
+    seconds: float | None = None,
+) -> str:
+    """Write the report to `arguments.report`, and give a line about it.
+
+    Args:
+        arguments: of the command.
+        store: the embeddings.
+        points: (n, C), as they were clustered.
+        labels: (n,), 0 to k - 1 or -1 for noise.
+        key_of: gives the key of a row, under its root as it is now.
+        summary: as in `summary.json`.
+        centroids: (k, C); the means of the clusters where None.
+        classes: n classes, where they are known.
+        curve: the scores of the k that were tried.
+        seconds: how long the command took so far.
+
+    Raises:
+        ItaeError: the model can't be run, or the file can't be written.
+    """
+    from runtime import report
+
+    made = report.Report(
+        title=f"Clusters of {store.folder.resolve().name}",
+        lead=f"{len(points):,} images in {len(summary['sizes']):,} clusters",
+        headlines=_headlines(labels, summary),
+        facts=_facts(arguments, store, summary, seconds),
+        notes=_notes(store),
+        curve=curve,
+        clusters=report.describe_clusters(points, labels, key_of, centroids=centroids, classes=classes),
+        map=report.draw_map(points, labels, key_of, classes=classes, seed=arguments.seed),
+        confusion=None if classes is None else report.count_confusion(labels, classes),
+        artifacts=_artifacts(arguments, store, len(points), key_of),
+    )
+    written = report.write_report(arguments.report, made)
+    line = f"report {arguments.report}: {written.bytes / 1000:,.0f} kB, {written.images:,} images"
+    return line + (f", {len(written.unreadable):,} of them can't be read any more" if written.unreadable else "")
+
+
+def _headlines(labels: npt.NDArray[np.integer], summary: Mapping[str, Any]) -> list[Any]:
+    from runtime.report import NOISE, Headline
+
+    sizes = [size for size in summary["sizes"] if size]
+    found = [
+        Headline("images", f"{len(labels):,}"),
+        Headline("clusters", f"{len(sizes):,}", f"{min(sizes):,} to {max(sizes):,} images" if sizes else ""),
+    ]
+    if noise := int((labels == NOISE).sum()):
+        found.append(Headline("noise", f"{noise / len(labels):.1%}", f"{noise:,} images in no cluster"))
+    if (scores := summary.get("metrics")) is not None:
+        found += [
+            Headline("ACC", f"{scores['acc']:.4f}", f"against {len(scores['classes']):,} classes"),
+            Headline("NMI", f"{scores['nmi']:.4f}", "1 is perfect"),
+            Headline("ARI", f"{scores['ari']:.4f}", "0 is chance"),
+        ]
+    return found
+
+
+def _notes(store: Store) -> list[str]:
+    weights = store.origin.get("options", {}).get("weights", "")
+    notes = []
+    if weights.startswith("random:"):
+        notes.append(f"The model's weights are random ({weights}): its clusters say nothing about DINOv2.")
+    if not store.complete:
+        notes.append("The run that embeds these images has not ended: these are the embeddings that were there.")
+    return notes
+
+
+def _facts(
+    arguments: argparse.Namespace, store: Store, summary: Mapping[str, Any], seconds: float | None
+) -> list[tuple[str, str]]:
+    origin = store.origin
+    made_by = origin.get("options", {})
+    facts = [
+        ("command", _command(arguments)),
+        ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
+        ("seconds before this report", "" if seconds is None else f"{seconds:.1f}"),
+        ("embeddings", f"{store.folder.resolve()}: {len(store):,} of width {store.width}"),
+        ("model", " ".join(str(one) for one in (origin.get("model"), origin.get("model_sha256")) if one)),
+        ("backbone", ", ".join(str(made_by[name]) for name in ("size", "precision", "weights") if name in made_by)),
+        ("image size", " x ".join(map(str, made_by.get("image_size", ())))),
+        ("ITAE", _itae(made_by) if made_by else ""),
+        ("provider", str(origin.get("provider", ""))),
+    ]
+    for name in ("algorithm", "metric", "seed", "inertia", "iterations"):
+        if summary.get(name) is not None:
+            value = summary[name]
+            facts.append((name, f"{value:.6g}" if isinstance(value, float) else str(value)))
+    versions = ", ".join(f"{name} {version}" for name, version in summary.get("versions", {}).items())
+    return [(name, value) for name, value in (*facts, ("versions", versions)) if value]
+
+
+def _itae(made_by: Mapping[str, Any]) -> str:
+    itae = made_by.get("itae")
+    if itae is None:
+        return "none (plain DINOv2)"
+    return ", ".join(f"{name} {_words(value)}" for name, value in itae.items())
+
+
+def _words(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """The command with its options as they were read, defaults left out where they are none."""
+    words = ["cluster", str(arguments.embeddings)]
+    for name, value in vars(arguments).items():
+        if name in ("embeddings", "run", "verbose", "quiet", "json") or value is None or value is False or value == []:
+            continue
+        option = "--" + name.replace("_", "-")
+        for one in value if isinstance(value, list) else [value]:
+            words += [option] if one is True else [option, str(one)]
+    return shlex.join(words)
+
+
+def _artifacts(arguments: argparse.Namespace, store: Store, n: int, key_of: Callable[[int], Key]) -> Artifacts | None:
+    if arguments.model is None:
+        return None
+    from runtime import load
+    from runtime.report import sample_artifacts
+
+    with load(Path(arguments.model), arguments.provider) as model:
+        same = store.origin.get("model_sha256") == model.manifest.files.model.sha256
+        note = "" if same else "This is not the model that made the embeddings."
+        return sample_artifacts(model, n, key_of, seed=arguments.seed, note=note)

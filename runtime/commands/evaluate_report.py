@@ -1,0 +1,125 @@
+"""`evaluate --report`: the A/B tables, and one model's clusters of one data set to look at."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runtime.evaluation import Evaluation
+    from runtime.evaluation_report import DatasetResult
+    from runtime.report import Artifacts, Headline, Key, Table
+
+MASKS = ("artifact_mask", "artifact_norm")
+
+
+def write(arguments: argparse.Namespace, results: Sequence[DatasetResult]) -> str:
+    """Write the report to `arguments.report`, and give a line about it.
+
+    The model with the highest mean ACC on the first data set is the one whose clusters are shown, at its median seed.
+
+    Raises:
+        ItaeError: a model can't be run, or the file can't be written.
+    """
+    from runtime import report
+    from runtime.evaluation import METRICS, points_of
+    from runtime.paper import is_random
+
+    shown = max(results[0].evaluations, key=lambda one: one.mean("acc"))
+    dataset, points, labels = (
+        shown.embedded.dataset,
+        points_of(shown.embedded, shown.normalisation),
+        shown.clustering.labels,
+    )
+    keys = shown.embedded.keys
+    classes = [shown.classes[label] for label in shown.truth]
+
+    def key_of(row: int) -> Key:
+        return keys[row]
+
+    random = [one.name for one in results[0].embedded if is_random(one.manifest)]
+    notes = [f"The weights of {', '.join(random)} are random: nothing here says anything of DINOv2 or ITAE."]
+    made = report.Report(
+        title=f"Evaluation on {', '.join(result.embedded[0].dataset.name for result in results)}",
+        lead=f"Clusters, map and classes below: {_what(shown)}, seed {shown.scores[shown.median].seed} (of median ACC)",
+        headlines=[_headline(shown, metric) for metric in METRICS],
+        facts=_facts(arguments, results),
+        notes=notes if random else [],
+        tables=[_table(result) for result in results],
+        clusters=report.describe_clusters(
+            points, labels, key_of, centroids=shown.clustering.centroids, classes=classes
+        ),
+        map=report.draw_map(points, labels, key_of, classes=classes, seed=arguments.seed),
+        confusion=report.count_confusion(labels, classes),
+        artifacts=_artifacts(arguments, results[0], keys),
+    )
+    written = report.write_report(arguments.report, made, dataset.read_image)
+    return f"report {arguments.report}: {written.bytes / 1000:,.0f} kB, {written.images:,} images"
+
+
+def _what(one: Evaluation) -> str:
+    how = "embeddings as they are" if one.normalisation == "raw" else "embeddings divided by their L2 norm"
+    return f"{one.embedded.name} on {one.embedded.dataset.name}, {how}"
+
+
+def _headline(one: Evaluation, metric: str) -> Headline:
+    from runtime.report import Headline
+
+    deviation = one.deviation(metric)
+    spread = "" if deviation is None else f"± {deviation:.4f} over {len(one.scores)} seeds"
+    return Headline(metric.upper(), f"{one.mean(metric):.4f}", spread)
+
+
+def _table(result: DatasetResult) -> Table:
+    """A data set's models beside each other, and beside the paper's figures where these apply."""
+    from runtime.evaluation_report import notes, rows
+    from runtime.report import Table
+
+    header, *body = rows(result)
+    shown = [(name.replace("  ", "\u2003"), *cells) for name, *cells in body]  # HTML drops spaces
+    return Table(
+        title=f"{result.embedded[0].dataset.name}: {result.images:,} images",
+        header=header,
+        rows=shown,
+        note=" ".join(f"{note[0].upper()}{note[1:]}." for note in notes(result)),
+    )
+
+
+def _artifacts(arguments: argparse.Namespace, result: DatasetResult, keys: Sequence[Key]) -> Artifacts | None:
+    """What the first model flags that has outputs which tell; none where no model has."""
+    from runtime import load
+    from runtime.report import sample_artifacts
+
+    for path, one in zip(arguments.model, result.embedded, strict=True):
+        if all(name in one.manifest.output_names() for name in MASKS):
+            provider = arguments.provider if one.manifest.builder.name == "onnx" else "auto"
+            with load(path, provider) as model:
+                return sample_artifacts(
+                    model, len(keys), keys.__getitem__, seed=arguments.seed, read=one.dataset.read_image
+                )
+    return None
+
+
+def _facts(arguments: argparse.Namespace, results: Sequence[DatasetResult]) -> list[tuple[str, str]]:
+    from runtime.evaluation_report import describe
+
+    first = results[0]
+    facts = [
+        ("command", shlex.join(["python", "-m", "runtime", *sys.argv[1:]])),
+        ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
+    ]
+    for path, one in zip(arguments.model, first.embedded, strict=True):
+        facts.append((Path(path).name, f"{describe(one.manifest)}; SHA-256 {one.manifest.files.model.sha256}"))
+    for result in results:
+        dataset = result.embedded[0].dataset
+        facts.append((dataset.name, f"{dataset.path}: {result.images:,} of {len(dataset):,} images"))
+    seeds = [score.seed for score in first.evaluations[0].scores]
+    facts.append(("seeds", ", ".join(map(str, seeds))))
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("itae", "numpy", "scikit-learn"))
+    return [*facts, ("versions", versions)]

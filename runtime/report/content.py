@@ -1,0 +1,183 @@
+"""What a report tells: frozen records that `cluster` and `evaluate` fill and `write_report` draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Key = tuple[str, str]
+"""Root, where it lies now, and path of an image, as `runtime.sources.read_image` takes them."""
+ReadImage = Callable[[str, str], Image.Image]
+"""Decodes the image of a key; raises InputError: `runtime.sources.read_image`, or what a data set has instead."""
+NOISE = -1
+"""The number that HDBSCAN gives to what is in no cluster."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A number to be seen first."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image of a contact sheet."""
+
+    key: Key
+    distance: float | None = None
+    """To its cluster's centre."""
+    label: str | None = None
+    """Its class, where it is known."""
+    nearest_other: int | None = None
+    """Of a borderline image: the cluster whose centre is the second nearest."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster and the images that stand for it, each of them in one of the three lists at most."""
+
+    number: int
+    """Or `NOISE`."""
+    size: int
+    central: Sequence[Shown] = ()
+    """Nearest to its centre first; of noise, a sample."""
+    borderline: Sequence[Shown] = ()
+    """Smallest margin between the distances to the second nearest centre and to its own first."""
+    outliers: Sequence[Shown] = ()
+    """Farthest from its centre first."""
+    label: str | None = None
+    """The class of most of its images, where classes are known."""
+    label_count: int = 0
+    """How many of its images are of that class."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the m images of a map lie."""
+
+    name: str
+    positions: npt.NDArray[np.float64]
+    """(m, 2)."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Map:
+    """m images in the plane."""
+
+    keys: Sequence[Key]
+    clusters: Sequence[int]
+    """m numbers of clusters."""
+    layouts: Sequence[Layout]
+    """One or more; the first is seen first."""
+    labels: Sequence[str] | None = None
+    """m classes, where they are known."""
+    total: int = 0
+    """How many images there are in all; the map shows a sample where that is more than m."""
+    seed: int = 0
+    """Of the sample."""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How many images are of each class and in each cluster."""
+
+    classes: Sequence[str]
+    clusters: Sequence[int]
+    """The numbers of the k clusters, `NOISE` among them."""
+    counts: npt.NDArray[np.int64]
+    """(classes, k)."""
+    class_of_cluster: Sequence[str | None]
+    """k classes: what the matching that ACC counts gives to each cluster."""
+
+
+@dataclass(frozen=True)
+class FlaggedImage:
+    """An image and its artifacts."""
+
+    key: Key
+    share: Sequence[float]
+    """(P,), row by row: in which share of the layers a patch is flagged, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Norms of the patches of all sampled images in one layer."""
+
+    layer: int
+    edges: Sequence[float]
+    """b + 1, rising."""
+    normal: Sequence[int]
+    """b counts of patches that were not flagged."""
+    flagged: Sequence[int]
+    """b counts of patches that were."""
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """What ITAE flags in a sample of images."""
+
+    model: str
+    detection: str
+    """The options that decide, in words."""
+    grid: tuple[int, int]
+    """Rows and columns of patches."""
+    cover: tuple[int, int]
+    """H, W that the resized image covers."""
+    crop: tuple[int, int]
+    """H, W of its centre that the model sees."""
+    images: Sequence[FlaggedImage]
+    norms: Sequence[Norms]
+    """One a layer that ITAE changes."""
+    seed: int = 0
+    """Of the sample."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of words, such as models beside each other; the first cell of a row names it."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    best: Sequence[tuple[int, int]] = ()
+    """Row and column of the cells to be set in bold."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A score for each number of clusters that was tried."""
+
+    k: Sequence[int]
+    scores: Sequence[float]
+    chosen: int
+    name: str = "silhouette"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a report shows; what is empty or None is left out."""
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    """What was run, how and when: name and value."""
+    lead: str = ""
+    """A sentence below the title."""
+    headlines: Sequence[Headline] = ()
+    notes: Sequence[str] = ()
+    """What a reader must know to take the numbers as what they are."""
+    tables: Sequence[Table] = ()
+    curve: Curve | None = None
+    clusters: Sequence[Cluster] = ()
+    map: Map | None = None
+    confusion: Confusion | None = None
+    artifacts: Artifacts | None = None

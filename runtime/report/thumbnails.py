@@ -1,0 +1,86 @@
+"""Images made small, each within its share of the file's budget."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from PIL import Image, ImageOps
+
+from runtime.errors import InputError
+from runtime.preprocess import resize_and_crop
+from runtime.report.content import Key, ReadImage
+from runtime.sources import read_image
+
+BUDGET = 9_000_000
+"""Bytes of all thumbnails of a file, which base64 makes a third more; with the rest a report stays below 15 MB."""
+
+_LEVELS = ((1.0, 80), (1.0, 65), (1.0, 45), (0.75, 45), (0.5, 45), (0.5, 20), (0.34, 10))
+"""Scale and WebP quality, tried in turn until the share is kept; noise alone gets to the last ones."""
+_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A thumbnail to be made."""
+
+    key: Key
+    side: int
+    """Pixels: of the square that is cut from the image's centre, or of the model's crop's longer side."""
+    model_view: tuple[tuple[int, int], tuple[int, int]] | None = None
+    """What a resized image covers and which crop of it a model sees, each H, W; none: the square."""
+
+
+def make_thumbnails(wanted: Sequence[Wanted], budget: int = BUDGET, read: ReadImage = read_image) -> list[bytes | None]:
+    """WebP of each image, by a few threads; None where it can't be read. The same images give the same bytes."""
+    pixels = sum(one.side**2 for one in wanted)
+
+    def make(one: Wanted) -> bytes | None:
+        try:
+            image = read(*one.key)
+            if one.model_view is not None:
+                image = resize_and_crop(image, *one.model_view)
+        except InputError:
+            return None
+        return _encode(image, one, budget * one.side**2 // pixels)
+
+    with _quiet_pillow(), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "itae-thumbnail") as pool:
+        return list(pool.map(make, wanted))
+
+
+def _encode(image: Image.Image, one: Wanted, most: int) -> bytes:
+    data = b""
+    for scale, quality in _LEVELS:
+        side = max(1, round(one.side * scale))
+        if one.model_view is not None:
+            small = image.copy()
+            small.thumbnail((side, side), Image.Resampling.LANCZOS)
+        else:
+            # No larger than it is: the browser enlarges a picture of 32 pixels as well.
+            small = ImageOps.fit(image, (min(side, max(32, *image.size)),) * 2, Image.Resampling.LANCZOS)
+        file = io.BytesIO()
+        small.save(file, "WEBP", quality=quality, method=4)
+        data = file.getvalue()
+        if len(data) <= most:
+            break
+    return data
+
+
+@contextlib.contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Keep Pillow's remarks on odd files off stderr: what can't be read is shown and counted."""
+    logger = logging.getLogger("PIL")
+    handler = logging.NullHandler()
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.removeHandler(handler)

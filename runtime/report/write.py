@@ -1,0 +1,77 @@
+"""Writing a report: thumbnails made, the page rendered, the file replaced at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.atomic import cannot_write, write_atomically
+from runtime.errors import OutputFileError, UsageError
+from runtime.report.content import Key, ReadImage, Report
+from runtime.report.page import render
+from runtime.report.thumbnails import Wanted, make_thumbnails
+from runtime.sources import read_image
+
+SUFFIXES = (".html", ".htm")
+_SHEET_SIDE, _MAP_SIDE, _MODEL_SIDE = 96, 64, 224
+"""Pixels of thumbnails."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written."""
+
+    bytes: int
+    images: int
+    """Different images in it."""
+    unreadable: tuple[Key, ...]
+    """Of them, those that can't be read any more, drawn as placeholders."""
+
+
+def check_target(path: Path) -> None:
+    """Check, before anything long is begun, that a report can be written to `path`.
+
+    Raises:
+        UsageError: it doesn't end in .html.
+        OutputFileError: a folder is in its place, or its own folder does not exist.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"--report {path}: must end in .html")
+    try:
+        if path.is_dir():
+            raise OutputFileError(f"can't write {path}: a folder is in its place; name a file")
+        if not path.parent.is_dir():
+            raise OutputFileError(f"can't write {path}: the folder {path.parent} does not exist; make it first")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def write_report(path: Path, report: Report, read: ReadImage = read_image) -> Written:
+    """Write a report, whole or not at all; the same report of the same images, read by `read`, gives the same bytes.
+
+    Raises:
+        UsageError, OutputFileError: as `check_target`, or the disk is full.
+    """
+    check_target(path)
+    wanted = _wanted(report)
+    made = make_thumbnails(wanted, read=read)
+    tiles = {one.key: webp for one, webp in zip(wanted, made, strict=True) if one.model_view is None}
+    views = {one.key: webp for one, webp in zip(wanted, made, strict=True) if one.model_view is not None}
+    page = render(report, tiles, views.__getitem__).encode()
+    write_atomically(path, page)
+    missing = {one.key: None for one, webp in zip(wanted, made, strict=True) if webp is None}
+    return Written(len(page), len(tiles.keys() | views.keys()), tuple(missing))
+
+
+def _wanted(report: Report) -> list[Wanted]:
+    """Each image once: as on a contact sheet where it is on one, else as on the map; and as the model sees it."""
+    sides: dict[Key, int] = {}
+    for one in report.clusters:
+        for image in (*one.central, *one.borderline, *one.outliers):
+            sides[image.key] = _SHEET_SIDE
+    for key in report.map.keys if report.map is not None else ():
+        sides.setdefault(key, _MAP_SIDE)
+    wanted = [Wanted(key, side) for key, side in sides.items()]
+    if (found := report.artifacts) is not None:
+        wanted += [Wanted(one.key, _MODEL_SIDE, (found.cover, found.crop)) for one in found.images]
+    return wanted

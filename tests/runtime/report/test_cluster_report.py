@@ -1,0 +1,109 @@
+"""`cluster --report`: what it shows, what it refuses, and where it finds moved images."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from reports import HUES, parse
+
+from runtime.__main__ import main
+from runtime.store.writer import open_writer
+
+OUTPUTS = ("embedding", "artifact_mask", "artifact_norm")
+NAMES = ["red", "green", "blue"]
+
+
+@pytest.fixture
+def embeddings(tmp_path: Path) -> Path:
+    """Nine images in three folders, embedded near an axis of their color; one lies in the wrong folder."""
+    paths, vectors = [], []
+    for axis, name in enumerate(NAMES):
+        for number in range(3):
+            path = f"{NAMES[2] if (axis, number) == (0, 2) else name}/{axis}{number}.png"
+            (tmp_path / "pictures" / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (60, 50), HUES[axis]).save(tmp_path / "pictures" / path)
+            vector = np.full(4, 0.01 * number)
+            vector[axis] = 1
+            paths.append(path)
+            vectors.append(vector)
+    origin = {
+        "model": "m.onnx", "model_sha256": "ab" * 32, "provider": "cpu",
+        "options": {"size": "vits14", "weights": "random:0", "precision": "fp32", "image_size": [224, 224],
+                    "itae": None},
+    }  # fmt: skip
+    with open_writer(tmp_path / "embeddings", origin) as writer:
+        writer.add([str(tmp_path / "pictures")] * 9, paths, np.array(vectors, np.float32))
+    return tmp_path / "embeddings"
+
+
+def run(embeddings: Path, *arguments: object) -> int:
+    out = embeddings.parent / "out"
+    return main(["cluster", *map(str, [embeddings, "--k", 3, "--out", out, *arguments])])
+
+
+def test_the_page_tells_what_was_found(embeddings, tmp_path, capsys):
+    assert run(embeddings, "--report", tmp_path / "r.html", "--labels", "folders", "--seed", 4) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    page = parse(tmp_path / "r.html")
+    for words in (
+        "Clusters of embeddings", "9 images in 3 clusters", f"{summary['metrics']['acc']:.4f}", "ACC", "NMI", "ARI",
+        "vits14, fp32, random:0", "224 x 224", "none (plain DINOv2)", "ab" * 32, "weights are random", "--k 3",
+        "--seed 4", "UTC", "scikit-learn", str(embeddings), "cpu", "seconds",
+    ):  # fmt: skip
+        assert words in page.text, words
+    assert len(page.all("section", class_="sheet")) == 3
+    assert len(page.map()["name"]) == 9
+    assert page.all("section", id="confusion")
+    assert not page.all("section", id="artifacts")
+    said = capsys.readouterr().err
+    assert "writing the report" in said
+    assert f"report {tmp_path / 'r.html'}: {(tmp_path / 'r.html').stat().st_size / 1000:.0f} kB, 9 images" in said
+    assert "can't be read" not in said
+
+
+def test_without_labels_there_are_no_classes(embeddings, tmp_path):
+    assert run(embeddings, "--report", tmp_path / "r.html", "--quiet") == 0
+    page = parse(tmp_path / "r.html")
+    assert not page.all("section", id="confusion")
+    assert page.map()["labels"] == []
+
+
+def test_moved_images_are_found(embeddings, tmp_path, capsys):
+    shutil.move(tmp_path / "pictures", tmp_path / "elsewhere")
+    assert run(embeddings, "--report", tmp_path / "r.html", "--images-root", tmp_path / "elsewhere") == 0
+    assert not parse(tmp_path / "r.html").all("span", class_="missing")
+    assert run(embeddings, "--report", tmp_path / "r.html") == 0
+    assert len(parse(tmp_path / "r.html").all("span", class_="missing")) == 9
+    assert "9 images, 9 of them can't be read any more" in capsys.readouterr().err
+
+
+def test_a_model_shows_what_it_flags(embeddings, tmp_path, make_model):
+    model = make_model(tmp_path / "model", outputs=OUTPUTS)
+    assert run(embeddings, "--report", tmp_path / "r.html", "--model", model) == 0
+    page = parse(tmp_path / "r.html")
+    assert len(page.all("div", class_="overlay")) == 9
+    assert "not the model that made the embeddings" in page.text
+
+
+def refusal(capsys, code: int, expected: str) -> None:
+    assert code == 2
+    captured = capsys.readouterr()
+    assert len(captured.err.splitlines()) == 1
+    assert expected in captured.err
+    assert captured.out == ""
+
+
+def test_what_cannot_work_is_refused_before_anything_is_done(embeddings, tmp_path, make_model, capsys):
+    plain = make_model(tmp_path / "model")
+    (tmp_path / "folder.html").mkdir()
+    refusal(capsys, run(embeddings, "--report", tmp_path / "folder.html"), "a folder is in its place")
+    refusal(capsys, run(embeddings, "--report", tmp_path / "r.png"), "must end in .html")
+    refusal(capsys, run(embeddings, "--model", plain), "--model is only for --report")
+    report = tmp_path / "r.html"
+    refusal(capsys, run(embeddings, "--report", report, "--model", plain), "has no output artifact_mask")
+    refusal(capsys, run(embeddings, "--report", report, "--model", tmp_path / "no.onnx"), "no such model file")
+    assert not (tmp_path / "out").exists()
+    assert not report.exists()
