@@ -328,3 +328,55 @@ def test_files_of_two_runs_never_pass_as_one(failing, call, tiny, colors, tmp_pa
     monkeypatch.undo()
     assert call(*arguments, 2)[0] == 0
     assert sorted(path.name for path in out.iterdir()) == sorted([SCORES, SUMMARY])
+
+
+# The report
+
+
+def test_the_report_has_the_table_the_models_and_the_best_ones_clusters(call, make_model, colors, tmp_path) -> None:
+    one, other = make_model(tmp_path / "a", "one.onnx"), make_model(tmp_path / "b", "other.onnx", dtype="uint8")
+    page = tmp_path / "report.html"
+    code, _, err = call(one, other, "--data", f"folder:{colors}", "--seeds", 3, "--report", page)
+    assert code == 0
+    assert f"report {page}: " in err
+    text = page.read_text()
+    for words in (
+        "Evaluation on colors",
+        "less one.onnx",
+        "other.onnx",
+        "1.0000",
+        "are random",
+        "divided by their L2 norm",
+    ):
+        assert words in text
+    assert text.count("data:image/webp;base64,") >= 24
+    assert "Artifacts" not in text  # no model has outputs that tell
+
+
+def test_the_report_shows_what_a_model_flags_and_pictures_that_lie_in_an_array(call, make_model, tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    records = b"".join(
+        bytes([number % 10]) + rng.integers(0, 256, 3072, dtype=np.uint8).tobytes() for number in range(10_000)
+    )
+    (tmp_path / "test_batch.bin").write_bytes(records)
+    (tmp_path / "batches.meta.txt").write_text("\n".join(f"class{number}" for number in range(10)) + "\n")
+    model = make_model(tmp_path / "m", outputs=("embedding", "artifact_mask", "artifact_norm"))
+    page = tmp_path / "report.html"
+    code, _, err = call(
+        model, "--data", f"cifar10:{tmp_path}", "--limit", 40, "--seeds", 1, "--report", page, cache=False
+    )
+    assert code == 0, err
+    text = page.read_text()
+    assert "Artifacts" in text
+    assert text.count("data:image/webp;base64,") >= 40
+    assert "can't be read any more" not in err
+
+
+@pytest.mark.parametrize(("name", "message"), [("r.txt", "must end in .html"), ("no/r.html", "does not exist")])
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_embedded(
+    name, message, call, tiny, colors, tmp_path
+) -> None:
+    code, _, err = call(tiny, "--data", f"folder:{colors}", "--report", tmp_path / name)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
