@@ -28,14 +28,14 @@ def test_a_small_cluster_is_shown_whole_most_central_first():
 
 def test_borderline_and_outliers_are_by_margin_and_distance(monkeypatch):
     monkeypatch.setattr(choose, "MOST_PER_CLUSTER", 4)
-    points = np.array([[0, 0], [0.1, 0], [0.2, 0], [0, 8], [4.4, 0], [-1, 0], [10, 0], [10, 0.1]], np.float32)
+    points = np.array([[0, 0], [0.1, 0], [0.2, 0], [0, 8], [2, 6], [3, 0], [10, 0], [10, 0.1]], np.float32)
     labels = np.array([0] * 6 + [1] * 2)
     first, _ = describe_clusters(points, labels, key, centroids=np.array([[0, 0], [10, 0]], np.float32))
     assert rows(first.central) == [0, 1]
-    assert rows(first.borderline) == [4]  # 5.6 - 4.4 = 1.2; the outlier's 12.8 - 8, the others' more
+    assert rows(first.borderline) == [4]  # its margin is 10 - 6.3; row 5 is nearer to the other centre, but by 7 - 3
     assert rows(first.outliers) == [3]
     assert first.borderline[0].nearest_other == 1
-    assert first.borderline[0].distance == pytest.approx(4.4)
+    assert first.borderline[0].distance == pytest.approx(40**0.5)
 
 
 def test_no_image_is_shown_twice():
