@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from runtime.cluster_options import METRICS
 from runtime.cluster_output import CENTROIDS, SUMMARY
 from runtime.clustering import Clustering, Float32
-from runtime.errors import InputError, UsageError
+from runtime.errors import InputError, UsageError, one_line
 from runtime.minibatch import StoreReader
 from runtime.store import Store
 
-METRICS = ("cosine", "euclidean")
 _MAX_SUMMARY_BYTES = 1 << 26
 
 
@@ -117,12 +117,15 @@ def assign(reader: StoreReader, old: OldClusters) -> Clustering:
 def _summary(path: Path) -> dict[str, Any]:
     try:
         summary = json.loads(_bytes(path)[:_MAX_SUMMARY_BYTES])
-        if not isinstance(summary["files"][CENTROIDS]["sha256"], str) or not isinstance(summary["source"], dict):
-            raise TypeError("hashes and source are missing")
-        if summary.get("metric", "cosine") not in METRICS:
-            raise ValueError(f"unknown metric {summary['metric']}")
+        is_ours = (
+            isinstance(summary["files"][CENTROIDS]["sha256"], str)
+            and isinstance(summary["source"], dict)
+            and summary.get("metric", "cosine") in METRICS
+        )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}); make it again with `cluster`") from error
+        raise InputError(f"{path} is damaged ({one_line(error)}); make it again with `cluster`") from error
+    if not is_ours:
+        raise InputError(f"{path} is damaged, or of a newer version; make it again with `cluster`")
     return dict(summary)
 
 

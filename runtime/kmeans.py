@@ -38,10 +38,13 @@ def normalize_rows(
     """
     norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
     if (bad := np.flatnonzero(~np.isfinite(norms))).size:
-        raise InputError(f"the embedding of {name(int(bad[0]))} (row {first + bad[0]}) holds NaN or infinity; make it again")
+        raise InputError(
+            f"the embedding of {name(int(bad[0]))} (row {first + bad[0]}) holds NaN or infinity; make it again"
+        )
     if (bad := np.flatnonzero(norms == 0)).size:
         raise InputError(
-            f"the embedding of {name(int(bad[0]))} (row {first + bad[0]}) is all zeros and can't be normalised; make it again"
+            f"the embedding of {name(int(bad[0]))} (row {first + bad[0]}) is all zeros and can't be normalised; "
+            "make it again"
         )
     units = np.empty_like(vectors, order="C") if out is None else out
     np.divide(vectors, norms[:, None], out=units, casting="same_kind")  # float64 inside, a buffer at a time

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from runtime.kmeans import normalize_rows
 from runtime.lloyd import TOLERANCE, NumpyPoints
 from runtime.seeding import plus_plus, sample_rows
 from runtime.sources import location
-from runtime.store import Store
+from runtime.store import Embeddings, Store
 
 PASSES = 10
 """Over the data, at most."""
@@ -33,12 +33,8 @@ class StoreReader:
         """Some thousand points (m, C) at a time; raises InputError."""
         first = 0
         for part in self.store.parts():
-            points = part.vectors
-            if self.metric == "cosine":
-                roots, paths = part.roots, part.paths
-                points = normalize_rows(points, lambda row, r=roots, p=paths: location(r[row], p[row]), first=first)
-            yield points
-            first += len(points)
+            yield normalize_rows(part.vectors, _names(part), first=first) if self.metric == "cosine" else part.vectors
+            first += len(part)
 
     def sample(self, rows: np.ndarray) -> Float32:
         """The points of `rows`, which are in order; reads the store once."""
@@ -70,6 +66,10 @@ class StoreReader:
         return np.concatenate(labels), np.concatenate(distances)
 
 
+def _names(part: Embeddings) -> Callable[[int], str]:
+    return lambda row: location(part.roots[row], part.paths[row])
+
+
 def cluster(reader: StoreReader, k: int, seed: int = 0, max_iter: int = PASSES) -> Clustering:
     """Cluster a store: k-means++ on a sample, then passes of mini-batches; gives fewer clusters where some end empty.
 
@@ -97,12 +97,12 @@ def cluster(reader: StoreReader, k: int, seed: int = 0, max_iter: int = PASSES) 
     model = MiniBatchKMeans(
         k, init=start.astype(np.float32), n_init=1, random_state=seed, reassignment_ratio=0, compute_labels=False
     )
-    centroids = start
-    for iteration in range(1, max_iter + 1):
+    centroids, passes = start, 0
+    for passes in range(1, max_iter + 1):  # noqa: B007  # told below
         for batch in reader.batches(max(_BATCH, 2 * k), generator):
             model.partial_fit(batch)
         before, centroids = centroids, model.cluster_centers_.astype(np.float64)
         if ((centroids - before) ** 2).sum() <= limit:
             break
     labels, distances = reader.labelled(centroids)
-    return arranged(labels, distances, centroids, iteration)
+    return arranged(labels, distances, centroids, passes)

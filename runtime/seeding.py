@@ -23,7 +23,7 @@ def sample_rows(n: int, k: int, generator: np.random.Generator) -> npt.NDArray[n
 
 
 def plus_plus(sample: Float32, k: int, generator: np.random.Generator) -> Float64:
-    """k points of the sample (m, C), m >= k, far from each other: (k, C) float64.
+    """Choose k points of the sample (m, C), m >= k, far from each other: (k, C) float64.
 
     Each is drawn with probability in proportion to the squared distance to the nearest one before; of `2 + ln k`
     such candidates the one that lowers the sum of those the most is taken, as in scikit-learn. Where every point equals
