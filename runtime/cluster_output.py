@@ -1,7 +1,8 @@
 """The files of one clustering: `labels.parquet`, `centroids.npy`, `clusters.png`, and `summary.json` last.
 
-The summary holds SHA-256 of the other three. An older result is replaced so: all four files are finished in a
-hidden folder in OUT; the old summary goes; the three are moved in; the new summary is moved in. So an OUT
+After `--k auto` there is a `silhouette.png` too. The summary holds SHA-256 of the others. An older result is replaced
+so: all files are finished in a hidden folder in OUT; the old summary goes; the others are moved in; the new summary is
+moved in. So an OUT
 with a summary is whole, and files of two runs never pass as one: where a run is cut short there is none.
 """
 
@@ -16,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from runtime.atomic import cannot_write, publish, sync_folder, work_folder
+from runtime.clustering import Clustering
 from runtime.errors import OutputFileError, UsageError
-from runtime.kmeans import Clustering
 
 LABELS = "labels.parquet"
 CENTROIDS = "centroids.npy"
 PICTURE = "clusters.png"
+SILHOUETTE = "silhouette.png"
 SUMMARY = "summary.json"
 
 
@@ -43,7 +45,7 @@ def output_folder(out: Path, source: Path) -> Iterator[Path]:
         if not out.is_dir():
             out.mkdir()
             made = True
-        in_the_way = [name for name in (LABELS, CENTROIDS, PICTURE, SUMMARY) if (out / name).is_dir()]
+        in_the_way = [name for name in (LABELS, CENTROIDS, PICTURE, SILHOUETTE, SUMMARY) if (out / name).is_dir()]
     except OSError as error:
         raise cannot_write(out, error) from error
     if in_the_way:
@@ -81,8 +83,9 @@ def publish_results(
     clustering: Clustering,
     png: bytes,
     summary: Mapping[str, Any],
+    more: Mapping[str, bytes] | None = None,
 ) -> dict[str, Any]:
-    """Write the four files; gives the summary as written, `files` added.
+    """Write the files; gives the summary as written, `files` added.
 
     Args:
         out: where they go.
@@ -92,6 +95,7 @@ def publish_results(
         clustering: their clusters.
         png: the picture.
         summary: everything else that the summary tells, as JSON.
+        more: other files: `SILHOUETTE`.
 
     Raises:
         OutputFileError: a file can't be written; an older result is then as before, or has lost its summary.
@@ -100,6 +104,7 @@ def publish_results(
         LABELS: _labels_parquet(roots, paths, clustering),
         CENTROIDS: _npy(clustering),
         PICTURE: png,
+        **(more or {}),
     }
     files = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
     full = {**summary, "files": files}
@@ -111,6 +116,8 @@ def publish_results(
             raise cannot_write(out / name, error) from error
     try:
         (out / SUMMARY).unlink(missing_ok=True)
+        if SILHOUETTE not in contents:
+            (out / SILHOUETTE).unlink(missing_ok=True)  # of another k
         sync_folder(out)
     except OSError as error:
         raise cannot_write(out / SUMMARY, error) from error

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from runtime.clustering import NOISE
 from runtime.errors import InputError
 from runtime.sources import read_image
 
@@ -36,6 +37,7 @@ class Cluster:
     """One row of the picture."""
 
     number: int
+    """`NOISE` for what is in no cluster."""
     size: int
     """How many images it has in all."""
     central: Sequence[Key]
@@ -71,8 +73,9 @@ def draw_gallery(clusters: Sequence[Cluster]) -> Gallery:
 def _header(clusters: Sequence[Cluster], unreadable: int) -> list[str]:
     """The lines above the rows: what is drawn, and what is not."""
     images = sum(cluster.size for cluster in clusters)
+    noise = sum(cluster.number == NOISE for cluster in clusters)
     lines = [
-        f"{count(images, 'image')} in {count(len(clusters), 'cluster')}",
+        f"{count(images, 'image')} in {count(len(clusters) - noise, 'cluster')}{' and noise' if noise else ''}",
         f"a row for each cluster: at most {MAX_IMAGES} images, nearest to its centre first",
     ]
     if left := clusters[MAX_ROWS:]:
@@ -98,7 +101,8 @@ def _draw(shown: Sequence[Cluster], tiles: Iterator[Image.Image | None], header:
         y = top + row * _ROW_HEIGHT
         pen.line((_MARGIN, y, width - _MARGIN, y), _RULE)
         y += 2 * _GAP
-        pen.text((_MARGIN, y + TILE // 2 - 22), f"cluster {cluster.number}", _INK, large)
+        name = "noise" if cluster.number == NOISE else f"cluster {cluster.number}"
+        pen.text((_MARGIN, y + TILE // 2 - 22), name, _INK, large)
         pen.text((_MARGIN, y + TILE // 2 + 4), count(cluster.size, "image"), _FAINT, small)
         for column in range(min(len(cluster.central), MAX_IMAGES)):
             x = _MARGIN + _LABEL_WIDTH + column * (TILE + _GAP)

@@ -43,6 +43,8 @@ def contingency(
 def score(classes: Sequence[str], labels: npt.NDArray[np.integer], k: int) -> Metrics:
     """Compare the clusters of n points (n,), 0 to k - 1, with their classes.
 
+    A label of -1, noise, is no cluster: ACC counts it as wrong; to NMI and ARI all noise is one more cluster.
+
     Raises:
         ValueError: there are no points, or not as many classes as labels.
     """
@@ -52,7 +54,7 @@ def score(classes: Sequence[str], labels: npt.NDArray[np.integer], k: int) -> Me
     if not len(classes) == len(labels) > 0:
         raise ValueError(f"{len(classes)} classes for {len(labels)} labels")
     names, truth = np.unique(np.asarray(classes, dtype=object), return_inverse=True)
-    table = contingency(truth, labels, len(names), k)
+    table = contingency(truth[labels >= 0], labels[labels >= 0], len(names), k)
     matched, clusters = linear_sum_assignment(table, maximize=True)
     class_of_cluster: list[str | None] = [None] * k
     for row, column in zip(matched.tolist(), clusters.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""`python -m runtime cluster`: embeddings -> unit vectors -> k-means -> metrics -> picture -> files."""
+"""`python -m runtime cluster`: embeddings -> points -> clusters -> metrics -> picture -> files."""
 
 from __future__ import annotations
 
@@ -9,33 +9,56 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime import cluster_options
+from runtime.cluster_options import AUTO, Settings
 from runtime.commands import cluster_report, options
-from runtime.errors import UsageError
 
 if TYPE_CHECKING:
+    from runtime.choose_k import Curve
+    from runtime.clustering import Clustering, Float32
     from runtime.gallery import Cluster, Gallery
-    from runtime.kmeans import Clustering
     from runtime.metrics import Metrics
-    from runtime.store import Store
+    from runtime.minibatch import StoreReader
 
 # Heavy imports come after parsing, in the function that needs them.
 
-WHAT = "cluster embeddings by k-means"
+WHAT = "cluster embeddings"
 EXAMPLES = """examples:
   %(prog)s embeddings/ --k 10 --out clusters/
-  %(prog)s embeddings/ --k 10 --out clusters/ --labels folders"""
-
-SUMMARY_FORMAT = 1
-MAX_SEED = 2**32 - 1
-"""What numpy's generator takes."""
-_LISTED = 20
-"""Clusters whose sizes are listed for people; the summary has all."""
+  %(prog)s embeddings/ --k 10 --out clusters/ --labels folders
+  %(prog)s embeddings/ --k auto --k-range 5:50 --out clusters/
+  %(prog)s embeddings/ --algorithm minibatch --k 1000 --out clusters/       # more than fits into memory
+  %(prog)s embeddings/ --algorithm hdbscan --min-cluster-size 20 --out clusters/
+  %(prog)s new/ --assign clusters/ --out new-clusters/"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument("embeddings", metavar="DIR", type=Path, help="folder that `embed` wrote")
-    parser.add_argument("--k", metavar="K", type=int, required=True, help="number of clusters")
+    parser.add_argument(
+        "--algorithm",
+        choices=cluster_options.ALGORITHMS,
+        help="kmeans: the default; minibatch: reads the store again and again in place of holding it; hdbscan: finds "
+        "the number of clusters, and leaves noise out; agglomerative: of 30,000 embeddings at most",
+    )
+    parser.add_argument(
+        "--k",
+        metavar="K",
+        type=cluster_options.number_of_clusters,
+        help=f"number of clusters; {AUTO}: that of the highest silhouette, on a sample of 4,000. Not for hdbscan",
+    )
+    parser.add_argument(
+        "--k-range",
+        metavar="LOW:HIGH",
+        type=cluster_options.range_of_k,
+        help=f"what --k {AUTO} tries (default: 2:30)",
+    )
+    parser.add_argument(
+        "--metric",
+        choices=cluster_options.METRICS,
+        help="cosine: embeddings are divided by their L2 norm first; euclidean: they are taken as they are "
+        "(default: cosine)",
+    )
     parser.add_argument(
         "--out",
         metavar="OUT",
@@ -44,7 +67,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for labels.parquet, centroids.npy, clusters.png and summary.json; made if need be",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="same seed, same clusters, on one machine (default: %(default)s)"
+        "--assign",
+        metavar="CENTROIDS",
+        type=options.path,
+        help="cluster nothing: give each embedding the nearest of these, an older run's OUT or its centroids.npy",
+    )
+    parser.add_argument("--seed", type=int, help="same seed, same clusters, on one machine (default: 0)")
+    parser.add_argument("--n-init", type=int, help="of kmeans: starts, the best of which is kept (default: 10)")
+    parser.add_argument(
+        "--max-iter", type=int, help="of kmeans: iterations of a start (default: 300); of minibatch: passes (10)"
+    )
+    parser.add_argument("--device", help="of kmeans: cpu, cuda or cuda:N by PyTorch, torch-cpu to check (default: cpu)")
+    parser.add_argument("--min-cluster-size", type=int, help="of hdbscan: what is smaller is noise (default: 5)")
+    parser.add_argument(
+        "--min-samples", type=int, help="of hdbscan: neighbours that make a place dense (default: --min-cluster-size)"
+    )
+    parser.add_argument(
+        "--linkage", choices=("ward", "average", "complete", "single"), help="of agglomerative (default: ward)"
     )
     parser.add_argument(
         "--labels",
@@ -61,19 +100,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Cluster the embeddings in `arguments.embeddings` into `arguments.out`; gives the exit code.
 
     Raises:
-        UsageError: an option has no meaning for these embeddings.
+        UsageError: an option has no meaning for these embeddings, or beside another.
         InputError: there are no embeddings, or they can't be clustered.
+        BackendError: there is no such device.
         OutputFileError: the results can't be written.
     """
-    folder, out, k, seed = arguments.embeddings, arguments.out, arguments.k, arguments.seed
-    if k < 1:
-        raise UsageError(f"--k {k}: must be 1 or more")
-    if not 0 <= seed <= MAX_SEED:
-        raise UsageError(f"--seed {seed}: must be from 0 to {MAX_SEED}")
+    folder, out = arguments.embeddings, arguments.out
+    settings = Settings.parse(arguments)
     cluster_report.check(arguments)
     started = time.monotonic()
-    from runtime import cluster_output, gallery, kmeans, metrics
-    from runtime.sources import location
+    from runtime import assign, choose_k, cluster_output, cluster_summary, gallery, metrics
+    from runtime.minibatch import StoreReader
     from runtime.store import Store
     from runtime.store.moved import Moved
 
@@ -84,90 +121,134 @@ def run(arguments: argparse.Namespace) -> int:
     store = Store(folder)
     if not store.complete:
         say(f"{folder} is of a run that has not ended: clustering the {len(store):,} embeddings that are there")
-    embeddings = store.read()
-    roots, paths = embeddings.roots, embeddings.paths
+    old, metric = None, settings.metric or "cosine"
+    if settings.assign is not None:
+        old = assign.load(settings.assign)
+        metric, unknown = assign.check_fit(old, store, settings.metric)
+        if unknown:
+            say(f"--assign {settings.assign}: {unknown}")
+    reader = StoreReader(store, metric)
+    points, roots, paths = _loaded(reader, needed=old is None and settings.algorithm != "minibatch")
     moved = Moved.parse(arguments.images_root, list(dict.fromkeys(roots)))
-    points = kmeans.normalize_rows(embeddings.vectors, lambda row: location(roots[row], paths[row]))
-    del embeddings  # as large as the points
-    kmeans.check_k(points, k)
+    _check_before_writing(points, settings)
     with cluster_output.output_folder(out, folder) as work:
-        say(f"clustering {len(points):,} embeddings of width {points.shape[1]} into {k:,}")
-        clustering = kmeans.cluster(points, k, seed)
+        curve = None
+        if old is not None:
+            say(f"assigning {len(store):,} embeddings of width {store.width} to {len(old.centroids):,} clusters")
+            clustering = assign.assign(reader, old)
+        else:
+            if settings.k_range is not None:
+                curve = _curve(reader, points, settings, say)
+            k = settings.k or (curve.best if curve else None)
+            into = f" into {k:,}" if k else ""
+            say(f"clustering {len(store):,} embeddings of width {store.width}{into}")
+            clustering = _cluster(reader, points, settings, k)
+            if k and len(clustering.sizes) < k:
+                say(f"only {len(clustering.sizes):,} of {k:,} clusters came out: no embedding is nearest to the others")
+        del points
         scores = classes = None
         if arguments.labels == "folders":
             classes = metrics.folder_classes(roots, paths)
-            scores = metrics.score(classes, clustering.labels, k)
+            scores = metrics.score(classes, clustering.labels, len(clustering.sizes))
         say("drawing the most central images")
         picture = gallery.draw_gallery(_rows(clustering, [moved.now(root) for root in roots], paths))
-        summary = _summary(clustering, scores, picture, store, seed)
-        summary = cluster_output.publish_results(out, work, roots, paths, clustering, picture.png, summary)
+        summary = cluster_summary.summarize(clustering, settings, metric, store, picture, scores, curve, old)
+        more = {} if curve is None else {cluster_output.SILHOUETTE: choose_k.draw(curve)}
+        summary = cluster_output.publish_results(out, work, roots, paths, clustering, picture.png, summary, more)
     _report_oddities(picture, scores, say)
     if arguments.report is not None:
         say("writing the report")
+        points, _, _ = _loaded(reader, needed=True)  # again: by minibatch they were never in memory all at once
+        assert points is not None
         line = cluster_report.write(
             arguments,
             store,
             points,
-            clustering.labels,
+            clustering,
             lambda row: (moved.now(roots[row]), paths[row]),
             summary,
-            centroids=clustering.centroids,
             classes=classes,
+            curve=curve,
             seconds=time.monotonic() - started,
         )
         say(line)
-    sys.stdout.write(_as_json(summary) if arguments.json else _as_text(summary, out))
+    sys.stdout.write(_as_json(summary) if arguments.json else cluster_summary.as_text(summary, out))
     return 0
 
 
+def _loaded(reader: StoreReader, *, needed: bool) -> tuple[Float32 | None, Sequence[str], Sequence[str]]:
+    """The points, if they are needed all at once, and root and path of each image."""
+    from runtime.kmeans import normalize_rows
+    from runtime.sources import location
+
+    if not needed:
+        images = list(reader.store.images())
+        return None, [root for root, _ in images], [path for _, path in images]
+    embeddings = reader.store.read()
+    roots, paths, points = embeddings.roots, embeddings.paths, embeddings.vectors
+    if reader.metric == "cosine":  # in place: a second copy is what the machine may lack
+        normalize_rows(points, lambda row: location(roots[row], paths[row]), out=points)
+    return points, roots, paths
+
+
+def _check_before_writing(points: Float32 | None, settings: Settings) -> None:
+    """What can be refused before OUT is made."""
+    from runtime.kmeans import check_k
+
+    if points is not None and settings.k is not None:
+        check_k(points, settings.k)
+
+
+def _cluster(reader: StoreReader, points: Float32 | None, settings: Settings, k: int | None) -> Clustering:
+    """The clusters that `settings` ask for; k is the number of them where it is known."""
+    from runtime import algorithms, kmeans, minibatch
+
+    if points is None:
+        assert k is not None
+        return minibatch.cluster(reader, k, settings.seed, **settings.given)
+    if k is None:
+        return algorithms.hdbscan(points, **settings.given)
+    if settings.algorithm == "agglomerative":
+        return algorithms.agglomerative(points, k, **settings.given)
+    return kmeans.cluster(points, k, settings.seed, **settings.given)
+
+
+def _curve(reader: StoreReader, points: Float32 | None, settings: Settings, say: Callable[[str], None]) -> Curve:
+    """The silhouette of each k of `settings.k_range`, on a sample."""
+    import numpy as np
+
+    from runtime import algorithms, choose_k, kmeans
+
+    assert settings.k_range is not None
+    low, high = settings.k_range
+    n = len(reader.store)
+    generator = np.random.default_rng(settings.seed)
+    rows = np.sort(generator.choice(n, min(n, choose_k.SAMPLE), replace=False))
+    sample = reader.sample(rows) if points is None else points[rows]
+    say(f"trying {low} to {high} clusters on {len(sample):,} embeddings")
+
+    def labels(sample: Float32, k: int) -> Any:  # noqa: ANN401  # an array, which must not be imported above
+        if settings.algorithm == "agglomerative":
+            return algorithms.agglomerative(sample, k, **settings.given).labels
+        return kmeans.cluster(sample, k, settings.seed).labels
+
+    return choose_k.choose(
+        sample, reader.metric, range(low, high + 1), labels, lambda k, found: say(f"k = {k}: silhouette {found:.3f}")
+    )
+
+
 def _rows(clustering: Clustering, roots: Sequence[str], paths: Sequence[str]) -> list[Cluster]:
-    """What the picture shows of each cluster."""
+    """What the picture shows of each cluster, and of the noise behind them."""
+    from runtime.clustering import NOISE
     from runtime.gallery import MAX_IMAGES, Cluster
 
+    groups = list(enumerate(clustering.members()))
+    if clustering.noise:
+        groups.append((NOISE, clustering.noise_members()))
     return [
         Cluster(number, len(members), [(roots[row], paths[row]) for row in members[:MAX_IMAGES]])
-        for number, members in enumerate(clustering.members())
+        for number, members in groups
     ]
-
-
-def _summary(
-    clustering: Clustering, scores: Metrics | None, picture: Gallery, store: Store, seed: int
-) -> dict[str, Any]:
-    """Everything in `summary.json` but the files' hashes."""
-    k, width = clustering.centroids.shape
-    return {
-        "format": SUMMARY_FORMAT,
-        "k": k,
-        "seed": seed,
-        "n": len(clustering.labels),
-        "width": width,
-        "inertia": clustering.inertia,
-        "iterations": clustering.iterations,
-        "sizes": clustering.sizes.tolist(),
-        "metrics": None
-        if scores is None
-        else {
-            "classes_from": "folders",
-            "acc": scores.acc,
-            "nmi": scores.nmi,
-            "ari": scores.ari,
-            "classes": list(scores.classes),
-            "class_of_cluster": list(scores.class_of_cluster),
-        },
-        "picture": {
-            "clusters": picture.clusters,
-            "images": picture.images,
-            "unreadable": len(picture.unreadable),
-        },
-        "source": {"folder": str(store.folder.resolve()), "model_sha256": store.origin.get("model_sha256")},
-        "versions": _versions(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    from importlib import metadata
-
-    return {name: metadata.version(name) for name in ("itae", "numpy", "scikit-learn")}
 
 
 def _report_oddities(picture: Gallery, scores: Metrics | None, say: Callable[[str], None]) -> None:
@@ -184,30 +265,3 @@ def _as_json(summary: dict[str, Any]) -> str:
     import json
 
     return json.dumps(summary, indent=2) + "\n"
-
-
-def _as_text(summary: dict[str, Any], out: Path) -> str:
-    """The summary for people."""
-    from runtime.cluster_output import LABELS, PICTURE
-    from runtime.gallery import count
-
-    n, sizes = summary["n"], summary["sizes"]
-    lines = [
-        f"{count(n, 'image')} in {count(summary['k'], 'cluster')} "
-        f"(seed {summary['seed']}, inertia {summary['inertia']:.6g}, {count(summary['iterations'], 'iteration')})",
-        "",
-        "cluster      images   share",
-    ]
-    lines += [f"{number:<10,} {size:8,} {size / n:7.1%}" for number, size in enumerate(sizes[:_LISTED])]
-    if rest := sizes[_LISTED:]:
-        lines.append(f"{f'{len(rest):,} more':10} {sum(rest):8,} {sum(rest) / n:7.1%}")
-    lines.append("")
-    if (scores := summary["metrics"]) is not None:
-        lines.append(
-            f"ACC {scores['acc']:.4f}  NMI {scores['nmi']:.4f}  ARI {scores['ari']:.4f}  "
-            f"(against {count(len(scores['classes']), 'folder name')})"
-        )
-    picture = summary["picture"]
-    drawn = "" if picture["clusters"] == summary["k"] else f" (the first {picture['clusters']} clusters)"
-    lines += [f"picture  {out / PICTURE}{drawn}", f"labels   {out / LABELS}"]
-    return "\n".join(lines) + "\n"

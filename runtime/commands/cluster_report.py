@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from runtime.report import Artifacts, Curve, Key
+    from runtime.choose_k import Curve
+    from runtime.clustering import Clustering
+    from runtime.report import Artifacts, Key
     from runtime.store import Store
 
 
@@ -62,11 +64,10 @@ def write(
     arguments: argparse.Namespace,
     store: Store,
     points: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.integer],
+    clustering: Clustering,
     key_of: Callable[[int], Key],
     summary: Mapping[str, Any],
     *,
-    centroids: npt.NDArray[np.float32] | None = None,
     classes: Sequence[str] | None = None,
     curve: Curve | None = None,
     seconds: float | None = None,
@@ -77,10 +78,9 @@ def write(
         arguments: of the command.
         store: the embeddings.
         points: (n, C), as they were clustered.
-        labels: (n,), 0 to k - 1 or -1 for noise.
+        clustering: of the points.
         key_of: gives the key of a row, under its root as it is now.
         summary: as in `summary.json`.
-        centroids: (k, C); the means of the clusters where None.
         classes: n classes, where they are known.
         curve: the scores of the k that were tried.
         seconds: how long the command took so far.
@@ -90,14 +90,15 @@ def write(
     """
     from runtime import report
 
+    labels = clustering.labels
     made = report.Report(
         title=f"Clusters of {store.folder.resolve().name}",
         lead=f"{len(points):,} images in {len(summary['sizes']):,} clusters",
         headlines=_headlines(labels, summary),
         facts=_facts(arguments, store, summary, seconds),
         notes=_notes(store),
-        curve=curve,
-        clusters=report.describe_clusters(points, labels, key_of, centroids=centroids, classes=classes),
+        curve=None if curve is None else report.Curve(curve.ks, curve.silhouettes, curve.best),
+        clusters=report.describe_clusters(points, labels, key_of, centroids=clustering.centroids, classes=classes),
         map=report.draw_map(points, labels, key_of, classes=classes, seed=arguments.seed),
         confusion=None if classes is None else report.count_confusion(labels, classes),
         artifacts=_artifacts(arguments, store, len(points), key_of),

@@ -1,0 +1,57 @@
+"""Clusterings that aren't k-means: HDBSCAN and agglomerative, scikit-learn's."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from runtime.clustering import Clustering, Float32, from_labels
+from runtime.errors import UsageError
+from runtime.kmeans import check_k
+
+MIN_CLUSTER_SIZE = 5
+LINKAGES = ("ward", "average", "complete", "single")
+MAX_AGGLOMERATIVE = 30_000
+"""Points that agglomerative takes: the distances of each two, 8 bytes each, are 3.6 GB then."""
+
+
+def hdbscan(points: Float32, min_cluster_size: int = MIN_CLUSTER_SIZE, min_samples: int | None = None) -> Clustering:
+    """Clusters of any shape where the n points (n, C) lie densely; the others are noise. Deterministic.
+
+    Time grows as n² C; memory as n C.
+
+    Args:
+        points: the embeddings.
+        min_cluster_size: 2 or more; what is smaller is noise.
+        min_samples: neighbours that make a place dense; by default `min_cluster_size`.
+
+    Raises:
+        UsageError: there are fewer points than `min_cluster_size` or `min_samples`.
+    """
+    from sklearn.cluster import HDBSCAN
+
+    for option, value, least in (("min-cluster-size", min_cluster_size, 2), ("min-samples", min_samples or 1, 1)):
+        if not least <= value <= len(points):
+            raise UsageError(f"--{option} {value}: must be from {least} to {len(points)}, the number of embeddings")
+    found = HDBSCAN(min_cluster_size=min_cluster_size, min_samples=min_samples, copy=True).fit(points)
+    return from_labels(points, found.labels_.astype(np.int32))
+
+
+def agglomerative(points: Float32, k: int, linkage: str = "ward") -> Clustering:
+    """Merge the two nearest clusters of n points (n, C) until there are k. Deterministic.
+
+    Raises:
+        UsageError: as `check_k`, or there are too many points for the distances of each two.
+    """
+    check_k(points, k)
+    if len(points) > MAX_AGGLOMERATIVE:
+        gigabytes = 4 * len(points) ** 2 / 1e9
+        raise UsageError(
+            f"--algorithm agglomerative keeps the distances of each two of {len(points):,} embeddings, "
+            f"{gigabytes:,.1f} GB, and takes {MAX_AGGLOMERATIVE:,} at most; use kmeans or minibatch"
+        )
+    from sklearn.cluster import AgglomerativeClustering
+
+    if len(points) == 1:
+        return from_labels(points, np.zeros(1, np.int32))
+    found = AgglomerativeClustering(k, linkage=linkage).fit(points)
+    return from_labels(points, found.labels_.astype(np.int32))

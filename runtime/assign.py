@@ -1,0 +1,136 @@
+"""`--assign`: the clusters of an older run for new embeddings."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.cluster_options import METRICS
+from runtime.cluster_output import CENTROIDS, SUMMARY
+from runtime.clustering import Clustering, Float32
+from runtime.errors import InputError, UsageError, one_line
+from runtime.minibatch import StoreReader
+from runtime.store import Store
+
+_MAX_SUMMARY_BYTES = 1 << 26
+
+
+@dataclass(frozen=True)
+class OldClusters:
+    """The centroids of an older run, and what is known of it."""
+
+    path: Path
+    centroids: Float32
+    """(k, C)."""
+    summary: Mapping[str, Any] | None
+    """Of the run; none of centroids without one beside them."""
+
+    @property
+    def metric(self) -> str | None:
+        """By which the older run clustered; none where that isn't known."""
+        return None if self.summary is None else str(self.summary.get("metric", "cosine"))
+
+    @property
+    def model_sha256(self) -> str | None:
+        """Of the model that made the embeddings of the older run, where that is known."""
+        found = (self.summary or {}).get("source", {}).get("model_sha256")
+        return None if found is None else str(found)
+
+
+def load(path: Path) -> OldClusters:
+    """Read centroids: `centroids.npy` or the folder of an older run.
+
+    Raises:
+        InputError: they can't be read, or are not those that the summary beside them tells of.
+    """
+    file = path / CENTROIDS if path.is_dir() else path
+    data = _bytes(file)
+    summary = None
+    beside = file.with_name(SUMMARY)
+    if file.name == CENTROIDS and beside.is_file():
+        summary = _summary(beside)
+        if hashlib.sha256(data).hexdigest() != summary["files"][CENTROIDS]["sha256"]:
+            raise InputError(f"{file} is not the one that {beside} tells of; make both again with `cluster`")
+    elif path.is_dir():
+        raise InputError(f"{path} holds no {SUMMARY}, its run was cut short; make it again with `cluster`")
+    try:
+        centroids = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{file} is no .npy file ({error})") from error
+    if centroids.ndim != 2 or centroids.dtype != np.float32 or 0 in centroids.shape:
+        raise InputError(f"{file} holds {centroids.dtype} of shape {centroids.shape}, expected float32 (k, C)")
+    if not np.isfinite(centroids).all():
+        raise InputError(f"{file} holds NaN or infinity")
+    return OldClusters(path, centroids, summary)
+
+
+def check_fit(old: OldClusters, store: Store, metric: str | None) -> tuple[str, str | None]:
+    """Check that old clusters are of such embeddings; gives the metric, and a warning or none.
+
+    Args:
+        old: the clusters.
+        store: the new embeddings.
+        metric: that was asked for.
+
+    Raises:
+        UsageError: width, metric or model differ.
+    """
+    width = old.centroids.shape[1]
+    if width != store.width:
+        raise UsageError(f"--assign {old.path}: centroids of width {width}, embeddings of width {store.width}")
+    if old.metric is not None and metric not in (None, old.metric):
+        raise UsageError(f"--assign {old.path} was clustered by {old.metric}: --metric {metric} doesn't fit")
+    there, here = old.model_sha256, store.origin.get("model_sha256")
+    if there is not None and here is not None and there != here:
+        raise UsageError(
+            f"--assign {old.path} is of embeddings by the model {there[:12]}..., these are by {str(here)[:12]}...: "
+            "embed them with the same model"
+        )
+    unknown = None if there is not None and here is not None else "whether one model made both can't be told"
+    return old.metric or metric or "cosine", unknown
+
+
+def assign(reader: StoreReader, old: OldClusters) -> Clustering:
+    """Give each new embedding the nearest old centroid; numbers stay as they were, and clusters may stay empty.
+
+    Raises:
+        InputError: the store can't be read.
+    """
+    labels, distances = reader.labelled(old.centroids.astype(np.float64))
+    return Clustering(
+        labels=labels,
+        distances=distances.astype(np.float32),
+        centroids=old.centroids,
+        sizes=np.bincount(labels, minlength=len(old.centroids)),
+        inertia=float((distances**2).sum()),
+        iterations=0,
+    )
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    try:
+        summary = json.loads(_bytes(path)[:_MAX_SUMMARY_BYTES])
+        is_ours = (
+            isinstance(summary["files"][CENTROIDS]["sha256"], str)
+            and isinstance(summary["source"], dict)
+            and summary.get("metric", "cosine") in METRICS
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({one_line(error)}); make it again with `cluster`") from error
+    if not is_ours:
+        raise InputError(f"{path} is damaged, or of a newer version; make it again with `cluster`")
+    return dict(summary)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror}") from error

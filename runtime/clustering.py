@@ -1,0 +1,221 @@
+"""A finished clustering, whatever found it: its clusters in order of size, and each point's distances."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
+_Item = TypeVar("_Item")
+
+NOISE = -1
+"""The label of a point in no cluster, as scikit-learn has it."""
+
+_ROWS = 4096
+_SCORES = 1 << 18
+"""Points times centroids that are compared at a time, in each thread: 1 MiB, which fits a core's cache."""
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """n points in k clusters, the largest first; of equal ones the one whose first point comes first.
+
+    One that `--assign` made has the clusters of an older one, in their order, and some may be empty.
+    """
+
+    labels: Int32
+    """(n,): the cluster of each point, 0 to k - 1; `NOISE` where it is in none, which only HDBSCAN says."""
+    distances: Float32
+    """(n,): Euclidean distance of each point to its cluster's centroid; to the nearest one where it is in none, and NaN
+    where there is no cluster at all."""
+    centroids: Float32
+    """(k, C): means of the clusters; shorter than 1 where the points are unit vectors."""
+    sizes: npt.NDArray[np.int64]
+    """(k,): points of each cluster, in falling order."""
+    inertia: float
+    """Sum of the squared distances, of the points that are in a cluster."""
+    iterations: int
+    """Of Lloyd in the start that was kept, or passes over the data of minibatch; 0 where nothing is iterated."""
+
+    @property
+    def noise(self) -> int:
+        """How many points are in no cluster."""
+        return len(self.labels) - int(self.sizes.sum())
+
+    def members(self) -> list[npt.NDArray[np.intp]]:
+        """The points of each cluster, nearest to its centroid first; of equals, the one that comes first."""
+        if not len(self.sizes):
+            return []
+        order = np.lexsort((self.distances, self.labels))[self.noise :]  # noise is the lowest label
+        return np.split(order, np.cumsum(self.sizes)[:-1])
+
+    def noise_members(self) -> npt.NDArray[np.intp]:
+        """The points in no cluster, farthest from any centroid first."""
+        rows = np.flatnonzero(self.labels == NOISE)
+        return rows[np.argsort(-self.distances[rows], kind="stable")]
+
+
+def arranged(labels: Int32, distances: Float64, centroids: Float64, iterations: int) -> Clustering:
+    """Put clusters in order of size; those without a point are dropped.
+
+    Args:
+        labels: (n,), 0 to k - 1 or `NOISE`.
+        distances: (n,).
+        centroids: (k, C).
+        iterations: as in `Clustering`.
+    """
+    k = len(centroids)
+    clustered = np.flatnonzero(labels != NOISE)
+    found = labels[clustered]
+    sizes = np.bincount(found, minlength=k)
+    first = np.full(k, len(labels))
+    np.minimum.at(first, found, clustered)
+    order = np.lexsort((first, -sizes))[: np.count_nonzero(sizes)]  # order[new] = old
+    rank = np.full(k + 1, NOISE, np.int32)  # the last is the noise's
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    return Clustering(
+        labels=rank[labels],
+        distances=distances.astype(np.float32),
+        centroids=np.ascontiguousarray(centroids[order], np.float32),
+        sizes=sizes[order],
+        inertia=float((distances[clustered] ** 2).sum()),
+        iterations=iterations,
+    )
+
+
+def from_labels(points: Float32, labels: Int32) -> Clustering:
+    """The clustering that labels (n,) make of n points (n, C): centroids are the clusters' means."""
+    k = int(labels.max()) + 1
+    sums = np.zeros((k, points.shape[1]))
+    add_rows(sums, points, labels, np.flatnonzero(labels != NOISE))
+    sizes = np.bincount(labels[labels != NOISE], minlength=k)
+    centroids = sums / sizes[:, None]
+    own, noise = labels, labels == NOISE
+    if k and noise.any():
+        own = labels.copy()
+        own[noise] = nearest(points[noise], centroids)
+    distances = distances_to(points, centroids, own) if k else np.full(len(points), np.nan)
+    return arranged(labels, distances, centroids, 0)
+
+
+def distances_to(points: Float32, centroids: Float64, labels: npt.NDArray[np.integer]) -> Float64:
+    """Distance of each point (n, C) to the centroid (k, C) of its label (n,): (n,) float64."""
+    distances = np.empty(len(points))
+
+    def fill(rows: slice) -> None:
+        apart = points[rows] - centroids[labels[rows]]  # float64: a difference of float32 loses what is near
+        distances[rows] = np.sqrt(np.einsum("ij,ij->i", apart, apart))
+
+    in_threads(fill, blocks(len(points), _ROWS // 8))
+    return distances
+
+
+def add_rows(sums: Float64, points: Float32, labels: Int32, rows: npt.NDArray[np.intp], sign: int = 1) -> None:
+    """Add `sign` times each of `points[rows]` to `sums[labels[row]]`, in float64.
+
+    A sum's terms are added in the order of their rows, by one thread: the same bits however many threads there are.
+    """
+    if not len(rows):
+        return
+    order = np.argsort(labels[rows], kind="stable")
+    rows = rows[order]
+    owners = labels[rows]
+    starts = np.flatnonzero(np.r_[True, owners[1:] != owners[:-1]])
+    ends = np.r_[starts[1:], len(rows)]
+
+    def add(segment: tuple[int, int]) -> None:
+        start, end = segment
+        total = np.zeros(points.shape[1])
+        for begin in range(start, end, _ROWS // 8):
+            total += points[rows[begin : min(begin + _ROWS // 8, end)]].sum(axis=0, dtype=np.float64)
+        sums[owners[start]] += sign * total
+
+    in_threads(add, list(zip(starts.tolist(), ends.tolist(), strict=True)))
+
+
+def nearest(points: Float32, centroids: Float64, besides: Int32 | None = None) -> Int32:
+    """The nearest centroid (k, C) of each point (n, C); of equally near ones the first: (n,).
+
+    What is compared is `|c|² - 2 x·c` in float32, with centroids measured from their mean, since what they have in
+    common would drown what parts them. Nothing of n times k numbers is kept.
+
+    Args:
+        points: n embeddings.
+        centroids: k of them.
+        besides: (n,) a label each, which is left out, if it is not `NOISE`.
+    """
+    origin = centroids.mean(axis=0)
+    shifted = centroids - origin
+    weights = np.ascontiguousarray(-2 * shifted.T, np.float32)  # (C, k)
+    bias = ((shifted**2).sum(axis=1) + 2 * shifted @ origin).astype(np.float32)
+    labels = np.empty(len(points), np.int32)
+
+    def fill(rows: slice) -> None:
+        scores = points[rows] @ weights
+        scores += bias
+        if besides is not None:
+            (has_own,) = np.nonzero(besides[rows] != NOISE)
+            scores[has_own, besides[rows][has_own]] = np.inf
+        labels[rows] = scores.argmin(axis=1)
+
+    with one_blas_thread():
+        in_threads(fill, blocks(len(points), int(np.clip(_SCORES // len(centroids), 256, _ROWS))))
+    return labels
+
+
+def nearest_other(points: Float32, clustering: Clustering) -> tuple[Int32, Float32]:
+    """The nearest centroid of each point besides its own, and the distance to it: what tells who is on a border.
+
+    It costs as much as one Lloyd iteration.
+
+    Args:
+        points: (n, C), as they were clustered.
+        clustering: of at least two clusters, by `kmeans.cluster` or another.
+
+    Returns:
+        labels (n,) and Euclidean distances (n,); of noise, to the nearest centroid of all.
+    """
+    centroids = clustering.centroids.astype(np.float64)
+    labels = nearest(points, centroids, clustering.labels)
+    return labels, distances_to(points, centroids, labels).astype(np.float32)
+
+
+def blocks(n: int, rows: int) -> list[slice]:
+    """0 to n in slices of `rows`: the same whatever the number of threads, and so what is computed of each."""
+    return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
+
+
+def in_threads(work: Callable[[_Item], None], items: Sequence[_Item]) -> None:
+    """Call `work` with each item, in a thread for each core: numpy lets go of Python's lock where it computes."""
+    threads = min(len(items), len(os.sched_getaffinity(0)))
+    if threads < 2:
+        for item in items:
+            work(item)
+        return
+    with ThreadPoolExecutor(threads, "clustering") as pool:
+        for _ in pool.map(work, items):  # raises what a thread raised
+            pass
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keep BLAS to one thread in each of ours: the same bits whatever the cores, and no threads that wait spinning."""
+    with _controller().limit(limits=1, user_api="blas"):
+        yield
+
+
+@functools.cache
+def _controller() -> Any:  # noqa: ANN401  # it ships no types; looking for the libraries takes milliseconds, once
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # scikit-learn brings it
+
+    return ThreadpoolController()

@@ -1,0 +1,136 @@
+"""Lloyd's iterations, over whatever holds the points: numpy's arrays or torch's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.clustering import Float32, Float64, Int32, add_rows, distances_to, nearest
+
+TOLERANCE = 1e-4
+"""It ends where centroids move, in all and squared, by less than this share of the points' mean variance in a
+coordinate: scikit-learn's default."""
+
+_ROWS = 4096
+_EQUAL = 1e-10
+"""A point whose squared distance to its centroid is below this share of `spread` doesn't fill an empty cluster."""
+
+
+class Points(Protocol):
+    """n points of width C, wherever they lie."""
+
+    def __len__(self) -> int: ...
+
+    def nearest(self, centroids: Float64) -> Int32:
+        """As `clustering.nearest`."""
+
+    def distances_to(self, centroids: Float64, labels: Int32) -> Float64:
+        """As `clustering.distances_to`."""
+
+    def add_rows(self, sums: Float64, labels: Int32, rows: npt.NDArray[np.intp], sign: int) -> None:
+        """As `clustering.add_rows`."""
+
+    def rows(self, rows: npt.NDArray[np.intp]) -> Float64:
+        """A few of the points, (len(rows), C)."""
+
+    def spread(self) -> float:
+        """Mean squared distance of the points to their mean."""
+
+
+class NumpyPoints:
+    """Points in this machine's memory; they are neither copied nor changed."""
+
+    def __init__(self, points: Float32) -> None:
+        self._points = points
+
+    def __len__(self) -> int:
+        return len(self._points)
+
+    def nearest(self, centroids: Float64) -> Int32:  # noqa: D102
+        return nearest(self._points, centroids)
+
+    def distances_to(self, centroids: Float64, labels: Int32) -> Float64:  # noqa: D102
+        return distances_to(self._points, centroids, labels)
+
+    def add_rows(self, sums: Float64, labels: Int32, rows: npt.NDArray[np.intp], sign: int) -> None:  # noqa: D102
+        add_rows(sums, self._points, labels, rows, sign)
+
+    def rows(self, rows: npt.NDArray[np.intp]) -> Float64:  # noqa: D102
+        return self._points[rows].astype(np.float64)
+
+    def spread(self) -> float:  # noqa: D102
+        mean = sum((block.sum(axis=0, dtype=np.float64) for block in self._blocks()), np.zeros(1)) / len(self)
+        return sum(float(((block - mean) ** 2).sum()) for block in self._blocks()) / len(self)
+
+    def _blocks(self) -> list[Float32]:
+        return [self._points[start : start + _ROWS] for start in range(0, len(self), _ROWS)]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Where one start came to."""
+
+    labels: Int32
+    """(n,): of the nearest centroid, but for points that fill what would be empty in a run that was cut short."""
+    centroids: Float64
+    """(k, C)."""
+    iterations: int
+    """The number of times that the centroids were moved, or found to stay."""
+
+
+def lloyd(points: Points, start: Float64, max_iter: int, spread: float) -> Fit:
+    """Assign each point to its nearest centroid, move each centroid to the mean of its points, and so on.
+
+    It ends where no label changes, where the centroids hardly move (`TOLERANCE`), or after `max_iter` moves. Sums are
+    float64, and only what changed is added and taken away. A centroid without points takes the point that is farthest
+    from its own, as in scikit-learn.
+
+    Args:
+        points: n of them.
+        start: (k, C) centroids, k at most n.
+        max_iter: 1 or more.
+        spread: `points.spread()`, which several starts share.
+    """
+    k, width = start.shape
+    centroids, sums = start, np.zeros_like(start)
+    labels = np.zeros(0, np.int32)
+    for iteration in range(1, max_iter + 1):
+        found, centroids = _assigned(points, centroids, spread)
+        if iteration == 1:
+            points.add_rows(sums, found, np.arange(len(points)), 1)
+        else:
+            changed = np.flatnonzero(found != labels)
+            if not len(changed):
+                return Fit(labels, centroids, iteration)
+            points.add_rows(sums, found, changed, 1)
+            points.add_rows(sums, labels, changed, -1)
+        labels = found
+        sizes = np.bincount(labels, minlength=k)[:, None]
+        moved = np.where(sizes > 0, sums / np.maximum(sizes, 1), centroids)
+        shift = float(((moved - centroids) ** 2).sum())
+        centroids = moved
+        if shift <= TOLERANCE * spread / width:
+            break
+    return Fit(*_assigned(points, centroids, spread), iteration)
+
+
+def _assigned(points: Points, centroids: Float64, spread: float) -> tuple[Int32, Float64]:
+    """The nearest centroid of each point; a centroid that is nearest to none goes to the farthest point of another."""
+    labels = points.nearest(centroids)
+    sizes = np.bincount(labels, minlength=len(centroids))
+    empty = np.flatnonzero(sizes == 0).tolist()
+    if not empty:
+        return labels, centroids
+    squared = points.distances_to(centroids, labels) ** 2
+    for row in np.argsort(-squared, kind="stable").tolist():
+        if not empty or squared[row] <= _EQUAL * spread:
+            break
+        if sizes[labels[row]] > 1:
+            sizes[labels[row]] -= 1
+            labels[row] = empty.pop(0)
+            centroids = centroids.copy()
+            centroids[labels[row]] = points.rows(np.array([row]))[0]
+    return labels, centroids
