@@ -21,6 +21,7 @@ from runtime.errors import InputError, UsageError
 from runtime.kmeans import Clustering, cluster, normalize_rows
 from runtime.metrics import contingency, score
 from runtime.paired import Paired, paired
+from runtime.progress import SECONDS_BETWEEN_LINES
 from runtime.sources import location
 
 Float64 = npt.NDArray[np.float64]
@@ -28,8 +29,8 @@ Normalisation = Literal["raw", "l2"]
 NORMALISATIONS: tuple[Normalisation, ...] = ("raw", "l2")
 """Embeddings as the model gives them, and each divided by its L2 norm."""
 METRICS = ("acc", "nmi", "ari")
-_PATIENCE = 2.0
-"""Seconds after which a step says how far it is."""
+_FIRST_LINE = 2.0
+"""Seconds after which a step says how far it is; then every `SECONDS_BETWEEN_LINES`."""
 
 
 @dataclass(frozen=True)
@@ -191,12 +192,12 @@ def _cluster_all(
         warnings.simplefilter("ignore")
         waiting = [pool.submit(cluster, points, k, seed) for seed in seeds]
         found: list[Clustering] = []
-        last = time.monotonic()
+        due = time.monotonic() + _FIRST_LINE
         try:
             for future in waiting:
                 found.append(future.result())
-                if time.monotonic() - last > _PATIENCE and len(found) < len(seeds):
-                    last = time.monotonic()
+                if time.monotonic() > due and len(found) < len(seeds):
+                    due = time.monotonic() + SECONDS_BETWEEN_LINES
                     tell(f"{len(found)} of {len(seeds)} seeds clustered")
         except UsageError as error:
             raise InputError(f"{what}: can't be clustered into {k} ({error})") from error

@@ -145,7 +145,7 @@ def _facts(
     facts = [
         ("command", _command(arguments)),
         ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
-        ("seconds before this report", "" if seconds is None else f"{seconds:.1f}"),
+        ("seconds so far", "" if seconds is None else f"{seconds:.1f}"),
         ("embeddings", f"{store.folder.resolve()}: {len(store):,} of width {store.width}"),
         ("model", " ".join(str(one) for one in (origin.get("model"), origin.get("model_sha256")) if one)),
         ("backbone", ", ".join(str(made_by[name]) for name in ("size", "precision", "weights") if name in made_by)),

@@ -153,7 +153,8 @@ def test_what_cannot_be_clustered_is_told_with_model_and_data_set(embed) -> None
 
 
 def test_progress_is_told_while_seeds_are_left(embed, monkeypatch) -> None:
-    monkeypatch.setattr("runtime.evaluation._PATIENCE", -1.0)
+    for name in ("_FIRST_LINE", "SECONDS_BETWEEN_LINES"):
+        monkeypatch.setattr(f"runtime.evaluation.{name}", -1.0)
     said = []
     evaluate(embed(six_points(), [0, 0, 0, 1, 1, 1]), "raw", range(3), tell=said.append)
     assert said == [f"set, x.onnx, raw: {done} of 3 seeds clustered" for done in (1, 2)]

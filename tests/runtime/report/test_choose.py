@@ -38,13 +38,17 @@ def test_borderline_and_outliers_are_by_margin_and_distance(monkeypatch):
     assert first.borderline[0].distance == pytest.approx(40**0.5)
 
 
-def test_no_image_is_shown_twice():
+def test_no_image_is_shown_twice_and_each_strip_is_in_order():
     points = np.random.default_rng(0).standard_normal((500, 4)).astype(np.float32)
     labels = np.arange(500) % 3
     for cluster in describe_clusters(points, labels, key):
         shown = rows([*cluster.central, *cluster.borderline, *cluster.outliers])
         assert len(shown) == len(set(shown)) == choose.MOST_PER_CLUSTER
         assert all(labels[row] == cluster.number for row in shown)
+        near, far = ([image.distance for image in strip] for strip in (cluster.central, cluster.outliers))
+        assert near == sorted(near)
+        assert far == sorted(far, reverse=True)
+        assert near[-1] < far[-1]
 
 
 def test_chunks_change_nothing(monkeypatch):
