@@ -7,21 +7,19 @@ known, so both are done. Each seed's clustering is that of `runtime.kmeans`: the
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from runtime.clustering import Clustering
 from runtime.embedding_cache import EmbeddedDataset
 from runtime.errors import InputError, UsageError
-from runtime.kmeans import Clustering, cluster, normalize_rows
+from runtime.kmeans import cluster, normalize_rows
 from runtime.metrics import contingency, score
 from runtime.paired import Paired, paired
-from runtime.progress import SECONDS_BETWEEN_LINES
 from runtime.sources import location
 
 Float64 = npt.NDArray[np.float64]
@@ -108,7 +106,6 @@ def evaluate(
     normalisation: Normalisation,
     seeds: Sequence[int],
     *,
-    threads: int = 1,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Evaluation:
     """Cluster a data set's embeddings once for each seed, and score the clusters.
@@ -116,8 +113,7 @@ def evaluate(
     Args:
         embedded: the embeddings and their classes.
         normalisation: of the embeddings.
-        seeds: of k-means; each by itself gives the same clusters on one machine, whatever `threads`.
-        threads: how many seeds are clustered at a time.
+        seeds: of k-means; each by itself gives the same clusters on one machine.
         tell: told now and then how far it is.
 
     Raises:
@@ -129,7 +125,7 @@ def evaluate(
     what = f"{embedded.dataset.name}, {embedded.name}, {normalisation}"
     start = time.monotonic()
     points = points_of(embedded, normalisation)
-    clusterings = _cluster_all(points, len(classes), seeds, threads, lambda done: tell(f"{what}: {done}"), what)
+    clusterings = _cluster_all(points, len(classes), seeds, lambda done: tell(f"{what}: {done}"), what)
     named = [classes[label] for label in truth]
     results = [score(named, one.labels, len(classes)) for one in clusterings]
     scores = tuple(
@@ -177,30 +173,17 @@ def points_of(embedded: EmbeddedDataset, normalisation: Normalisation) -> npt.ND
 
 
 def _cluster_all(
-    points: npt.NDArray[np.float32],
-    k: int,
-    seeds: Sequence[int],
-    threads: int,
-    tell: Callable[[str], None],
-    what: str,
+    points: npt.NDArray[np.float32], k: int, seeds: Sequence[int], tell: Callable[[str], None], what: str
 ) -> list[Clustering]:
-    """A clustering for each seed, some at a time, each of them on one thread, so that a seed's is always the same."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it
-
-    # `cluster` sets both for itself, and back to what it found, in whichever order threads end: so here they are too.
-    with threadpool_limits(1), warnings.catch_warnings(), ThreadPoolExecutor(threads, "k-means") as pool:
-        warnings.simplefilter("ignore")
-        waiting = [pool.submit(cluster, points, k, seed) for seed in seeds]
-        found: list[Clustering] = []
-        due = time.monotonic() + _FIRST_LINE
+    """A clustering for each seed, one after the other: each takes every core."""
+    found: list[Clustering] = []
+    due = time.monotonic() + _FIRST_LINE
+    for seed in seeds:
         try:
-            for future in waiting:
-                found.append(future.result())
-                if time.monotonic() > due and len(found) < len(seeds):
-                    due = time.monotonic() + SECONDS_BETWEEN_LINES
-                    tell(f"{len(found)} of {len(seeds)} seeds clustered")
+            found.append(cluster(points, k, seed))
         except UsageError as error:
             raise InputError(f"{what}: can't be clustered into {k} ({error})") from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        if time.monotonic() > due and len(found) < len(seeds):
+            due = time.monotonic() + SECONDS_BETWEEN_LINES
+            tell(f"{len(found)} of {len(seeds)} seeds clustered")
     return found

@@ -225,10 +225,9 @@ def _evaluate(arguments: argparse.Namespace, by_model: list[EmbeddedDataset]) ->
     if not len(common[0].rows):
         raise CheckError(f"{dataset.name}: there is no image that every model could embed")
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
-    threads = len(os.sched_getaffinity(0))
     evaluations, comparisons = [], []
     for normalisation in NORMALISATIONS:
-        found = [evaluate(one, normalisation, seeds, threads=threads, tell=_say) for one in common]
+        found = [evaluate(one, normalisation, seeds, tell=_say) for one in common]
         evaluations += found
         comparisons += [compare(one, found[0]) for one in found[1:]]
     _say(f"{dataset.name}: clustered in {sum(one.seconds for one in evaluations):.1f} s")

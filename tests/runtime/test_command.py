@@ -312,7 +312,7 @@ def test_help_of_a_command_has_examples_that_parse(command, call) -> None:
     code, out, _ = call(command, "--help")
     assert code == 0
     lines = out[out.index("examples:") :].splitlines()
-    commands = [part for line in lines for part in line.split("|")]
+    commands = [part for line in lines for part in line.partition(" #")[0].split("|")]
     examples = [part.split() for part in commands if f" {command} itae." in part or f" {command} emb" in part]
     assert examples
     for example in examples:
@@ -373,7 +373,8 @@ def test_runtime_never_imports_exporter_or_torch() -> None:
     files = sorted(Path(runtime.__file__).parent.rglob("*.py"))
     assert len(files) > 15
     for path in files:
-        assert imports(path).isdisjoint({"exporter", "torch", "transformers", "onnx"}), path
+        allowed = {"torch"} if path.name == "torch_kmeans.py" else set()  # in functions, where a GPU is asked for
+        assert (imports(path) - allowed).isdisjoint({"exporter", "torch", "transformers", "onnx"}), path
 
 
 def test_onnxruntime_and_pyarrow_are_imported_in_functions_alone() -> None:

@@ -67,7 +67,7 @@ def noisy(seed: int, spread: float, n: int = 240, k: int = 4) -> tuple[np.ndarra
 
 
 def test_accuracy_is_the_trace_of_the_confusion_matrix_and_the_seed_is_the_median(embed) -> None:
-    vectors, labels = noisy(0, 0.5)
+    vectors, labels = noisy(0, 1.0)
     found = evaluate(embed(vectors, labels), "raw", range(5))
     values = found.values("acc")
     assert len(set(values.tolist())) > 1  # so that the next line can fail
@@ -101,16 +101,6 @@ def test_normalising_takes_the_length_away(embed) -> None:
     assert evaluate(data, "l2", [0]).mean("acc") == 1
     assert evaluate(data, "raw", [0]).mean("acc") < 0.9
     assert data.vectors[1, 0] > 50  # the embeddings themselves are left alone
-
-
-@pytest.mark.parametrize("normalisation", ["raw", "l2"])
-def test_threads_change_nothing(embed, normalisation) -> None:
-    vectors, labels = noisy(2, 0.6, n=2_000)
-    data = embed(vectors, labels)
-    one, several = (evaluate(data, normalisation, range(6), threads=threads) for threads in (1, 4))
-    for metric in (*METRICS, "inertia", "iterations"):
-        assert np.array_equal(one.values(metric), several.values(metric))
-    assert len(set(one.values("inertia").tolist())) > 1
 
 
 def test_a_seed_gives_the_same_whatever_others_are_asked_for(embed) -> None:

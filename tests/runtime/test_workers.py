@@ -81,7 +81,7 @@ SLOW = (
     "writer.FLUSH_ROWS = 8\n"
     "from runtime import pipeline\n"
     "real = pipeline.load_item\n"
-    "pipeline.load_item = lambda *rest: (time.sleep(0.05), real(*rest))[1]\n"
+    "pipeline.load_item = lambda *rest: (time.sleep(0.1), real(*rest))[1]\n"
     "from runtime.__main__ import main\n"
     "if __name__ == '__main__':\n"
     "    sys.exit(main(sys.argv[1:]))\n"
