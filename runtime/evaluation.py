@@ -20,6 +20,7 @@ from runtime.errors import InputError, UsageError
 from runtime.kmeans import cluster, normalize_rows
 from runtime.metrics import contingency, score
 from runtime.paired import Paired, paired
+from runtime.progress import SECONDS_BETWEEN_LINES
 from runtime.sources import location
 
 Float64 = npt.NDArray[np.float64]

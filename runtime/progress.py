@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import Protocol, TextIO
+from typing import Protocol, Self, TextIO
 
 SECONDS_BETWEEN_LINES = 10.0
 _WINDOW = 30.0
@@ -15,7 +16,7 @@ _WINDOW = 30.0
 
 
 class Progress(Protocol):
-    """Told again and again how far a run is."""
+    """Told again and again how far a run is, by any thread."""
 
     def show(self, embedded: int, present: int, failed: int) -> None:
         """Show the counts of this run: embedded, skipped as they lay in the store, failed."""
@@ -33,7 +34,8 @@ def progress(total: int | None, stream: TextIO | None = None) -> Iterator[Progre
     """Show progress on `stream` (stderr); `total` is the number of images, where it is known."""
     stream = sys.stderr if stream is None else stream
     if not stream.isatty():
-        yield _Lines(total, stream)
+        with _Lines(total, stream) as lines:
+            yield lines
         return
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
@@ -49,9 +51,14 @@ class _Speed:
 
     def __init__(self, total: int | None) -> None:
         self._total = total
+        self._lock = threading.Lock()
         self._seen: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
 
     def words(self, embedded: int, present: int, failed: int) -> str:
+        with self._lock:
+            return self._words(embedded, present, failed)
+
+    def _words(self, embedded: int, present: int, failed: int) -> str:
         now, done = time.monotonic(), embedded + failed
         self._seen.append((now, done))
         while now - self._seen[0][0] > _WINDOW and len(self._seen) > 2:
@@ -71,16 +78,30 @@ class _Speed:
 
 
 class _Lines:
+    """Writes a line every `SECONDS_BETWEEN_LINES`, by a thread: also while nothing comes, for the reader of a log."""
+
     def __init__(self, total: int | None, stream: TextIO) -> None:
         self._speed, self._stream = _Speed(total), stream
-        self._last = time.monotonic()
+        self._counts = (0, 0, 0)
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._tick, name="progress", daemon=True)
 
     def show(self, embedded: int, present: int, failed: int) -> None:
-        now = time.monotonic()
-        if now - self._last >= SECONDS_BETWEEN_LINES:
-            self._last = now
-            self._stream.write(self._speed.words(embedded, present, failed) + "\n")
-            self._stream.flush()
+        self._counts = embedded, present, failed
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _tick(self) -> None:
+        with contextlib.suppress(OSError, ValueError):  # stderr has gone: no reason to end the run
+            while not self._is_over.wait(SECONDS_BETWEEN_LINES):
+                self._stream.write(self._speed.words(*self._counts) + "\n")
+                self._stream.flush()
 
 
 class _Bar:
