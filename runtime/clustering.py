@@ -116,7 +116,7 @@ def distances_to(points: Float32, centroids: Float64, labels: npt.NDArray[np.int
         apart = points[rows] - centroids[labels[rows]]  # float64: a difference of float32 loses what is near
         distances[rows] = np.sqrt(np.einsum("ij,ij->i", apart, apart))
 
-    in_threads(fill, blocks(len(points), _ROWS // 8))
+    in_threads(fill, blocks(len(points), _ROWS // 16))
     return distances
 
 
@@ -136,8 +136,8 @@ def add_rows(sums: Float64, points: Float32, labels: Int32, rows: npt.NDArray[np
     def add(segment: tuple[int, int]) -> None:
         start, end = segment
         total = np.zeros(points.shape[1])
-        for begin in range(start, end, _ROWS // 8):
-            total += points[rows[begin : min(begin + _ROWS // 8, end)]].sum(axis=0, dtype=np.float64)
+        for begin in range(start, end, _ROWS // 16):
+            total += points[rows[begin : min(begin + _ROWS // 16, end)]].sum(axis=0, dtype=np.float64)
         sums[owners[start]] += sign * total
 
     in_threads(add, list(zip(starts.tolist(), ends.tolist(), strict=True)))
@@ -156,8 +156,10 @@ def nearest(points: Float32, centroids: Float64, besides: Int32 | None = None) -
     """
     origin = centroids.mean(axis=0)
     shifted = centroids - origin
-    weights = np.ascontiguousarray(-2 * shifted.T, np.float32)  # (C, k)
-    bias = ((shifted**2).sum(axis=1) + 2 * shifted @ origin).astype(np.float32)
+    bias = (np.einsum("ij,ij->i", shifted, shifted) + 2 * shifted @ origin).astype(np.float32)
+    weights = np.ascontiguousarray(shifted.T, np.float32)  # (C, k)
+    weights *= -2
+    del shifted
     labels = np.empty(len(points), np.int32)
 
     def fill(rows: slice) -> None:

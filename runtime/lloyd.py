@@ -14,7 +14,7 @@ TOLERANCE = 1e-4
 """It ends where centroids move, in all and squared, by less than this share of the points' mean variance in a
 coordinate: scikit-learn's default."""
 
-_ROWS = 4096
+_ROWS = 512
 _EQUAL = 1e-10
 """A point whose squared distance to its centroid is below this share of `spread` doesn't fill an empty cluster."""
 
@@ -95,7 +95,7 @@ def lloyd(points: Points, start: Float64, max_iter: int, spread: float) -> Fit:
         spread: `points.spread()`, which several starts share.
     """
     k, width = start.shape
-    centroids, sums = start, np.zeros_like(start)
+    centroids, sums = start.copy(), np.zeros_like(start)
     labels = np.zeros(0, np.int32)
     for iteration in range(1, max_iter + 1):
         found, centroids = _assigned(points, centroids, spread)
@@ -109,8 +109,9 @@ def lloyd(points: Points, start: Float64, max_iter: int, spread: float) -> Fit:
             points.add_rows(sums, labels, changed, -1)
         labels = found
         sizes = np.bincount(labels, minlength=k)[:, None]
-        moved = np.where(sizes > 0, sums / np.maximum(sizes, 1), centroids)
-        shift = float(((moved - centroids) ** 2).sum())
+        moved = np.divide(sums, sizes, out=centroids.copy(), where=sizes > 0)
+        centroids -= moved  # the old ones are not needed any more
+        shift = float(np.einsum("ij,ij->", centroids, centroids))
         centroids = moved
         if shift <= TOLERANCE * spread / width:
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -24,10 +25,18 @@ _BATCH = 1024
 
 @dataclass(frozen=True)
 class StoreReader:
-    """A store's points, in the metric they are clustered by; never all at once."""
+    """A store's points, in the metric they are clustered by: all at once, or never."""
 
     store: Store
     metric: str
+
+    def load(self) -> Float32:
+        """All points, (n, C), in an array of their own; raises InputError."""
+        points = self.store.load()
+        return normalize_rows(points, self._name, out=points) if self.metric == "cosine" else points
+
+    def _name(self, row: int) -> str:
+        return location(*next(itertools.islice(self.store.images(), row, None)))
 
     def parts(self) -> Iterator[Float32]:
         """Some thousand points (m, C) at a time; raises InputError."""

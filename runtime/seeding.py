@@ -22,8 +22,8 @@ def sample_rows(n: int, k: int, generator: np.random.Generator) -> npt.NDArray[n
     return np.arange(n) if count == n else np.sort(generator.choice(n, count, replace=False))
 
 
-def plus_plus(sample: Float32, k: int, generator: np.random.Generator) -> Float64:
-    """Choose k points of the sample (m, C), m >= k, far from each other: (k, C) float64.
+def plus_plus(points: Float32, k: int, generator: np.random.Generator) -> Float64:
+    """Choose k of the points (m, C), m >= k, far from each other: (k, C) float64. What is in `points` is lost.
 
     Each is drawn with probability in proportion to the squared distance to the nearest one before; of `2 + ln k`
     such candidates the one that lowers the sum of those the most is taken, as in scikit-learn. Where every point equals
@@ -31,7 +31,8 @@ def plus_plus(sample: Float32, k: int, generator: np.random.Generator) -> Float6
 
     Source: Arthur and Vassilvitskii, "k-means++: the advantages of careful seeding", 2007.
     """
-    points = (sample - sample.mean(axis=0, dtype=np.float64)).astype(np.float32)  # the less is lost in products
+    mean = points.mean(axis=0)
+    points -= mean  # the less is lost in products
     norms = np.einsum("ij,ij->i", points, points, dtype=np.float64).astype(np.float32)
     candidates = 2 + int(np.log(k))
     chosen = [int(generator.integers(len(points)))]
@@ -49,7 +50,8 @@ def plus_plus(sample: Float32, k: int, generator: np.random.Generator) -> Float6
             best = int(lowered.sum(axis=1, dtype=np.float64).argmin())
             chosen.append(int(drawn[best]))
             closest = lowered[best]
-    return sample[chosen].astype(np.float64)
+    starts: Float64 = points[chosen].astype(np.float64) + mean
+    return starts
 
 
 def _squared(points: Float32, norms: Float32, chosen: list[int]) -> Float32:

@@ -109,7 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings.parse(arguments)
     cluster_report.check(arguments)
     started = time.monotonic()
-    from runtime import assign, choose_k, cluster_output, cluster_summary, gallery, metrics
+    from runtime import assign, cluster_output
+    from runtime.errors import InputError
     from runtime.minibatch import StoreReader
     from runtime.store import Store
     from runtime.store.moved import Moved
@@ -121,6 +122,8 @@ def run(arguments: argparse.Namespace) -> int:
     store = Store(folder)
     if not store.complete:
         say(f"{folder} is of a run that has not ended: clustering the {len(store):,} embeddings that are there")
+    if not len(store):
+        raise InputError(f"{folder} holds no embedding: make some with `embed`")
     old, metric = None, settings.metric or "cosine"
     if settings.assign is not None:
         old = assign.load(settings.assign)
@@ -128,8 +131,8 @@ def run(arguments: argparse.Namespace) -> int:
         if unknown:
             say(f"--assign {settings.assign}: {unknown}")
     reader = StoreReader(store, metric)
-    points, roots, paths = _loaded(reader, needed=old is None and settings.algorithm != "minibatch")
-    moved = Moved.parse(arguments.images_root, list(dict.fromkeys(roots)))
+    moved = Moved.parse(arguments.images_root, list(dict.fromkeys(root for root, _ in store.images())))
+    points = reader.load() if old is None and settings.algorithm != "minibatch" else None
     _check_before_writing(points, settings)
     with cluster_output.output_folder(out, folder) as work:
         curve = None
@@ -145,7 +148,10 @@ def run(arguments: argparse.Namespace) -> int:
             clustering = _cluster(reader, points, settings, k)
             if k and len(clustering.sizes) < k:
                 say(f"only {len(clustering.sizes):,} of {k:,} clusters came out: no embedding is nearest to the others")
-        del points
+        del points  # before the names are read, and what draws is imported
+        from runtime import choose_k, cluster_summary, gallery, metrics
+
+        roots, paths = map(list, zip(*store.images(), strict=True))
         scores = classes = None
         if arguments.labels == "folders":
             classes = metrics.folder_classes(roots, paths)
@@ -158,12 +164,10 @@ def run(arguments: argparse.Namespace) -> int:
     _report_oddities(picture, scores, say)
     if arguments.report is not None:
         say("writing the report")
-        points, _, _ = _loaded(reader, needed=True)  # again: by minibatch they were never in memory all at once
-        assert points is not None
         line = cluster_report.write(
             arguments,
             store,
-            points,
+            reader.load(),  # again: by minibatch they were never in memory all at once
             clustering,
             lambda row: (moved.now(roots[row]), paths[row]),
             summary,
@@ -174,21 +178,6 @@ def run(arguments: argparse.Namespace) -> int:
         say(line)
     sys.stdout.write(_as_json(summary) if arguments.json else cluster_summary.as_text(summary, out))
     return 0
-
-
-def _loaded(reader: StoreReader, *, needed: bool) -> tuple[Float32 | None, Sequence[str], Sequence[str]]:
-    """The points, if they are needed all at once, and root and path of each image."""
-    from runtime.kmeans import normalize_rows
-    from runtime.sources import location
-
-    if not needed:
-        images = list(reader.store.images())
-        return None, [root for root, _ in images], [path for _, path in images]
-    embeddings = reader.store.read()
-    roots, paths, points = embeddings.roots, embeddings.paths, embeddings.vectors
-    if reader.metric == "cosine":  # in place: a second copy is what the machine may lack
-        normalize_rows(points, lambda row: location(roots[row], paths[row]), out=points)
-    return points, roots, paths
 
 
 def _check_before_writing(points: Float32 | None, settings: Settings) -> None:

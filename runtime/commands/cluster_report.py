@@ -99,7 +99,7 @@ def write(
         notes=_notes(store),
         curve=None if curve is None else report.Curve(curve.ks, curve.silhouettes, curve.best),
         clusters=report.describe_clusters(points, labels, key_of, centroids=clustering.centroids, classes=classes),
-        map=report.draw_map(points, labels, key_of, classes=classes, seed=arguments.seed),
+        map=report.draw_map(points, labels, key_of, classes=classes, seed=arguments.seed or 0),
         confusion=None if classes is None else report.count_confusion(labels, classes),
         artifacts=_artifacts(arguments, store, len(points), key_of),
     )
@@ -193,4 +193,4 @@ def _artifacts(arguments: argparse.Namespace, store: Store, n: int, key_of: Call
     with load(Path(arguments.model), arguments.provider) as model:
         same = store.origin.get("model_sha256") == model.manifest.files.model.sha256
         note = "" if same else "This is not the model that made the embeddings."
-        return sample_artifacts(model, n, key_of, seed=arguments.seed, note=note)
+        return sample_artifacts(model, n, key_of, seed=arguments.seed or 0, note=note)

@@ -76,6 +76,23 @@ class NpyFiles:
         except (OSError, ValueError) as error:
             raise InputError(f"can't read {self._folder / VECTORS}: {error}") from error
 
+    def blocks(self, rows: int) -> Iterator[Float32]:
+        """All rows, at most `rows` of them at a time and in memory: (`rows`, C) float32; raises InputError."""
+        path, width = self._folder / VECTORS, self._record.width
+        try:
+            with path.open("rb") as file:
+                file.seek(self._offset)
+                for start in range(0, self._record.rows, rows):
+                    count = min(rows, self._record.rows - start)
+                    block = np.fromfile(file, "<f4", count * width)
+                    if len(block) < count * width:
+                        raise InputError(f"{path} ends before row {start + count}: {AGAIN}")
+                    if not np.isfinite(block).all():
+                        raise InputError(f"{path} holds NaN or infinity: {AGAIN}")
+                    yield block.reshape(count, width)
+        except OSError as error:
+            raise InputError(f"can't read {path}: {error.strerror}") from error
+
     def keys(self) -> Iterator[tuple[str, str]]:
         """Root and path of each row; raises InputError."""
         path, size = self._folder / PATHS, self._record.paths_bytes or 0

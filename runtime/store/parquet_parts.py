@@ -17,7 +17,7 @@ import numpy as np
 
 from runtime.atomic import atomic_file
 from runtime.errors import InputError, one_line
-from runtime.store.records import AGAIN, FORMAT, Embeddings, fingerprint
+from runtime.store.records import AGAIN, FORMAT, Embeddings, Float32, fingerprint
 
 METADATA_KEY = b"itae"
 PART = re.compile(r"part-(\d{5,})\.parquet")
@@ -82,7 +82,9 @@ def open_part(path: Path) -> Iterator[PartFile]:
         try:
             source = stack.enter_context(path.open("rb"))  # not the path: pyarrow takes none that isn't UTF-8
             # Not read_table: that takes names like `k=v` on the way for columns.
-            file = stack.enter_context(parquet.ParquetFile(source, page_checksum_verification=True))
+            file = stack.enter_context(
+                parquet.ParquetFile(source, page_checksum_verification=True, buffer_size=1 << 20)  # or a whole column
+            )
             metadata = _parse_metadata(file.schema_arrow.metadata)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise InputError(f"{path} can't be read ({one_line(error)}): {AGAIN}") from error
@@ -117,14 +119,29 @@ class PartFile:
     def read(self) -> Embeddings:
         """All rows; raises InputError."""
         table = self._read((*KEY_COLUMNS, "embedding"))
-        column = table.column("embedding").combine_chunks()
+        vectors = self._vectors(table.column("embedding").combine_chunks())
+        return Embeddings(table.column("root").to_pylist(), table.column("path").to_pylist(), vectors)
+
+    def vectors(self, rows: int) -> Iterator[Float32]:
+        """All embeddings, at most `rows` of them at a time and in memory: (`rows`, C) float32; raises InputError."""
+        import pyarrow as pa
+
+        try:
+            for batch in self._file.iter_batches(rows, columns=["embedding"], use_threads=False):  # each holds memory
+                yield self._vectors(batch.column(0))
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise self._unreadable(error) from error
+
+    def _vectors(self, column: Any) -> Float32:  # noqa: ANN401  # pyarrow ships no types
         values = column.flatten()
-        if values.null_count or len(values) != len(table) * self.width:
+        if values.null_count or len(values) != len(column) * self.width:
             raise InputError(f"{self.path} holds nulls: {AGAIN}")
-        vectors = values.to_numpy().reshape(len(table), self.width)
+        # Not to_numpy: it imports pandas where that is installed, 80 MB and a second.
+        numbers = np.frombuffer(values.buffers()[1] or b"", np.float32, len(values), 4 * values.offset)
+        vectors = numbers.reshape(len(column), self.width)
         if not np.isfinite(vectors).all():
             raise InputError(f"{self.path} holds NaN or infinity: {AGAIN}")
-        return Embeddings(table.column("root").to_pylist(), table.column("path").to_pylist(), vectors)
+        return vectors
 
     def _read(self, columns: tuple[str, ...]) -> Any:  # noqa: ANN401  # pyarrow ships no types
         import pyarrow as pa
@@ -132,10 +149,13 @@ class PartFile:
         try:
             table = self._file.read(columns=list(columns))
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise InputError(f"{self.path} can't be read ({one_line(error)}): {AGAIN}") from error
+            raise self._unreadable(error) from error
         if any(table.column(name).null_count for name in table.column_names):
             raise InputError(f"{self.path} holds nulls: {AGAIN}")
         return table
+
+    def _unreadable(self, error: Exception) -> InputError:
+        return InputError(f"{self.path} can't be read ({one_line(error)}): {AGAIN}")
 
 
 def _parse_metadata(metadata: dict[bytes, bytes] | None) -> dict[str, Any] | None:

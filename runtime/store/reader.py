@@ -86,6 +86,29 @@ class Store:
         """All embeddings, (n, C) float32: mapped into memory from npy, read from parquet; raises InputError."""
         return self._npy.vectors() if self._npy is not None else self.read().vectors
 
+    def load(self) -> Float32:
+        """All embeddings in memory, (n, C) float32, and hardly more than that while they are read; raises InputError.
+
+        The same rows as those of `vectors`, but always an array of its own, which may be written to.
+        """
+        vectors = np.empty((self._rows, self.width), np.float32)
+        first = 0
+        for block in self._blocks():
+            vectors[first : first + len(block)] = block
+            first += len(block)
+        return vectors
+
+    def _blocks(self) -> Iterator[Float32]:
+        if self._npy is not None:
+            yield from self._npy.blocks(_BLOCK_ROWS)
+            return
+        import pyarrow as pa
+
+        for path, _ in self._parts:
+            with open_part(path) as part:
+                yield from part.vectors(_BLOCK_ROWS)
+            pa.default_memory_pool().release_unused()  # or it grows to 100 MB
+
     def read(self) -> Embeddings:
         """All rows in memory; raises InputError."""
         roots: list[str] = []
@@ -107,6 +130,7 @@ class Store:
 
 
 _NPY_ROWS = 8192
+_BLOCK_ROWS = 1024
 
 
 def _checked_parts(folder: Path, expected: str | None) -> tuple[list[tuple[Path, int]], int]:

@@ -107,3 +107,17 @@ def test_what_cannot_work_is_refused_before_anything_is_done(embeddings, tmp_pat
     refusal(capsys, run(embeddings, "--report", report, "--model", tmp_path / "no.onnx"), "no such model file")
     assert not (tmp_path / "out").exists()
     assert not report.exists()
+
+
+def test_a_sample_is_drawn_by_the_seed_also_where_none_is_given(embeddings, tmp_path, monkeypatch):
+    from runtime.report import layout
+
+    monkeypatch.setattr(layout, "MOST_POINTS", 5)
+    names = []
+    for seed in ([], ["--seed", 0], ["--seed", 1]):
+        assert run(embeddings, "--report", tmp_path / "r.html", "--quiet", *seed) == 0
+        page = parse(tmp_path / "r.html")
+        assert f"drawn at random (seed {seed[-1] if seed else 0})" in page.text
+        names.append(page.map()["name"])
+    assert names[0] == names[1]
+    assert len(names[0]) == 5
