@@ -158,6 +158,13 @@ class PartFile:
         return InputError(f"{self.path} can't be read ({one_line(error)}): {AGAIN}")
 
 
+def release_memory() -> None:
+    """Give back what pyarrow holds for later: part after part it grows to 100 MB."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
+
+
 def _parse_metadata(metadata: dict[bytes, bytes] | None) -> dict[str, Any] | None:
     """The `itae` entry of a file's metadata; raises ValueError where it is not one."""
     text = (metadata or {}).get(METADATA_KEY)

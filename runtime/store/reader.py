@@ -11,7 +11,7 @@ import numpy as np
 
 from runtime.errors import InputError
 from runtime.store.npy_file import NpyFiles
-from runtime.store.parquet_parts import PartFile, open_part, part_files
+from runtime.store.parquet_parts import PartFile, open_part, part_files, release_memory
 from runtime.store.records import AGAIN, Embeddings, Float32, Kind, fingerprint, read_record
 
 
@@ -81,6 +81,7 @@ class Store:
             with open_part(path) as part:
                 self._check_unchanged(part, count)
                 yield part.read().first(count)
+            release_memory()
 
     def vectors(self) -> Float32:
         """All embeddings, (n, C) float32: mapped into memory from npy, read from parquet; raises InputError."""
@@ -102,12 +103,13 @@ class Store:
         if self._npy is not None:
             yield from self._npy.blocks(_BLOCK_ROWS)
             return
-        import pyarrow as pa
-
-        for path, _ in self._parts:
+        for path, left in self._parts:
             with open_part(path) as part:
-                yield from part.vectors(_BLOCK_ROWS)
-            pa.default_memory_pool().release_unused()  # or it grows to 100 MB
+                self._check_unchanged(part, left)
+                for block in part.vectors(_BLOCK_ROWS):
+                    yield block[:left]  # the part may have grown since it was counted
+                    left -= min(left, len(block))
+            release_memory()
 
     def read(self) -> Embeddings:
         """All rows in memory; raises InputError."""
