@@ -225,7 +225,8 @@ def test_minibatch_never_holds_all_embeddings_and_kmeans_little_more(tmp_path):
     for algorithm in ("minibatch", "kmeans"):
         words = ["--algorithm", algorithm, "--k", 4, "--max-iter", 2, "--out", tmp_path / "out"]
         growth[algorithm] = peak(many, *words) - peak(few, *words)
-    assert growth["minibatch"] < 60 * MEGABYTE, growth
+    # 56,000 names, a part of 16 MB and what pyarrow makes of it: a third of the data at most.
+    assert growth["minibatch"] < large.nbytes / 3, growth
     assert growth["kmeans"] > large.nbytes / 2, growth  # so that the figure above means something
     assert growth["kmeans"] < 1.1 * large.nbytes, growth
 

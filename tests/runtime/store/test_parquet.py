@@ -54,6 +54,7 @@ def test_a_run_that_goes_on_does_not_change_what_a_reader_sees(kind, tmp_path, s
     assert_same(store.read(), everything.first(6))
     assert sum(map(len, store.parts())) == len(list(store.images())) == len(store) == 6
     np.testing.assert_array_equal(store.vectors(), everything.vectors[:6])
+    np.testing.assert_array_equal(store.load(), everything.vectors[:6])
 
 
 @pytest.mark.parametrize("other", [rows(2), rows(3, width=5)], ids=["shorter", "wider"])
