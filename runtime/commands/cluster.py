@@ -127,7 +127,8 @@ def run(arguments: argparse.Namespace) -> int:
         if unknown:
             say(f"--assign {settings.assign}: {unknown}")
     reader = StoreReader(store, metric)
-    moved = Moved.parse(arguments.images_root, list(dict.fromkeys(root for root, _ in store.images())))
+    roots = dict.fromkeys(root for root, _ in store.images()) if arguments.images_root else {}
+    moved = Moved.parse(arguments.images_root, list(roots))
     points = reader.load() if old is None and settings.algorithm != "minibatch" else None
     _check_before_writing(points, settings)
     with cluster_output.output_folder(out, folder) as work:
@@ -147,7 +148,8 @@ def run(arguments: argparse.Namespace) -> int:
         del points  # before the names are read, and what draws is imported
         from runtime import choose_k, cluster_summary, gallery, metrics
 
-        roots, paths = map(list, zip(*store.images(), strict=True))
+        images = list(store.images())
+        roots, paths = [root for root, _ in images], [path for _, path in images]
         scores = None
         if arguments.labels == "folders":
             scores = metrics.score(metrics.folder_classes(roots, paths), clustering.labels, len(clustering.sizes))
