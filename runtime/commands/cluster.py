@@ -26,7 +26,7 @@ EXAMPLES = """examples:
   %(prog)s embeddings/ --k 10 --out clusters/
   %(prog)s embeddings/ --k 10 --out clusters/ --labels folders
   %(prog)s embeddings/ --k auto --k-range 5:50 --out clusters/
-  %(prog)s embeddings/ --algorithm minibatch --k 1000 --out clusters/       # more than fits into memory
+  %(prog)s embeddings/ --algorithm minibatch --k 1000 --out clusters/
   %(prog)s embeddings/ --algorithm hdbscan --min-cluster-size 20 --out clusters/
   %(prog)s new/ --assign clusters/ --out new-clusters/"""
 
