@@ -120,7 +120,7 @@ def _clusterings_ari(got: Float64, expected: Float64, k: int, seed: int) -> floa
     from sklearn.metrics import adjusted_rand_score
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it
 
-    # One thread, for the same result each time, as `runtime.kmeans` says; copies of a picture make empty clusters.
+    # One thread, for the same result each time: more add their sums in any order. Copies make empty clusters.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         start, _ = kmeans_plusplus(expected, k, random_state=seed)

@@ -27,7 +27,7 @@ EXAMPLES = """examples:
   %(prog)s embeddings/ --k 10 --out clusters/
   %(prog)s embeddings/ --k 10 --out clusters/ --labels folders
   %(prog)s embeddings/ --k auto --k-range 5:50 --out clusters/
-  %(prog)s embeddings/ --algorithm minibatch --k 1000 --out clusters/       # more than fits into memory
+  %(prog)s embeddings/ --algorithm minibatch --k 1000 --out clusters/
   %(prog)s embeddings/ --algorithm hdbscan --min-cluster-size 20 --out clusters/
   %(prog)s new/ --assign clusters/ --out new-clusters/"""
 
@@ -131,7 +131,8 @@ def run(arguments: argparse.Namespace) -> int:
         if unknown:
             say(f"--assign {settings.assign}: {unknown}")
     reader = StoreReader(store, metric)
-    moved = Moved.parse(arguments.images_root, list(dict.fromkeys(root for root, _ in store.images())))
+    known = dict.fromkeys(root for root, _ in store.images()) if arguments.images_root else {}
+    moved = Moved.parse(arguments.images_root, list(known))
     points = reader.load() if old is None and settings.algorithm != "minibatch" else None
     _check_before_writing(points, settings)
     with cluster_output.output_folder(out, folder) as work:
@@ -151,7 +152,8 @@ def run(arguments: argparse.Namespace) -> int:
         del points  # before the names are read, and what draws is imported
         from runtime import choose_k, cluster_summary, gallery, metrics
 
-        roots, paths = map(list, zip(*store.images(), strict=True))
+        images = list(store.images())
+        roots, paths = [root for root, _ in images], [path for _, path in images]
         scores = classes = None
         if arguments.labels == "folders":
             classes = metrics.folder_classes(roots, paths)
