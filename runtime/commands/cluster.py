@@ -221,7 +221,8 @@ def _curve(reader: StoreReader, points: Float32 | None, settings: Settings, say:
     def labels(sample: Float32, k: int) -> Any:  # noqa: ANN401  # an array, which must not be imported above
         if settings.algorithm == "agglomerative":
             return algorithms.agglomerative(sample, k, **settings.given).labels
-        return kmeans.cluster(sample, k, settings.seed).labels
+        given = settings.given if settings.algorithm == "kmeans" else {}  # passes are no iterations
+        return kmeans.cluster(sample, k, settings.seed, **given).labels
 
     return choose_k.choose(
         sample, reader.metric, range(low, high + 1), labels, lambda k, found: say(f"k = {k}: silhouette {found:.3f}")
