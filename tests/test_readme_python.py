@@ -1,11 +1,10 @@
-"""The README's Python runs as it stands there."""
+"""The README's Python on stores runs as it stands there; that on models: tests/exporter/test_export.py."""
 
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from stores import write
 
 from runtime.store import Embeddings
@@ -44,22 +43,3 @@ def test_pandas_polars_and_duckdb_open_the_store(here) -> None:
 def test_the_store_class_reads_it_in_parts(here, capsys) -> None:
     exec(block("import Store"), {})
     assert capsys.readouterr().out == f"12 2 itae.onnx\n00.jpg {here.mean()!s}\n"
-
-
-def test_the_python_api_takes_what_the_readme_says(here, monkeypatch) -> None:
-    given = []
-
-    class Model:
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def embed(self, images):
-            given.append(images)
-
-    Image.new("RGB", (20, 20)).save("cat.jpg")
-    monkeypatch.setattr("runtime.load", lambda path: Model())
-    exec(block('load("itae.onnx")'), {})
-    assert [type(one[0]) for one in given] == [str, bytes, np.ndarray, np.ndarray]
