@@ -9,7 +9,6 @@ from runtime.errors import UsageError
 from runtime.kmeans import check_k
 
 MIN_CLUSTER_SIZE = 5
-LINKAGES = ("ward", "average", "complete", "single")
 MAX_AGGLOMERATIVE = 30_000
 """Points that agglomerative takes: the distances of each two, 8 bytes each, are 3.6 GB then."""
 

@@ -18,6 +18,7 @@ TAKES = {
     "agglomerative": ("k", "k_range", "seed", "linkage"),
 }
 """The options that each algorithm takes; any other is refused, since it would do nothing."""
+LINKAGES = ("ward", "average", "complete", "single")
 LEAST = {"k": 1, "n_init": 1, "max_iter": 1, "min_cluster_size": 2, "min_samples": 1, "seed": 0}
 MAX_SEED = 2**32 - 1
 """What scikit-learn takes."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import logging
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from runtime.clustering import NOISE
 from runtime.errors import InputError
+from runtime.images import quiet_pillow
 from runtime.sources import read_image
 
 Key = tuple[str, str]
@@ -61,7 +59,7 @@ def draw_gallery(clusters: Sequence[Cluster]) -> Gallery:
     """Draw the first `MAX_ROWS` of the clusters, in the order given; an unreadable image becomes a placeholder."""
     shown = clusters[:MAX_ROWS]
     keys = [key for cluster in shown for key in cluster.central[:MAX_IMAGES]]
-    with _quiet_pillow(), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+    with quiet_pillow(), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         tiles = list(pool.map(_tile, keys))
     unreadable = tuple(key for key, tile in zip(keys, tiles, strict=True) if tile is None)
     picture = _draw(shown, iter(tiles), _header(clusters, len(unreadable)))
@@ -125,20 +123,6 @@ def _placeholder() -> Image.Image:
     pen.line((inset, inset, end, end), "white", 3)
     pen.line((inset, end, end, inset), "white", 3)
     return tile
-
-
-@contextlib.contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    """Keep Pillow's remarks on odd files off stderr: what can't be read is drawn and counted."""
-    logger = logging.getLogger("PIL")
-    handler = logging.NullHandler()
-    logger.addHandler(handler)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.removeHandler(handler)
 
 
 def count(number: int, what: str) -> str:

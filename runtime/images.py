@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
 import os
 import stat
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -178,3 +182,17 @@ def _what_else(file: BinaryIO) -> str:
     if start.count(0) == len(start):
         return "holds only zeros at its beginning: damaged"
     return f"is damaged, or none of {', '.join(FORMATS)}"
+
+
+@contextlib.contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Keep Pillow's remarks on odd files off stderr: what can't be read, the caller shows and counts."""
+    logger = logging.getLogger("PIL")
+    handler = logging.NullHandler()
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.removeHandler(handler)

@@ -85,7 +85,7 @@ def embed_stream(
             yield Embedded([item.root for item in kept], [item.path for item in kept], vectors[good])
 
 
-def quiet_pillow() -> None:
+def silence_pillow() -> None:
     """Keep Pillow's remarks on odd files off stderr, in this process: what it can't read is told by us."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").addHandler(logging.NullHandler())

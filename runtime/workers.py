@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import BackendError, ItaeError
-from runtime.pipeline import Embedded, embed_stream, quiet_pillow
+from runtime.pipeline import Embedded, embed_stream, silence_pillow
 from runtime.sources.item import Entry, Item, Unreadable
 
 _CHUNK = 8
@@ -165,7 +165,7 @@ def _work(connection: Connection, device: int | None, settings: Settings) -> Non
         try:
             from runtime.backends import open_session
 
-            quiet_pillow()
+            silence_pillow()
             session = open_session(
                 settings.model,
                 settings.provider,

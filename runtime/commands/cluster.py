@@ -82,9 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-samples", type=int, help="of hdbscan: neighbours that make a place dense (default: --min-cluster-size)"
     )
-    parser.add_argument(
-        "--linkage", choices=("ward", "average", "complete", "single"), help="of agglomerative (default: ward)"
-    )
+    parser.add_argument("--linkage", choices=cluster_options.LINKAGES, help="of agglomerative (default: ward)")
     parser.add_argument(
         "--labels",
         choices=["folders"],

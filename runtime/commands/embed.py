@@ -88,12 +88,12 @@ def run(arguments: argparse.Namespace) -> int:
     from runtime.embedder import embed_sources, origin
     from runtime.images import MAX_PIXELS
     from runtime.manifest import read_manifest
-    from runtime.pipeline import quiet_pillow
+    from runtime.pipeline import silence_pillow
     from runtime.progress import progress
     from runtime.sources import open_sources
     from runtime.store.writer import open_writer
 
-    quiet_pillow()
+    silence_pillow()
     start = time.monotonic()
     max_pixels = arguments.max_pixels or MAX_PIXELS
     manifest = read_manifest(arguments.model)  # its files are checked where they are loaded

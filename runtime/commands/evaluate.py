@@ -94,9 +94,9 @@ def run(arguments: argparse.Namespace) -> int:
     from runtime.evaluation_output import output_folder, publish_evaluation
     from runtime.evaluation_report import as_json, as_text
     from runtime.manifest import read_manifest
-    from runtime.pipeline import quiet_pillow
+    from runtime.pipeline import silence_pillow
 
-    quiet_pillow()
+    silence_pillow()
     names = _names(arguments.model)
     manifests = [read_manifest(model) for model in arguments.model]  # their files are checked where they are loaded
     for manifest in manifests:

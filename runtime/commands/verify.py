@@ -187,10 +187,10 @@ def _compare(arguments: argparse.Namespace, changed: dict[str, float]) -> Agains
 
 def _pictures(arguments: argparse.Namespace) -> tuple[Iterator[Entry], int]:
     """The pictures of --images, --limit of them, and how many these are."""
-    from runtime.pipeline import quiet_pillow
+    from runtime.pipeline import silence_pillow
     from runtime.sources import open_sources
 
-    quiet_pillow()
+    silence_pillow()
     sources = open_sources(arguments.images)
     keys: list[tuple[str, str]] = []
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import logging
 import os
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
 from runtime.errors import InputError
+from runtime.images import quiet_pillow
 from runtime.preprocess import resize_and_crop
 from runtime.report.content import Key, ReadImage
 from runtime.sources import read_image
@@ -50,7 +48,7 @@ def make_thumbnails(wanted: Sequence[Wanted], budget: int = BUDGET, read: ReadIm
             return None
         return _encode(image, one, budget * one.side**2 // pixels)
 
-    with _quiet_pillow(), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "itae-thumbnail") as pool:
+    with quiet_pillow(), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "itae-thumbnail") as pool:
         return list(pool.map(make, wanted))
 
 
@@ -70,17 +68,3 @@ def _encode(image: Image.Image, one: Wanted, most: int) -> bytes:
         if len(data) <= most:
             break
     return data
-
-
-@contextlib.contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    """Keep Pillow's remarks on odd files off stderr: what can't be read is shown and counted."""
-    logger = logging.getLogger("PIL")
-    handler = logging.NullHandler()
-    logger.addHandler(handler)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.removeHandler(handler)
