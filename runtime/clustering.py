@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,36 @@ NOISE = -1
 _ROWS = 4096
 _SCORES = 1 << 18
 """Points times centroids that are compared at a time, in each thread: 1 MiB, which fits a core's cache."""
+
+
+class Vectors(Protocol):
+    """n points of width C float32, wherever they lie: an array, or what gives arrays when it is indexed as one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, C)."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Any, /) -> Float32: ...  # noqa: ANN401  # slice or array of rows, as in numpy
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some `rows` of points, in that order, read where they lie: a copy would be memory."""
+
+    points: Float32
+    rows: npt.NDArray[np.intp]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """How many rows, and the width."""
+        return len(self.rows), self.points.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: slice | npt.NDArray[np.intp]) -> Float32:
+        return self.points[self.rows[rows]]
 
 
 @dataclass(frozen=True)
@@ -108,7 +138,7 @@ def from_labels(points: Float32, labels: Int32) -> Clustering:
     return arranged(labels, distances, centroids, 0)
 
 
-def distances_to(points: Float32, centroids: Float64, labels: npt.NDArray[np.integer]) -> Float64:
+def distances_to(points: Vectors, centroids: Float64, labels: npt.NDArray[np.integer]) -> Float64:
     """Distance of each point (n, C) to the centroid (k, C) of its label (n,): (n,) float64."""
     distances = np.empty(len(points))
 
@@ -120,7 +150,7 @@ def distances_to(points: Float32, centroids: Float64, labels: npt.NDArray[np.int
     return distances
 
 
-def add_rows(sums: Float64, points: Float32, labels: Int32, rows: npt.NDArray[np.intp], sign: int = 1) -> None:
+def add_rows(sums: Float64, points: Vectors, labels: Int32, rows: npt.NDArray[np.intp], sign: int = 1) -> None:
     """Add `sign` times each of `points[rows]` to `sums[labels[row]]`, in float64.
 
     A sum's terms are added in the order of their rows, by one thread: the same bits however many threads there are.
@@ -143,7 +173,7 @@ def add_rows(sums: Float64, points: Float32, labels: Int32, rows: npt.NDArray[np
     in_threads(add, list(zip(starts.tolist(), ends.tolist(), strict=True)))
 
 
-def nearest(points: Float32, centroids: Float64, besides: Int32 | None = None) -> Int32:
+def nearest(points: Vectors, centroids: Float64, besides: Int32 | None = None) -> Int32:
     """The nearest centroid (k, C) of each point (n, C); of equally near ones the first: (n,).
 
     What is compared is `|c|² - 2 x·c` in float32, with centroids measured from their mean, since what they have in

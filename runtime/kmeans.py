@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
-from runtime.clustering import Clustering, Float32, arranged, distances_to
+from runtime.clustering import Clustering, Float32, Float64, arranged, distances_to
 from runtime.errors import InputError, UsageError
 from runtime.lloyd import Fit, NumpyPoints, Points, lloyd
 from runtime.seeding import plus_plus, sample_rows
@@ -19,7 +19,14 @@ STARTS = 10
 MAX_ITERATIONS = 300
 """Lloyd iterations of a start at most: scikit-learn's own limit."""
 
-_ROWS = 4096
+AHEAD = 8
+"""One point in so many is in the sample that the first iterations of a start look at."""
+AHEAD_PER_CLUSTER = 25
+"""Points for each cluster in that sample, at least."""
+AHEAD_LEAST = 8192
+"""Points in that sample, at least."""
+AHEAD_ITERATIONS = 0.75
+"""Share of a start's iterations that look at the sample, at most."""
 
 
 def normalize_rows(
@@ -87,7 +94,7 @@ def cluster(
         k: how many clusters.
         seed: of the starts.
         n_init: starts; the one of the lowest inertia is kept, of equals the first.
-        max_iter: Lloyd iterations of each start, at most.
+        max_iter: Lloyd iterations of each start, at most; of many points the first ones look at a sample.
         device: `cpu` for numpy, or what `torch_kmeans` knows.
 
     Raises:
@@ -97,10 +104,10 @@ def cluster(
     check_k(points, k)
     where = _on(points, device)
     spread = where.spread()
-    best: tuple[float, Fit, npt.NDArray[np.float64]] | None = None
+    best: tuple[float, Fit, Float64] | None = None
     for generator in np.random.default_rng(seed).spawn(n_init):
         start = plus_plus(points[sample_rows(len(points), k, generator)], k, generator)
-        fit = lloyd(where, start, max_iter, spread)
+        fit = _fit(where, start, max_iter, spread, generator)
         distances = distances_to(points, fit.centroids, fit.labels)
         inertia = float((distances**2).sum())
         if best is None or inertia < best[0]:
@@ -113,6 +120,21 @@ def cluster(
             f"--k {k}: only {filled} clusters came out, the embeddings are too nearly equal; choose no more"
         )
     return found
+
+
+def _fit(where: Points, start: Float64, max_iter: int, spread: float, generator: np.random.Generator) -> Fit:
+    """Lloyd's iterations from one start: on a sample where there are many points, then on all of them.
+
+    Far from its end an iteration moves centroids by more than a sample errs, at an eighth of the time.
+    """
+    size = max(len(where) // AHEAD, AHEAD_PER_CLUSTER * len(start), AHEAD_LEAST)
+    ahead = int(AHEAD_ITERATIONS * max_iter)
+    if not ahead or size > len(where) // 4:
+        return lloyd(where, start, max_iter, spread)
+    rows = np.sort(generator.choice(len(where), size, replace=False))
+    sampled = lloyd(where.choose(rows), start, ahead, spread)
+    fit = lloyd(where, sampled.centroids, max_iter - sampled.iterations, spread)
+    return replace(fit, iterations=sampled.iterations + fit.iterations)
 
 
 def _on(points: Float32, device: str) -> Points:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from runtime.clustering import Float32, Float64, Int32, add_rows, distances_to, nearest
+from runtime.clustering import (
+    Chosen,
+    Float32,
+    Float64,
+    Int32,
+    Vectors,
+    add_rows,
+    blocks,
+    distances_to,
+    in_threads,
+    nearest,
+)
 
 TOLERANCE = 1e-4
 """It ends where centroids move, in all and squared, by less than this share of the points' mean variance in a
@@ -36,6 +48,9 @@ class Points(Protocol):
     def rows(self, rows: npt.NDArray[np.intp]) -> Float64:
         """A few of the points, (len(rows), C)."""
 
+    def choose(self, rows: npt.NDArray[np.intp]) -> Points:
+        """Some of the points, by themselves."""
+
     def spread(self) -> float:
         """Mean squared distance of the points to their mean."""
 
@@ -43,8 +58,10 @@ class Points(Protocol):
 class NumpyPoints:
     """Points in this machine's memory; they are neither copied nor changed."""
 
-    def __init__(self, points: Float32) -> None:
-        self._points = points
+    def __init__(self, points: Float32, chosen: npt.NDArray[np.intp] | None = None) -> None:
+        """Take all the points (n, C), or the `chosen` rows."""
+        self._all = points
+        self._points: Vectors = points if chosen is None else Chosen(points, chosen)
 
     def __len__(self) -> int:
         return len(self._points)
@@ -61,12 +78,23 @@ class NumpyPoints:
     def rows(self, rows: npt.NDArray[np.intp]) -> Float64:  # noqa: D102
         return self._points[rows].astype(np.float64)
 
-    def spread(self) -> float:  # noqa: D102
-        mean = sum((block.sum(axis=0, dtype=np.float64) for block in self._blocks()), np.zeros(1)) / len(self)
-        return sum(float(((block - mean) ** 2).sum()) for block in self._blocks()) / len(self)
+    def choose(self, rows: npt.NDArray[np.intp]) -> NumpyPoints:  # noqa: D102
+        return NumpyPoints(self._all, rows)
 
-    def _blocks(self) -> list[Float32]:
-        return [self._points[start : start + _ROWS] for start in range(0, len(self), _ROWS)]
+    def spread(self) -> float:  # noqa: D102
+        mean = self._sum(lambda block: block.sum(axis=0, dtype=np.float64)) / len(self)
+        return float(self._sum(lambda block: ((block - mean) ** 2).sum())) / len(self)
+
+    def _sum(self, of: Callable[[Float32], Any]) -> Any:  # noqa: ANN401  # a number or an array, as `of` gives
+        """The sum of what each block of the points gives, added in their order."""
+        rows = blocks(len(self), _ROWS)
+        found: list[Any] = [None] * len(rows)
+
+        def fill(number: int) -> None:
+            found[number] = of(self._points[rows[number]])
+
+        in_threads(fill, range(len(rows)))
+        return sum(found)
 
 
 @dataclass(frozen=True)

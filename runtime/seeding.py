@@ -37,7 +37,7 @@ def plus_plus(points: Float32, k: int, generator: np.random.Generator) -> Float6
     candidates = 2 + int(np.log(k))
     chosen = [int(generator.integers(len(points)))]
     with one_blas_thread():
-        closest = _squared(points, norms, chosen)[0]  # (m,)
+        closest = _squared(points, norms, chosen)[:, 0]  # (m,)
         while len(chosen) < k:
             cumulative = np.cumsum(closest, dtype=np.float64)
             if cumulative[-1] <= 0:
@@ -46,22 +46,22 @@ def plus_plus(points: Float32, k: int, generator: np.random.Generator) -> Float6
                 break
             drawn = np.searchsorted(cumulative, generator.random(candidates) * cumulative[-1], side="right")
             drawn = np.minimum(drawn, len(points) - 1)  # of rounding
-            lowered = np.minimum(closest, _squared(points, norms, drawn.tolist()))  # (candidates, m)
-            best = int(lowered.sum(axis=1, dtype=np.float64).argmin())
+            lowered = np.minimum(closest[:, None], _squared(points, norms, drawn.tolist()))  # (m, candidates)
+            best = int(lowered.sum(axis=0, dtype=np.float64).argmin())
             chosen.append(int(drawn[best]))
-            closest = lowered[best]
+            closest = lowered[:, best]
     starts: Float64 = points[chosen].astype(np.float64) + mean
     return starts
 
 
 def _squared(points: Float32, norms: Float32, chosen: list[int]) -> Float32:
-    """Squared distances of some points to all (m, C), whose squared norms are (m,): (len(chosen), m); of equals 0."""
-    scale = norms[chosen, None] + norms
-    squared = points[chosen] @ points.T
+    """Squared distances of all (m, C), whose squared norms are (m,), to some: (m, len(chosen)); of equals 0."""
+    scale = norms[:, None] + norms[chosen]
+    squared: Float32 = points @ points[chosen].T  # the other way round BLAS would copy all points
     squared *= -2
     squared += scale
     scale *= _NEAR
     near = np.nonzero(squared < scale)
-    apart = points[np.take(chosen, near[0])].astype(np.float64) - points[near[1]]
+    apart = points[near[0]].astype(np.float64) - points[np.take(chosen, near[1])]
     squared[near] = (apart**2).sum(axis=1)
     return squared

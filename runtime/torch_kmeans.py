@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -88,6 +89,12 @@ class TorchPoints:
     def rows(self, rows: npt.NDArray[np.intp]) -> Float64:  # noqa: D102
         found: Float64 = self._points[self._tensor(rows)].cpu().numpy().astype(np.float64)
         return found
+
+    def choose(self, rows: npt.NDArray[np.intp]) -> TorchPoints:  # noqa: D102
+        chosen = copy.copy(self)
+        with self._translated():
+            chosen._points = self._points[self._tensor(rows)]
+        return chosen
 
     def spread(self) -> float:  # noqa: D102
         with self._translated():

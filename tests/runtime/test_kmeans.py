@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime import kmeans
 from runtime.errors import InputError, UsageError
 from runtime.kmeans import check_k, cluster, normalize_rows
 
@@ -100,6 +101,67 @@ def test_ten_starts_are_as_good_as_ten_of_scikit_learns():
     assert cluster(points, 20, seed=3).inertia == pytest.approx(theirs.inertia_, rel=0.01)
 
 
+def many(n: int, k: int, width: int = 16) -> np.ndarray:
+    """Unit vectors in overlapping groups of very different sizes, in the order of their groups."""
+    rng = np.random.default_rng(7)
+    groups = np.sort(rng.choice(k, n, p=(shares := rng.pareto(1.5, k) + 0.2) / shares.sum()))
+    noise = 0.5 * rng.standard_normal((n, width))
+    return normalize_rows((rng.standard_normal((k, width))[groups] + noise).astype(np.float32))
+
+
+def test_first_iterations_on_a_sample_end_as_low_as_iterations_on_all(monkeypatch):
+    points = many(40_000, 60)
+
+    def inertia(max_iter: int) -> float:
+        return sum(cluster(points, 60, seed, n_init=1, max_iter=max_iter).inertia for seed in range(4))
+
+    sampled = inertia(300)
+    monkeypatch.setattr(kmeans, "AHEAD_LEAST", len(points))
+    assert sampled == pytest.approx(whole := inertia(300), rel=0.01)
+    assert sampled != whole
+    assert inertia(1) > whole * 1.05  # so the limit above means something
+
+
+def seen(monkeypatch) -> list[tuple[int, int]]:
+    """How many points each of Lloyd's runs has, and how many iterations it may take."""
+    runs: list[tuple[int, int]] = []
+    real = kmeans.lloyd
+    monkeypatch.setattr(kmeans, "lloyd", lambda *a: runs.append((len(a[0]), a[2])) or real(*a))
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "max_iter", "expected"),
+    [
+        (40_000, 4, 20, [(8192, 15), (40_000, 5)]),
+        (80_000, 4, 20, [(10_000, 15), (80_000, 5)]),  # an eighth
+        (40_000, 400, 4, [(10_000, 3), (40_000, 1)]),  # 25 a cluster
+        (40_000, 401, 4, [(40_000, 4)]),  # more than a quarter of all
+        (32_767, 4, 20, [(32_767, 20)]),
+        (40_000, 4, 1, [(40_000, 1)]),
+    ],
+)
+def test_a_sample_is_taken_where_it_is_much_less_than_all(monkeypatch, n, k, max_iter, expected):
+    points = np.random.default_rng(0).random((n, 2), np.float32)
+    runs = seen(monkeypatch)
+    found = cluster(points, k, n_init=1, max_iter=max_iter)
+    assert found.iterations <= max_iter
+    if found.iterations == max_iter:  # what the sample leaves over is for all
+        assert runs == expected
+    assert [size for size, _ in runs] == [size for size, _ in expected]
+    assert runs[-1][1] >= expected[-1][1]
+
+
+def test_a_group_that_the_sample_hardly_shows_is_still_found_by_a_centroid_near_it():
+    points = many(40_000, 5, width=4)
+    points[::4000] = [0, 0, 0, -1]  # ten equal ones among 40,000
+    found = cluster(points, 6, n_init=1)
+    apart = np.linalg.norm(points[0] - found.centroids.astype(np.float64), axis=1)
+    assert found.labels[0] == apart.argmin()
+    assert len(set(found.labels[::4000].tolist())) == 1
+    assert found.sizes.sum() == 40_000
+
+
 def test_iterations_are_cut_short_where_it_is_asked_for():
     points = normalize_rows(np.random.default_rng(0).standard_normal((2000, 16)).astype(np.float32))
     short, long = cluster(points, 20, n_init=1, max_iter=2), cluster(points, 20, n_init=1)
@@ -124,16 +186,18 @@ NOISE = """
     os.sched_getaffinity = lambda _: range(int(sys.argv[1]))  # how many threads we take
     from runtime.kmeans import cluster, normalize_rows
 
-    points = normalize_rows(np.random.default_rng(0).standard_normal((6000, 32)).astype(np.float32))
-    found = cluster(points, 12, seed=5)
+    n = int(sys.argv[2])
+    points = normalize_rows(np.random.default_rng(0).standard_normal((n, 32)).astype(np.float32))
+    found = cluster(points, 12, seed=5, n_init=60_000 // n)
     print(hashlib.sha256(found.labels.tobytes() + found.centroids.tobytes()).hexdigest())
 """
 
 
-def test_the_same_seed_gives_the_same_bytes_however_many_threads_there_are():
+@pytest.mark.parametrize("n", ["6000", "40000"])  # the latter begins with a sample
+def test_the_same_seed_gives_the_same_bytes_however_many_threads_there_are(n):
     digests = {
         subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(NOISE), threads],
+            [sys.executable, "-c", textwrap.dedent(NOISE), threads, n],
             env={**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
             capture_output=True,
             text=True,

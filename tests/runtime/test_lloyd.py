@@ -116,6 +116,19 @@ def test_four_points_are_clustered_as_by_hand(on):
     assert held.spread() == pytest.approx(1)
 
 
+def test_chosen_points_are_clustered_as_a_copy_of_them(on):
+    points, _ = blobs(4000, 16, 12, spread=1.5)
+    rows = np.random.default_rng(1).permutation(4000)[:900]  # in no order
+    chosen, copied = on(points).choose(rows), on(points[rows])
+    start = points[:12].astype(np.float64)
+    assert len(chosen) == 900
+    assert chosen.spread() == pytest.approx(copied.spread(), rel=1e-12)
+    one, other = (lloyd(held, start, 300, held.spread()) for held in (chosen, copied))
+    assert np.array_equal(one.labels, other.labels)
+    np.testing.assert_allclose(one.centroids, other.centroids, rtol=1e-12)
+    assert one.iterations == other.iterations > 2
+
+
 def test_one_cluster_is_the_mean_of_all(on):
     points = uniform()
     fit = lloyd(on(points), points[:1].astype(np.float64), 300, 1)
