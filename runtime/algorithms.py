@@ -28,6 +28,8 @@ def hdbscan(points: Float32, min_cluster_size: int = MIN_CLUSTER_SIZE, min_sampl
     """
     from sklearn.cluster import HDBSCAN
 
+    if len(points) < 2:
+        raise UsageError(f"--algorithm hdbscan needs 2 embeddings or more, there is {len(points)}")
     for option, value, least in (("min-cluster-size", min_cluster_size, 2), ("min-samples", min_samples or 1, 1)):
         if not least <= value <= len(points):
             raise UsageError(f"--{option} {value}: must be from {least} to {len(points)}, the number of embeddings")

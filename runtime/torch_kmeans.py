@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from runtime.cluster_options import DEVICES
 from runtime.clustering import Float32, Float64, Int32
 from runtime.errors import BackendError, UsageError, one_line
-
-DEVICES = re.compile(r"torch-cpu|cuda(:\d+)?")
-"""`torch-cpu` computes as a GPU would, where there is none: for checking."""
 
 ROWS = 8192
 """Points that are compared with the centroids at a time: what exists of n times k numbers."""

@@ -6,7 +6,6 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime import cluster_options
@@ -34,7 +33,7 @@ EXAMPLES = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument("embeddings", metavar="DIR", type=Path, help="folder that `embed` wrote")
+    parser.add_argument("embeddings", metavar="DIR", type=options.path, help="folder that `embed` wrote")
     parser.add_argument(
         "--algorithm",
         choices=cluster_options.ALGORITHMS,
@@ -62,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="OUT",
-        type=Path,
+        type=options.path,
         required=True,
         help="folder for labels.parquet, centroids.npy, clusters.png and summary.json; made if need be",
     )

@@ -48,9 +48,11 @@ def check(arguments: argparse.Namespace) -> None:
         ManifestError: it is missing or altered.
         OutputFileError: the report can't be written there.
     """
+    if arguments.report is None and arguments.model is not None:
+        raise UsageError("--model is only for --report: give a FILE.html to write")
+    if arguments.model is None and arguments.provider != "auto":
+        raise UsageError(f"--provider {arguments.provider} is for the --model of --report: give one, or leave it out")
     if arguments.report is None:
-        if arguments.model is not None:
-            raise UsageError("--model is only for --report: give a FILE.html to write")
         return
     from runtime.manifest import read_manifest
     from runtime.report import check_outputs, check_target

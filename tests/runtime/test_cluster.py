@@ -249,6 +249,15 @@ def test_a_senseless_option_is_refused_and_makes_nothing(embeddings, out, capsys
     assert not out.exists()
 
 
+@pytest.mark.parametrize("empty", ["embeddings", "out"])
+def test_an_empty_path_is_not_the_current_folder(embeddings, tmp_path, capsys, monkeypatch, empty):
+    monkeypatch.chdir(embeddings if empty == "embeddings" else tmp_path)
+    before = names(tmp_path)
+    paths = {"embeddings": embeddings, "out": tmp_path / "out", empty: ""}  # as of a variable that is not set
+    assert "an empty path" in refused(capsys, paths["embeddings"], "--k", 2, "--out", paths["out"])
+    assert names(tmp_path) == before
+
+
 def test_k_above_the_distinct_embeddings_is_refused(tmp_path, out, capsys):
     folder = store(tmp_path / "e", ["/r"] * 3, ["a", "b", "c"], [[1, 0], [2, 0], [0, 1]])
     assert "--k 3: 3 embeddings, but only 2 distinct ones" in refused(capsys, folder, "--k", 3, "--out", out)

@@ -247,6 +247,11 @@ def test_hdbscan_refuses_more_neighbours_than_there_are(size, samples, message):
         hdbscan(blobs(30)[0], size, samples)
 
 
+def test_one_point_is_too_few_for_hdbscan():
+    with pytest.raises(UsageError, match="--algorithm hdbscan needs 2 embeddings or more, there is 1"):
+        hdbscan(np.ones((1, 3), np.float32))
+
+
 def test_one_point_is_one_agglomerative_cluster():
     assert agglomerative(np.ones((1, 3), np.float32), 1).sizes.tolist() == [1]
 
@@ -291,6 +296,12 @@ def test_a_large_store_is_sampled_for_k(tmp_path, monkeypatch):
     assert run(folder, "--k", "auto", "--k-range", "2:5", "--out", tmp_path / "out") == 0
     told = summary_of(tmp_path / "out")
     assert (told["silhouette"]["points"], told["k"], told["n"]) == (100, 4, 600)
+
+
+def test_k_auto_stops_where_there_are_no_more_points(tmp_path):
+    folder = write(tmp_path / "e", blobs(6)[0])
+    assert run(folder, "--k", "auto", "--k-range", f"2:{10**15}", "--out", tmp_path / "out") == 0  # or it counts on
+    assert summary_of(tmp_path / "out")["silhouette"]["k"] == [2, 3, 4, 5]
 
 
 def test_k_auto_stops_where_there_are_no_more_distinct_points(tmp_path, capsys):
@@ -428,6 +439,11 @@ def test_nothing_is_set_beside_assign(stored, tmp_path, capsys, name):
         (["--k", 4, "--n-init", 0], "--n-init 0: must be 1 or more"),
         (["--k", 4, "--max-iter", 0], "--max-iter 0: must be 1 or more"),
         (["--k", 4, "--device", "gpu"], "--device gpu: must be cpu, torch-cpu, cuda or cuda:N"),
+        (["--k", "auto", "--device", "gpu"], "--device gpu: must be cpu, torch-cpu, cuda or cuda:N"),
+        (["--k", 4, "--device", "cuda:99999999999"], "--device cuda:99999999999: must be"),
+        (["--k", 4, "--n-init", 10**20], f"--n-init {10**20}: must be 10000 at most"),
+        (["--k", 4, "--max-iter", 10**20], f"--max-iter {10**20}: must be 1000000 at most"),
+        (["--k", 4, "--provider", "openvino"], "--provider openvino is for the --model of --report"),
         (["--algorithm", "hdbscan", "--min-cluster-size", 1], "--min-cluster-size 1: must be 2 or more"),
         (["--algorithm", "hdbscan", "--min-cluster-size", 601], "--min-cluster-size 601: must be from 2 to 600"),
         (["--algorithm", "agglomerative", "--k", 4, "--seed", 1], "--seed means nothing to --algorithm agglomerative"),
