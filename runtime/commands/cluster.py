@@ -132,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
     moved = Moved.parse(arguments.images_root, list(known))
     points = reader.load() if old is None and settings.algorithm != "minibatch" else None
     _check_before_writing(points, settings)
-    with cluster_output.output_folder(out, folder) as work:
+    with cluster_output.output_folder(out, folder, settings.assign) as work:
         curve = None
         if old is not None:
             say(f"assigning {len(store):,} embeddings of width {store.width} to {len(old.centroids):,} clusters")

@@ -1,6 +1,7 @@
 """`cluster` with each algorithm, metric and source of k: the right clusters, noise handled, bad options refused."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 from pyarrow import parquet
 from sklearn.metrics import adjusted_rand_score
 
+from runtime import assign
 from runtime.__main__ import main
 from runtime.algorithms import agglomerative, hdbscan
 from runtime.choose_k import choose
@@ -372,7 +374,8 @@ def test_clusters_of_other_embeddings_are_refused(stored, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "case", ["missing", "no npy", "pickle", "float64", "one row", "nan", "swapped", "summary", "cut"]
+    "case",
+    ["missing", "no npy", "npz", "a pipe", "pickle", "float64", "one row", "nan", "swapped", "summary", "cut"],
 )
 def test_damaged_centroids_are_refused(stored, tmp_path, capsys, case):
     old, given = tmp_path / "old", tmp_path / "c.npy"
@@ -381,6 +384,11 @@ def test_damaged_centroids_are_refused(stored, tmp_path, capsys, case):
         given = old
     if case == "no npy":
         given.write_bytes(b"hello")
+    elif case == "npz":
+        with given.open("wb") as file:
+            np.savez(file, np.eye(4, 8, dtype=np.float32))
+    elif case == "a pipe":
+        os.mkfifo(given)
     elif case == "pickle":
         np.save(given, np.array([{}], object))
     elif case == "swapped":
@@ -395,6 +403,44 @@ def test_damaged_centroids_are_refused(stored, tmp_path, capsys, case):
         np.save(given, bad[0] if case == "one row" else bad)
     assert str(given) in refused(capsys, stored, "--assign", given, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000, 8)}", "its header speaks of 320000000000"),
+        (f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**30}, 8)}}", "its header speaks of"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (4, 9)}", "holds 128 bytes of numbers, its header speaks"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (-4, -8)}", "of shape (-4, -8), expected"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (4, 8)", "is no .npy file"),
+        ("'''", "is no .npy file"),
+        ("(" * 9000, "is no .npy file"),
+        ("{'descr': '<f4', b'fortran_order': False, 'shape': (4, 8)}", "is no .npy file"),
+    ],
+    ids=["huge", "beyond int64", "one column more", "negative", "no brace", "no end", "deep", "bytes"],
+)
+def test_a_header_that_lies_is_refused_before_memory_is_taken(stored, tmp_path, capsys, header, message):
+    text = header.encode() + b"\n"
+    data = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(4 * 4 * 8)
+    (tmp_path / "c.npy").write_bytes(data)
+    assert message in refused(capsys, stored, "--assign", tmp_path / "c.npy", "--out", tmp_path / "out")
+
+
+def test_centroids_in_columns_are_read_as_they_are(tmp_path):
+    centroids = np.arange(12, dtype=np.float32).reshape(3, 4)
+    np.save(tmp_path / "c.npy", np.asfortranarray(centroids))
+    assert np.array_equal(assign.load(tmp_path / "c.npy").centroids, centroids)
+
+
+def test_the_older_run_is_not_overwritten_by_what_it_labels(stored, tmp_path, capsys):
+    old = tmp_path / "old"
+    run(stored, "--k", 4, "--out", old)
+    before = {path.name: path.read_bytes() for path in old.iterdir()}
+    (tmp_path / "link").symlink_to(old)
+    for given in (old, old / CENTROIDS, tmp_path / "link"):
+        said = refused(capsys, stored, "--assign", given, "--out", old)
+        assert f"--out {old} is the older run of --assign: give it a folder of its own" in said
+    assert {path.name: path.read_bytes() for path in old.iterdir()} == before
 
 
 # options
