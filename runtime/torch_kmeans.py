@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.cluster_options import DEVICES
-from runtime.clustering import Float32, Float64, Int32
+from runtime.clustering import Float32, Float64, Int32, score_bias
 from runtime.errors import BackendError, UsageError, one_line
 
 ROWS = 8192
@@ -57,7 +57,7 @@ class TorchPoints:
         labels = np.empty(len(self), np.int32)
         with self._translated(), self._full_float32():
             weights = self._tensor((-2 * shifted.T).astype(np.float32))  # (C, k)
-            bias = self._tensor(((shifted**2).sum(axis=1) + 2 * shifted @ origin).astype(np.float32))
+            bias = self._tensor(score_bias(shifted, origin))
             for rows in self._blocks():
                 scores = self._torch.addmm(bias, self._points[rows], weights)
                 labels[rows] = scores.argmin(dim=1).cpu().numpy()

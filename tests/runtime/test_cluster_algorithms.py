@@ -168,11 +168,19 @@ def test_members_leave_noise_out():
 def test_the_nearest_other_centroid_is_not_the_own_one():
     points, _ = blobs(200, 8, 4, spread=1.5)
     found = kmeans(points, 4)
-    other, distances = nearest_other(points, found)
+    other, distances = nearest_other([points[:70], points[70:]], found)
     apart = np.linalg.norm(points[:, None].astype(float) - found.centroids, axis=2)
     order = apart.argsort(axis=1)
     assert np.array_equal(other, order[:, 1])
     np.testing.assert_allclose(distances, np.sort(apart, axis=1)[:, 1], rtol=1e-5)
+
+
+def test_beside_a_single_centroid_there_is_no_other_but_for_noise():
+    points = np.array([[0, 0], [2, 0], [9, 0]], np.float32)
+    other, distances = nearest_other([points], from_labels(points, np.array([0, 0, NOISE], np.int32)))
+    assert (other.tolist(), distances.tolist()) == ([0, 0, 0], [np.inf, np.inf, 8])
+    nothing = from_labels(points, np.full(3, NOISE, np.int32))
+    assert nearest_other([points], nothing)[1].tolist() == [np.inf] * 3
 
 
 # minibatch
