@@ -188,11 +188,11 @@ def score_bias(shifted: Float64, origin: Float64) -> Float32:
     Raises:
         InputError: squares of such numbers are infinite or 0 in float32, and every label would be wrong in silence.
     """
-    bias = np.einsum("ij,ij->i", shifted, shifted) + 2 * shifted @ origin
+    bias: Float64 = np.einsum("ij,ij->i", shifted, shifted) + 2 * shifted @ origin
     if (largest := float(np.abs(bias).max())) and not _SQUARES[0] < largest < _SQUARES[1]:
         raise InputError(
-            f"squared distances of about {largest:.0e} can't be compared in float32: take --metric cosine, or scale the "
-            "embeddings"
+            f"squared distances of about {largest:.0e} can't be compared in float32: take --metric cosine, or scale "
+            "the embeddings"
         )
     return bias.astype(np.float32)
 

@@ -165,8 +165,7 @@ def run(arguments: argparse.Namespace) -> int:
         say("writing the report")
         line = cluster_report.write(
             arguments,
-            store,
-            reader.load(),  # again: by minibatch they were never in memory all at once
+            reader,
             clustering,
             lambda row: (moved.now(roots[row]), paths[row]),
             summary,

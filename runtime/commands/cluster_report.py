@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from runtime.choose_k import Curve
     from runtime.clustering import Clustering
+    from runtime.minibatch import StoreReader
     from runtime.report import Artifacts, Key
     from runtime.store import Store
 
@@ -64,8 +65,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 def write(
     arguments: argparse.Namespace,
-    store: Store,
-    points: npt.NDArray[np.float32],
+    reader: StoreReader,
     clustering: Clustering,
     key_of: Callable[[int], Key],
     summary: Mapping[str, Any],
@@ -78,9 +78,8 @@ def write(
 
     Args:
         arguments: of the command.
-        store: the embeddings.
-        points: (n, C), as they were clustered.
-        clustering: of the points.
+        reader: of the embeddings as they were clustered; they are not held again, since by minibatch they never were.
+        clustering: of the embeddings.
         key_of: gives the key of a row, under its root as it is now.
         summary: as in `summary.json`.
         classes: n classes, where they are known.
@@ -91,19 +90,21 @@ def write(
         ItaeError: the model can't be run, or the file can't be written.
     """
     from runtime import report
+    from runtime.clustering import nearest_other
 
-    labels = clustering.labels
+    store, labels = reader.store, clustering.labels
+    other = nearest_other(reader.parts(), clustering)
     made = report.Report(
         title=f"Clusters of {store.folder.resolve().name}",
-        lead=f"{len(points):,} images in {len(summary['sizes']):,} clusters",
+        lead=f"{len(labels):,} images in {len(summary['sizes']):,} clusters",
         headlines=_headlines(labels, summary),
         facts=_facts(arguments, store, summary, seconds),
         notes=_notes(store),
         curve=None if curve is None else report.Curve(curve.ks, curve.silhouettes, curve.best),
-        clusters=report.describe_clusters(points, labels, key_of, centroids=clustering.centroids, classes=classes),
-        map=report.draw_map(points, labels, key_of, classes=classes, seed=arguments.seed or 0),
+        clusters=report.describe_clusters(clustering, other, key_of, classes=classes),
+        map=report.draw_map(reader.sample, labels, key_of, classes=classes, seed=arguments.seed or 0),
         confusion=None if classes is None else report.count_confusion(labels, classes),
-        artifacts=_artifacts(arguments, store, len(points), key_of),
+        artifacts=_artifacts(arguments, store, len(labels), key_of),
     )
     written = report.write_report(arguments.report, made)
     line = f"report {arguments.report}: {written.bytes / 1000:,.0f} kB, {written.images:,} images"

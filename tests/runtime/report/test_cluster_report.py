@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet
 from reports import HUES, parse
 
 from runtime.__main__ import main
+from runtime.store import Store
 from runtime.store.writer import open_writer
 
 OUTPUTS = ("embedding", "artifact_mask", "artifact_norm")
@@ -107,6 +109,24 @@ def test_what_cannot_work_is_refused_before_anything_is_done(embeddings, tmp_pat
     refusal(capsys, run(embeddings, "--report", report, "--model", tmp_path / "no.onnx"), "no such model file")
     assert not (tmp_path / "out").exists()
     assert not report.exists()
+
+
+def test_the_page_and_the_table_tell_the_same_distances(embeddings, tmp_path):
+    assert run(embeddings, "--report", tmp_path / "r.html") == 0
+    table = parquet.read_table(tmp_path / "out" / "labels.parquet").to_pydict()
+    alts = [one["alt"] for one in parse(tmp_path / "r.html").all("img") if "distance" in one["alt"]]
+    told = {alt.split("; ")[0]: float(alt.rpartition("distance ")[2]) for alt in alts}
+    assert told == {path: round(one, 3) for path, one in zip(table["path"], table["distance"], strict=True)}
+
+
+def test_a_report_of_minibatch_never_holds_all_embeddings(embeddings, tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Store, "load", refuse)
+    monkeypatch.setattr(Store, "read", refuse)
+    assert run(embeddings, "--algorithm", "minibatch", "--report", tmp_path / "r.html") == 0
+    assert len(parse(tmp_path / "r.html").map()["name"]) == 9
 
 
 def test_a_sample_is_drawn_by_the_seed_also_where_none_is_given(embeddings, tmp_path, monkeypatch):
