@@ -46,7 +46,7 @@ def check(arguments: argparse.Namespace) -> None:
 
     Raises:
         UsageError: --model without --report, or a model that doesn't tell its artifacts.
-        ManifestError: it is missing or altered.
+        ManifestError, BackendError: it is missing or altered, or can't be run here.
         OutputFileError: the report can't be written there.
     """
     if arguments.report is None and arguments.model is not None:
@@ -55,12 +55,17 @@ def check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--provider {arguments.provider} is for the --model of --report: give one, or leave it out")
     if arguments.report is None:
         return
+    from runtime import load
     from runtime.manifest import read_manifest
     from runtime.report import check_outputs, check_target
 
-    check_target(arguments.report)
+    out, place = arguments.out, arguments.report
+    is_in_new = place.parent == out and not out.exists()  # it will be made, where its own folder exists
+    check_target(out.with_name(place.name) if is_in_new else place)
     if arguments.model is not None:
         check_outputs(read_manifest(arguments.model), str(arguments.model))
+        with load(arguments.model, arguments.provider):
+            pass  # an engine without its GPU, or a file of another hash, is told now and not after hours
 
 
 def write(
@@ -131,7 +136,7 @@ def _headlines(labels: npt.NDArray[np.integer], summary: Mapping[str, Any]) -> l
 
 
 def _notes(store: Store) -> list[str]:
-    weights = store.origin.get("options", {}).get("weights", "")
+    weights = str(_made_by(store).get("weights", ""))
     notes = []
     if weights.startswith("random:"):
         notes.append(f"The model's weights are random ({weights}): its clusters say nothing about DINOv2.")
@@ -144,7 +149,7 @@ def _facts(
     arguments: argparse.Namespace, store: Store, summary: Mapping[str, Any], seconds: float | None
 ) -> list[tuple[str, str]]:
     origin = store.origin
-    made_by = origin.get("options", {})
+    made_by = _made_by(store)
     facts = [
         ("command", _command(arguments)),
         ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
@@ -152,8 +157,8 @@ def _facts(
         ("embeddings", f"{store.folder.resolve()}: {len(store):,} of width {store.width}"),
         ("model", " ".join(str(one) for one in (origin.get("model"), origin.get("model_sha256")) if one)),
         ("backbone", ", ".join(str(made_by[name]) for name in ("size", "precision", "weights") if name in made_by)),
-        ("image size", " x ".join(map(str, made_by.get("image_size", ())))),
-        ("ITAE", _itae(made_by) if made_by else ""),
+        ("image size", " x ".join(_words(made_by.get("image_size", "")).split())),
+        ("ITAE", _itae(made_by["itae"]) if "itae" in made_by else ""),
         ("provider", str(origin.get("provider", ""))),
     ]
     for name in ("algorithm", "metric", "seed", "inertia", "iterations"):
@@ -164,10 +169,17 @@ def _facts(
     return [(name, value) for name, value in (*facts, ("versions", versions)) if value]
 
 
-def _itae(made_by: Mapping[str, Any]) -> str:
-    itae = made_by.get("itae")
+def _made_by(store: Store) -> Mapping[str, Any]:
+    """The options of the model that made the embeddings; `store.json` may be another program's and hold anything."""
+    found = store.origin.get("options")
+    return found if isinstance(found, dict) else {}
+
+
+def _itae(itae: object) -> str:
     if itae is None:
         return "none (plain DINOv2)"
+    if not isinstance(itae, dict):
+        return str(itae)
     return ", ".join(f"{name} {_words(value)}" for name, value in itae.items())
 
 
