@@ -28,7 +28,7 @@ class TorchPoints:
 
         Raises:
             UsageError: there is no such kind of device.
-            BackendError: torch is missing or sees no such device, or the points don't fit into its memory.
+            BackendError: torch is missing or sees no such device, it can't be used, or lacks memory for the points.
         """
         if not DEVICES.fullmatch(device):
             raise UsageError(f"--device {device}: must be cpu, torch-cpu, cuda or cuda:N")
@@ -46,7 +46,12 @@ class TorchPoints:
         self._torch = torch
         self._device = torch.device("cpu" if device == "torch-cpu" else device)
         with self._translated():
-            self._points = torch.from_numpy(np.ascontiguousarray(points)).to(self._device)
+            try:
+                self._points = torch.from_numpy(np.ascontiguousarray(points)).to(self._device)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:  # of a driver, or of a GPU that another process holds
+                raise BackendError(f"--device {device} can't be used ({one_line(error)}); leave it out") from error
 
     def __len__(self) -> int:
         return len(self._points)

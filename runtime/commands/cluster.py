@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings.parse(arguments)
     cluster_report.check(arguments)
     started = time.monotonic()
-    from runtime import assign, choose_k, cluster_output, cluster_summary
+    from runtime import assign, choose_k, cluster_output
     from runtime.minibatch import StoreReader
 
     def say(line: str) -> None:
@@ -129,6 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
     with cluster_output.output_folder(out, arguments.embeddings, settings.assign) as work:
         clustering, curve = _assigned(reader, old, say) if old is not None else _clustered(reader, settings, say)
         roots, paths = _names(store)
+        from runtime import cluster_summary  # and what draws, now that the points are out of memory
 
         def key_of(row: int) -> Key:
             return moved.now(roots[row]), paths[row]

@@ -119,7 +119,7 @@ def write(
 def _headlines(labels: npt.NDArray[np.integer], summary: Mapping[str, Any]) -> list[Any]:
     from runtime.report import NOISE, Headline
 
-    sizes = [size for size in summary["sizes"] if size]
+    sizes = summary["sizes"]  # of --assign, some may be 0
     found = [
         Headline("images", f"{len(labels):,}"),
         Headline("clusters", f"{len(sizes):,}", f"{min(sizes):,} to {max(sizes):,} images" if sizes else ""),

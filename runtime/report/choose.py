@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.clustering import NOISE, Clustering, Float32, Int32
+from runtime.metrics import contingency
 from runtime.report.content import Cluster, Confusion, Key, Shown
 
 Integers = npt.NDArray[np.integer]
@@ -74,7 +75,7 @@ def count_confusion(labels: Integers, classes: Sequence[str]) -> Confusion:
 
     names, truth = np.unique(np.asarray(classes, dtype=object), return_inverse=True)
     found, columns = np.unique(labels, return_inverse=True)
-    counts = np.bincount(truth * len(found) + columns, minlength=len(names) * len(found)).reshape(len(names), -1)
+    counts = contingency(truth, columns, len(names), len(found))
     class_of: list[str | None] = [None] * len(found)
     real = np.flatnonzero(found != NOISE)
     for row, column in zip(*linear_sum_assignment(counts[:, real], maximize=True), strict=True):

@@ -516,3 +516,5 @@ def test_torch_on_the_cpu_gives_the_same_clusters(stored, tmp_path):
         assert run(stored, "--k", 4, "--device", device, "--out", tmp_path / device) == 0
     assert np.array_equal(labels_of(tmp_path / "cpu"), labels_of(tmp_path / "torch-cpu"))
     assert summary_of(tmp_path / "torch-cpu")["options"] == {"device": "torch-cpu"}
+    told = [summary_of(tmp_path / device)["versions"].keys() for device in ("cpu", "torch-cpu")]
+    assert told[1] - told[0] == {"torch"}

@@ -233,6 +233,23 @@ def test_a_gpu_that_is_not_there_is_told(monkeypatch):
         cluster(FOUR, 2, device="cuda:3")
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [("RuntimeError", "--device cuda can't be used"), ("OutOfMemoryError", "cuda has no memory for these embeddings")],
+)
+def test_a_gpu_that_fails_is_told(monkeypatch, error, message):
+    import torch
+
+    def fail(*_: object) -> None:
+        raise {"RuntimeError": RuntimeError, "OutOfMemoryError": torch.OutOfMemoryError}[error]("CUDA error: busy")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr(torch.Tensor, "to", fail)
+    with pytest.raises(BackendError, match=rf"{message} .*\(CUDA error: busy\)|{message} \(CUDA error: busy\)"):
+        cluster(FOUR, 2, device="cuda")
+
+
 def test_torch_that_is_not_installed_is_told(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(BackendError, match="needs PyTorch, which is not installed"):
