@@ -1,9 +1,13 @@
 """`cluster` with each algorithm, metric and source of k: the right clusters, noise handled, bad options refused."""
 
+import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,7 @@ from PIL import Image
 from pyarrow import parquet
 from sklearn.metrics import adjusted_rand_score
 
-from runtime import assign
+from runtime import algorithms, assign
 from runtime.__main__ import main
 from runtime.algorithms import agglomerative, hdbscan
 from runtime.choose_k import choose
@@ -249,6 +253,20 @@ def test_agglomerative_refuses_what_needs_too_much_memory(monkeypatch):
     points, _ = blobs(100)
     with pytest.raises(UsageError, match=r"each two of 100 embeddings, 0\.0 GB, and takes 99 at most; use kmeans"):
         agglomerative(points, 2)
+
+
+def test_ctrl_c_is_heard_while_compiled_code_computes():
+    start = time.monotonic()
+    ring = threading.Timer(0.1, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
+    ring.start()
+    with pytest.raises(KeyboardInterrupt):
+        algorithms._labels(lambda: hashlib.pbkdf2_hmac("sha256", b"", b"", 20_000_000))  # seconds, deaf to signals
+    assert time.monotonic() - start < 2
+
+
+def test_what_scikit_learn_raises_comes_through():
+    with pytest.raises(ValueError, match="linkage"):
+        agglomerative(blobs(30)[0], 2, "none")
 
 
 @pytest.mark.parametrize(("size", "samples", "message"), [(31, None, "min-cluster-size 31"), (5, 31, "min-samples 31")])
