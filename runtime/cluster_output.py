@@ -18,7 +18,7 @@ from typing import Any
 
 from runtime.atomic import cannot_write, locked, publish, sync_folder, uninterrupted, work_folder
 from runtime.clustering import Clustering
-from runtime.errors import OutputFileError, UsageError
+from runtime.errors import OutputFileError, UsageError, one_line
 
 LABELS = "labels.parquet"
 CENTROIDS = "centroids.npy"
@@ -145,7 +145,13 @@ def publish_results(
         except OSError as error:
             raise cannot_write(out / SUMMARY, error) from error
         for name in contents:  # the summary is the last
-            publish(work / name, out / name)
+            try:
+                publish(work / name, out / name)
+            except OutputFileError as error:
+                reason = one_line(error.__cause__ or error)
+                raise OutputFileError(
+                    f"{out} has no {SUMMARY} now, {name} can't be moved in ({reason}): run it again"
+                ) from error
     return full
 
 

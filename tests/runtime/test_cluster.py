@@ -399,6 +399,22 @@ def test_whenever_publishing_stops_files_of_two_runs_never_pass_as_one(embedding
     assert names(out) == FILES
 
 
+def test_a_move_that_fails_says_what_is_left(embeddings, out, capsys, monkeypatch):
+    run(embeddings, "--k", 2, "--out", out)
+    real = Path.replace
+
+    def replace(path: Path, target: Path) -> Path:
+        if Path(target).name == CENTROIDS:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    said = refused(capsys, embeddings, "--k", 3, "--out", out, "--quiet")
+    assert f"{out} has no summary.json now, centroids.npy can't be moved in" in said
+    assert "Input/output error" in said
+    assert not is_whole(out)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 @pytest.mark.parametrize("moved", range(4))
 def test_a_signal_waits_until_everything_is_published(embeddings, out, capsys, monkeypatch, moved, number):
