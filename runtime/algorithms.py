@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
 import numpy as np
 
-from runtime.clustering import Clustering, Float32, from_labels
+from runtime.clustering import Clustering, Float32, Int32, from_labels
 from runtime.errors import UsageError
 from runtime.kmeans import check_k
 
@@ -28,11 +33,13 @@ def hdbscan(points: Float32, min_cluster_size: int = MIN_CLUSTER_SIZE, min_sampl
     """
     from sklearn.cluster import HDBSCAN
 
+    if len(points) < 2:
+        raise UsageError(f"--algorithm hdbscan needs 2 embeddings or more, there is {len(points)}")
     for option, value, least in (("min-cluster-size", min_cluster_size, 2), ("min-samples", min_samples or 1, 1)):
         if not least <= value <= len(points):
             raise UsageError(f"--{option} {value}: must be from {least} to {len(points)}, the number of embeddings")
-    found = HDBSCAN(min_cluster_size=min_cluster_size, min_samples=min_samples, copy=True).fit(points)
-    return from_labels(points, found.labels_.astype(np.int32))
+    model = HDBSCAN(min_cluster_size=min_cluster_size, min_samples=min_samples, copy=True)
+    return from_labels(points, _labels(lambda: model.fit(points)))
 
 
 def agglomerative(points: Float32, k: int, linkage: str = "ward") -> Clustering:
@@ -52,5 +59,18 @@ def agglomerative(points: Float32, k: int, linkage: str = "ward") -> Clustering:
 
     if len(points) == 1:
         return from_labels(points, np.zeros(1, np.int32))
-    found = AgglomerativeClustering(k, linkage=linkage).fit(points)
-    return from_labels(points, found.labels_.astype(np.int32))
+    return from_labels(points, _labels(lambda: AgglomerativeClustering(k, linkage=linkage).fit(points)))
+
+
+def _labels(fit: Callable[[], Any]) -> Int32:
+    """The labels that scikit-learn finds, in a thread: its compiled code, for minutes or hours, hears no Ctrl-C."""
+    done: Future[Int32] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(fit().labels_.astype(np.int32))
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=work, name="fit", daemon=True).start()  # a daemon: nothing waits for it at exit
+    return done.result()

@@ -60,15 +60,7 @@ def load(path: Path) -> OldClusters:
             raise InputError(f"{file} is not the one that {beside} tells of; make both again with `cluster`")
     elif path.is_dir():
         raise InputError(f"{path} holds no {SUMMARY}, its run was cut short; make it again with `cluster`")
-    try:
-        centroids = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{file} is no .npy file ({error})") from error
-    if centroids.ndim != 2 or centroids.dtype != np.float32 or 0 in centroids.shape:
-        raise InputError(f"{file} holds {centroids.dtype} of shape {centroids.shape}, expected float32 (k, C)")
-    if not np.isfinite(centroids).all():
-        raise InputError(f"{file} holds NaN or infinity")
-    return OldClusters(path, centroids, summary)
+    return OldClusters(path, _centroids(data, file), summary)
 
 
 def check_fit(old: OldClusters, store: Store, metric: str | None) -> tuple[str, str | None]:
@@ -114,6 +106,26 @@ def assign(reader: StoreReader, old: OldClusters) -> Clustering:
     )
 
 
+def _centroids(data: bytes, file: Path) -> Float32:
+    """The array (k, C) of a .npy file; its size is compared with its header before anything is made of it."""
+    source = io.BytesIO(data)
+    try:
+        is_first = np.lib.format.read_magic(source) == (1, 0)
+        read_header = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = read_header(source)
+    except Exception as error:  # the header is Python, and a damaged one raises anything
+        raise InputError(f"{file} is no .npy file ({one_line(error)})") from error
+    if len(shape) != 2 or dtype != np.float32 or min(shape) < 1:
+        raise InputError(f"{file} holds {dtype} of shape {shape}, expected float32 (k, C)")
+    held, expected = len(data) - source.tell(), shape[0] * shape[1] * dtype.itemsize
+    if held != expected:
+        raise InputError(f"{file} holds {held} bytes of numbers, its header speaks of {expected}; make it again")
+    centroids = np.frombuffer(data, dtype, offset=source.tell()).reshape(shape, order="F" if is_fortran else "C")
+    if not np.isfinite(centroids).all():
+        raise InputError(f"{file} holds NaN or infinity")
+    return np.ascontiguousarray(centroids)
+
+
 def _summary(path: Path) -> dict[str, Any]:
     try:
         summary = json.loads(_bytes(path)[:_MAX_SUMMARY_BYTES])
@@ -131,6 +143,8 @@ def _summary(path: Path) -> dict[str, Any]:
 
 def _bytes(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device may have no end
+            raise InputError(f"{path} is no file; give an older run's OUT or its {CENTROIDS}")
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"can't read {path}: {error.strerror}") from error

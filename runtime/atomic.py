@@ -64,7 +64,7 @@ def work_folder(beside: Path) -> Iterator[Path]:
     except OSError as error:
         raise cannot_write(beside, error) from error
     try:
-        with _locked(folder):
+        with locked(folder):
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -78,7 +78,7 @@ def _remove_abandoned(parent: Path) -> None:
             found = ours.fullmatch(folder.name)
             if found and not _is_alive(int(found[1])) and folder.is_dir():
                 # A container may share the host's name and not its process numbers: then the lock tells.
-                with _locked(folder) as is_free:
+                with locked(folder) as is_free:
                     if is_free:
                         shutil.rmtree(folder, ignore_errors=True)  # refuses links
 
@@ -94,7 +94,7 @@ def _is_alive(process: int) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
+def locked(folder: Path) -> Iterator[bool]:
     """Hold the lock of a folder, which goes with the process however it ends; false where another has it."""
     descriptor = None
     is_free = True

@@ -43,7 +43,7 @@ def choose(
     Args:
         sample: (m, C), unit vectors where the metric is cosine.
         metric: `cosine` or `euclidean`: of the silhouette's distances.
-        ks: 2 or more each; those that m points can't have are left out.
+        ks: 2 or more each, rising; those that m points can't have are left out.
         cluster: the labels (m,) that points (m, C) get for a k; may raise UsageError for points that are too equal.
         tell: called with each k and its silhouette.
 
@@ -56,8 +56,8 @@ def choose(
     np.fill_diagonal(distances, 0)  # of rounding
     found: dict[int, float] = {}
     for k in ks:
-        if not 2 <= k < len(sample):  # with k = m each silhouette is 0 by definition
-            continue
+        if k >= len(sample):  # with k = m each silhouette is 0 by definition
+            break
         try:
             labels = cluster(sample, k)
         except UsageError:  # fewer distinct points

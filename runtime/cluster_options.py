@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ LINKAGES = ("ward", "average", "complete", "single")
 LEAST = {"k": 1, "n_init": 1, "max_iter": 1, "min_cluster_size": 2, "min_samples": 1, "seed": 0}
 MAX_SEED = 2**32 - 1
 """What scikit-learn takes."""
+MOST = {"n_init": 10_000, "max_iter": 1_000_000}
+"""Beyond these a typing error is likelier; the generators of as many starts are made at once."""
+DEVICES = re.compile(r"cpu|torch-cpu|cuda(:\d{1,4})?")
+"""`torch-cpu` computes as a GPU would, where there is none: for checking."""
 AUTO = "auto"
 
 _OPTIONS = tuple(dict.fromkeys(name for names in TAKES.values() for name in names))
@@ -57,8 +62,13 @@ class Settings:
                 raise UsageError(
                     f"{_flag(name)} {value}: must be {least} or more" if name != "seed" else _bad_seed(value)
                 )
+        for name, most in MOST.items():
+            if given.get(name, 0) > most:
+                raise UsageError(f"{_flag(name)} {given[name]}: must be {most} at most")
         if given.get("seed", 0) > MAX_SEED:
             raise UsageError(_bad_seed(given["seed"]))
+        if not DEVICES.fullmatch(device := given.get("device", "cpu")):
+            raise UsageError(f"--device {device}: must be cpu, torch-cpu, cuda or cuda:N")
         algorithm = arguments.algorithm or ALGORITHMS[0]
         if arguments.assign is not None:
             _refuse_beside_assign(arguments, given)

@@ -2,8 +2,8 @@
 
 After `--k auto` there is a `silhouette.png` too. The summary holds SHA-256 of the others. An older result is replaced
 so: all files are finished in a hidden folder in OUT; the old summary goes; the others are moved in; the new summary is
-moved in. So an OUT
-with a summary is whole, and files of two runs never pass as one: where a run is cut short there is none.
+moved in. Signals wait for the end of that, and a second run into OUT is refused. So an OUT with a summary is whole, and
+files of two runs never pass as one: where a run is killed meanwhile there is none.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.atomic import cannot_write, publish, sync_folder, work_folder
+from runtime.atomic import cannot_write, locked, publish, sync_folder, uninterrupted, work_folder
 from runtime.clustering import Clustering
-from runtime.errors import OutputFileError, UsageError
+from runtime.errors import OutputFileError, UsageError, one_line
 
 LABELS = "labels.parquet"
 CENTROIDS = "centroids.npy"
@@ -28,18 +28,20 @@ SUMMARY = "summary.json"
 
 
 @contextlib.contextmanager
-def output_folder(out: Path, source: Path) -> Iterator[Path]:
+def output_folder(out: Path, source: Path, assigned: Path | None = None) -> Iterator[Path]:
     """A hidden work folder inside `out`, which is made where its parent exists, and unmade if nothing came.
 
     Args:
         out: where the results go.
         source: the folder of embeddings, which must not be `out`.
+        assigned: an older run or its centroids, which must not be `out` either.
 
     Raises:
-        UsageError: `out` holds embeddings, or would be taken for a part of them.
-        OutputFileError: `out` can't be made or written.
+        UsageError: `out` holds embeddings, or would be taken for a part of them, or what it holds would be lost.
+        OutputFileError: `out` can't be made or written, or another run is writing there.
     """
     _check_place(out, source)
+    _check_loss(out, assigned)
     made = False
     try:
         if not out.is_dir():
@@ -51,8 +53,11 @@ def output_folder(out: Path, source: Path) -> Iterator[Path]:
     if in_the_way:
         raise OutputFileError(f"can't write {out / in_the_way[0]}: a folder is in its place; move it away")
     try:
-        with work_folder(beside=out / SUMMARY) as work:
-            yield work
+        with locked(out) as is_free:
+            if not is_free:
+                raise OutputFileError(f"another `cluster` is writing into {out}: wait for it")
+            with work_folder(beside=out / SUMMARY) as work:
+                yield work
     finally:
         if made:
             with contextlib.suppress(OSError):  # not empty: it worked
@@ -73,6 +78,23 @@ def _check_place(out: Path, source: Path) -> None:
         raise UsageError(f"--out {out} holds embeddings ({held.name}): give it a folder of its own")
     if inside:
         raise UsageError(f"--out {out} would look like a part of the embeddings: drop the .parquet")
+
+
+def _check_loss(out: Path, assigned: Path | None) -> None:
+    """Replace neither the older run that is read, nor what other programs call `summary.json`."""
+    try:
+        older = assigned if assigned is None or assigned.name != CENTROIDS else assigned.parent
+        if older is not None and out.is_dir() and older.samefile(out):
+            raise UsageError(f"--out {out} is the older run of --assign: give it a folder of its own")
+        if not (out / SUMMARY).is_file():
+            return
+        is_ours = CENTROIDS in json.loads((out / SUMMARY).read_bytes())["files"]
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    except (ValueError, KeyError, TypeError, RecursionError):
+        is_ours = False
+    if not is_ours:
+        raise UsageError(f"--out {out} holds a {SUMMARY} that `cluster` did not write: give it a folder of its own")
 
 
 def publish_results(
@@ -114,15 +136,22 @@ def publish_results(
             (work / name).write_bytes(data)
         except OSError as error:
             raise cannot_write(out / name, error) from error
-    try:
-        (out / SUMMARY).unlink(missing_ok=True)
-        if SILHOUETTE not in contents:
-            (out / SILHOUETTE).unlink(missing_ok=True)  # of another k
-        sync_folder(out)
-    except OSError as error:
-        raise cannot_write(out / SUMMARY, error) from error
-    for name in contents:  # the summary is the last
-        publish(work / name, out / name)
+    with uninterrupted():
+        try:
+            (out / SUMMARY).unlink(missing_ok=True)
+            if SILHOUETTE not in contents:
+                (out / SILHOUETTE).unlink(missing_ok=True)  # of another k
+            sync_folder(out)
+        except OSError as error:
+            raise cannot_write(out / SUMMARY, error) from error
+        for name in contents:  # the summary is the last
+            try:
+                publish(work / name, out / name)
+            except OutputFileError as error:
+                reason = one_line(error.__cause__ or error)
+                raise OutputFileError(
+                    f"{out} has no {SUMMARY} now, {name} can't be moved in ({reason}): run it again"
+                ) from error
     return full
 
 

@@ -76,14 +76,15 @@ def summarize(
             "unreadable": len(picture.unreadable),
         },
         "source": {"folder": str(store.folder.resolve()), "model_sha256": store.origin.get("model_sha256")},
-        "versions": _versions(),
+        "versions": _versions(settings),
     }
 
 
-def _versions() -> dict[str, str]:
+def _versions(settings: Settings) -> dict[str, str]:
     from importlib import metadata
 
-    return {name: metadata.version(name) for name in ("itae", "numpy", "scikit-learn")}
+    by_torch = settings.given.get("device", "cpu") != "cpu"
+    return {name: metadata.version(name) for name in ("itae", "numpy", "scikit-learn", *["torch"] * by_torch)}
 
 
 def as_text(summary: dict[str, Any], out: Path) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from runtime.errors import InputError
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -22,6 +24,8 @@ NOISE = -1
 """The label of a point in no cluster, as scikit-learn has it."""
 
 _ROWS = 4096
+_SQUARES = (1e-30, 1e36)
+"""Between these, squared distances and sums of products are far from the ends of float32."""
 _SCORES = 1 << 18
 """Points times centroids that are compared at a time, in each thread: 1 MiB, which fits a core's cache."""
 
@@ -183,10 +187,13 @@ def nearest(points: Vectors, centroids: Float64, besides: Int32 | None = None) -
         points: n embeddings.
         centroids: k of them.
         besides: (n,) a label each, which is left out, if it is not `NOISE`.
+
+    Raises:
+        InputError: as `score_bias`.
     """
     origin = centroids.mean(axis=0)
     shifted = centroids - origin
-    bias = (np.einsum("ij,ij->i", shifted, shifted) + 2 * shifted @ origin).astype(np.float32)
+    bias = score_bias(shifted, origin)
     weights = np.ascontiguousarray(shifted.T, np.float32)  # (C, k)
     weights *= -2
     del shifted
@@ -205,21 +212,45 @@ def nearest(points: Vectors, centroids: Float64, besides: Int32 | None = None) -
     return labels
 
 
-def nearest_other(points: Float32, clustering: Clustering) -> tuple[Int32, Float32]:
+def score_bias(shifted: Float64, origin: Float64) -> Float32:
+    """What `nearest` adds to the products of points with k centroids (k, C), which are `shifted` by `origin`: (k,).
+
+    Raises:
+        InputError: squares of such numbers are infinite or 0 in float32, and every label would be wrong in silence.
+    """
+    bias: Float64 = np.einsum("ij,ij->i", shifted, shifted) + 2 * shifted @ origin
+    if (largest := float(np.abs(bias).max())) and not _SQUARES[0] < largest < _SQUARES[1]:
+        raise InputError(
+            f"squared distances of about {largest:.0e} can't be compared in float32: take --metric cosine, or scale "
+            "the embeddings"
+        )
+    return bias.astype(np.float32)
+
+
+def nearest_other(parts: Iterable[Float32], clustering: Clustering) -> tuple[Int32, Float32]:
     """The nearest centroid of each point besides its own, and the distance to it: what tells who is on a border.
 
-    It costs as much as one Lloyd iteration.
+    It costs as much as one Lloyd iteration, and holds one part at a time.
 
     Args:
-        points: (n, C), as they were clustered.
-        clustering: of at least two clusters, by `kmeans.cluster` or another.
+        parts: the n points, as they were clustered, in arrays (m, C).
+        clustering: of the points.
 
     Returns:
-        labels (n,) and Euclidean distances (n,); of noise, to the nearest centroid of all.
+        labels (n,) and Euclidean distances (n,); of noise, to the nearest centroid of all; infinite where there is no
+        other.
     """
     centroids = clustering.centroids.astype(np.float64)
-    labels = nearest(points, centroids, clustering.labels)
-    return labels, distances_to(points, centroids, labels).astype(np.float32)
+    labels, distances = np.zeros_like(clustering.labels), np.full(len(clustering.labels), np.inf, np.float32)
+    start = 0
+    for points in parts if len(centroids) else ():
+        rows = slice(start, start + len(points))
+        own = clustering.labels[rows]
+        labels[rows] = nearest(points, centroids, own)
+        distances[rows] = distances_to(points, centroids, labels[rows])
+        distances[rows][labels[rows] == own] = np.inf  # it is the only one
+        start += len(points)
+    return labels, distances
 
 
 def blocks(n: int, rows: int) -> list[slice]:

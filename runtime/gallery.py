@@ -72,14 +72,15 @@ def draw_gallery(clusters: Sequence[Cluster]) -> Gallery:
 def _header(clusters: Sequence[Cluster], unreadable: int) -> list[str]:
     """The lines above the rows: what is drawn, and what is not."""
     images = sum(cluster.size for cluster in clusters)
-    noise = sum(cluster.number == NOISE for cluster in clusters)
+    noise = any(cluster.number == NOISE for cluster in clusters)
     lines = [
         f"{count(images, 'image')} in {count(len(clusters) - noise, 'cluster')}{' and noise' if noise else ''}",
         f"a row for each cluster: at most {MAX_IMAGES} images, nearest to its centre first",
     ]
     if left := clusters[MAX_ROWS:]:
         hidden = count(sum(cluster.size for cluster in left), "image")
-        lines.append(f"only the first {MAX_ROWS} clusters are drawn, not the other {len(left):,} with {hidden}")
+        others = [f"the other {len(left) - noise:,}"] * (len(left) > noise) + ["the noise"] * noise  # it is the last
+        lines.append(f"only the first {MAX_ROWS} clusters are drawn, not {' and '.join(others)} with {hidden}")
     if unreadable:
         lines.append(f"crossed out: {count(unreadable, 'image')} that can't be read any more")
     return lines

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from runtime.clustering import Float32, Float64, Int32
+from runtime.cluster_options import DEVICES
+from runtime.clustering import Float32, Float64, Int32, score_bias
 from runtime.errors import BackendError, UsageError, one_line
-
-DEVICES = re.compile(r"torch-cpu|cuda(:\d+)?")
-"""`torch-cpu` computes as a GPU would, where there is none: for checking."""
 
 ROWS = 8192
 """Points that are compared with the centroids at a time: what exists of n times k numbers."""
@@ -32,7 +29,7 @@ class TorchPoints:
 
         Raises:
             UsageError: there is no such kind of device.
-            BackendError: torch is missing or sees no such device, or the points don't fit into its memory.
+            BackendError: torch is missing or sees no such device, it can't be used, or lacks memory for the points.
         """
         if not DEVICES.fullmatch(device):
             raise UsageError(f"--device {device}: must be cpu, torch-cpu, cuda or cuda:N")
@@ -50,7 +47,12 @@ class TorchPoints:
         self._torch = torch
         self._device = torch.device("cpu" if device == "torch-cpu" else device)
         with self._translated():
-            self._points = torch.from_numpy(np.ascontiguousarray(points)).to(self._device)
+            try:
+                self._points = torch.from_numpy(np.ascontiguousarray(points)).to(self._device)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:  # of a driver, or of a GPU that another process holds
+                raise BackendError(f"--device {device} can't be used ({one_line(error)}); leave it out") from error
 
     def __len__(self) -> int:
         return len(self._points)
@@ -61,7 +63,7 @@ class TorchPoints:
         labels = np.empty(len(self), np.int32)
         with self._translated(), self._full_float32():
             weights = self._tensor((-2 * shifted.T).astype(np.float32))  # (C, k)
-            bias = self._tensor(((shifted**2).sum(axis=1) + 2 * shifted @ origin).astype(np.float32))
+            bias = self._tensor(score_bias(shifted, origin))
             for rows in self._blocks():
                 scores = self._torch.addmm(bias, self._points[rows], weights)
                 labels[rows] = scores.argmin(dim=1).cpu().numpy()

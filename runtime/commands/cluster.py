@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime import cluster_options
@@ -14,11 +14,19 @@ from runtime.cluster_options import AUTO, Settings
 from runtime.commands import cluster_report, options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from runtime.assign import OldClusters
     from runtime.choose_k import Curve
     from runtime.clustering import Clustering, Float32
-    from runtime.gallery import Cluster, Gallery
+    from runtime.gallery import Gallery, Key
     from runtime.metrics import Metrics
     from runtime.minibatch import StoreReader
+    from runtime.store import Store
+    from runtime.store.moved import Moved
+
+Say = Callable[[str], None]
+"""Tells a line on stderr."""
 
 # Heavy imports come after parsing, in the function that needs them.
 
@@ -34,7 +42,7 @@ EXAMPLES = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument("embeddings", metavar="DIR", type=Path, help="folder that `embed` wrote")
+    parser.add_argument("embeddings", metavar="DIR", type=options.path, help="folder that `embed` wrote")
     parser.add_argument(
         "--algorithm",
         choices=cluster_options.ALGORITHMS,
@@ -62,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="OUT",
-        type=Path,
+        type=options.path,
         required=True,
         help="folder for labels.parquet, centroids.npy, clusters.png and summary.json; made if need be",
     )
@@ -103,89 +111,104 @@ def run(arguments: argparse.Namespace) -> int:
         BackendError: there is no such device.
         OutputFileError: the results can't be written.
     """
-    folder, out = arguments.embeddings, arguments.out
     settings = Settings.parse(arguments)
     cluster_report.check(arguments)
     started = time.monotonic()
-    from runtime import assign, cluster_output
-    from runtime.errors import InputError
+    from runtime import assign, choose_k, cluster_output
     from runtime.minibatch import StoreReader
-    from runtime.store import Store
-    from runtime.store.moved import Moved
 
     def say(line: str) -> None:
         if not arguments.quiet:
             sys.stderr.write(f"{line}\n")
+
+    out = arguments.out
+    store = _opened(arguments.embeddings, say)
+    old = None if settings.assign is None else assign.load(settings.assign)
+    reader = StoreReader(store, _metric(settings, old, store, say))
+    moved = _moved(arguments.images_root, store)
+    with cluster_output.output_folder(out, arguments.embeddings, settings.assign) as work:
+        clustering, curve = _assigned(reader, old, say) if old is not None else _clustered(reader, settings, say)
+        roots, paths = _names(store)
+        from runtime import cluster_summary  # and what draws, now that the points are out of memory
+
+        def key_of(row: int) -> Key:
+            return moved.now(roots[row]), paths[row]
+
+        classes, scores = _scored(arguments.labels, roots, paths, clustering, say)
+        picture = _drawn(clustering, key_of, say)
+        summary = cluster_summary.summarize(clustering, settings, reader.metric, store, picture, scores, curve, old)
+        more = {} if curve is None else {cluster_output.SILHOUETTE: choose_k.draw(curve)}
+        summary = cluster_output.publish_results(out, work, roots, paths, clustering, picture.png, summary, more)
+    if arguments.report is not None:
+        say("writing the report")
+        seconds = time.monotonic() - started
+        say(
+            cluster_report.write(
+                arguments, reader, clustering, key_of, summary, classes=classes, curve=curve, seconds=seconds
+            )
+        )
+    sys.stdout.write(f"{json.dumps(summary, indent=2)}\n" if arguments.json else cluster_summary.as_text(summary, out))
+    return 0
+
+
+def _opened(folder: Path, say: Say) -> Store:
+    """The embeddings; there is at least one."""
+    from runtime.errors import InputError
+    from runtime.store import Store
 
     store = Store(folder)
     if not store.complete:
         say(f"{folder} is of a run that has not ended: clustering the {len(store):,} embeddings that are there")
     if not len(store):
         raise InputError(f"{folder} holds no embedding: make some with `embed`")
-    old, metric = None, settings.metric or "cosine"
-    if settings.assign is not None:
-        old = assign.load(settings.assign)
-        metric, unknown = assign.check_fit(old, store, settings.metric)
-        if unknown:
-            say(f"--assign {settings.assign}: {unknown}")
-    reader = StoreReader(store, metric)
-    known = dict.fromkeys(root for root, _ in store.images()) if arguments.images_root else {}
-    moved = Moved.parse(arguments.images_root, list(known))
-    points = reader.load() if old is None and settings.algorithm != "minibatch" else None
-    _check_before_writing(points, settings)
-    with cluster_output.output_folder(out, folder) as work:
-        curve = None
-        if old is not None:
-            say(f"assigning {len(store):,} embeddings of width {store.width} to {len(old.centroids):,} clusters")
-            clustering = assign.assign(reader, old)
-        else:
-            if settings.k_range is not None:
-                curve = _curve(reader, points, settings, say)
-            k = settings.k or (curve.best if curve else None)
-            into = f" into {k:,}" if k else ""
-            say(f"clustering {len(store):,} embeddings of width {store.width}{into}")
-            clustering = _cluster(reader, points, settings, k)
-            if k and len(clustering.sizes) < k:
-                say(f"only {len(clustering.sizes):,} of {k:,} clusters came out: no embedding is nearest to the others")
-        del points  # before the names are read, and what draws is imported
-        from runtime import choose_k, cluster_summary, gallery, metrics
-
-        images = list(store.images())
-        roots, paths = [root for root, _ in images], [path for _, path in images]
-        scores = classes = None
-        if arguments.labels == "folders":
-            classes = metrics.folder_classes(roots, paths)
-            scores = metrics.score(classes, clustering.labels, len(clustering.sizes))
-        say("drawing the most central images")
-        picture = gallery.draw_gallery(_rows(clustering, [moved.now(root) for root in roots], paths))
-        summary = cluster_summary.summarize(clustering, settings, metric, store, picture, scores, curve, old)
-        more = {} if curve is None else {cluster_output.SILHOUETTE: choose_k.draw(curve)}
-        summary = cluster_output.publish_results(out, work, roots, paths, clustering, picture.png, summary, more)
-    _report_oddities(picture, scores, say)
-    if arguments.report is not None:
-        say("writing the report")
-        line = cluster_report.write(
-            arguments,
-            store,
-            reader.load(),  # again: by minibatch they were never in memory all at once
-            clustering,
-            lambda row: (moved.now(roots[row]), paths[row]),
-            summary,
-            classes=classes,
-            curve=curve,
-            seconds=time.monotonic() - started,
-        )
-        say(line)
-    sys.stdout.write(_as_json(summary) if arguments.json else cluster_summary.as_text(summary, out))
-    return 0
+    return store
 
 
-def _check_before_writing(points: Float32 | None, settings: Settings) -> None:
-    """What can be refused before OUT is made."""
+def _metric(settings: Settings, old: OldClusters | None, store: Store, say: Say) -> str:
+    """By which it is clustered: as was asked for, or as the older run was."""
+    from runtime import assign
+
+    if old is None:
+        return settings.metric or "cosine"
+    metric, unknown = assign.check_fit(old, store, settings.metric)
+    if unknown:
+        say(f"--assign {settings.assign}: {unknown}")
+    return metric
+
+
+def _moved(images_root: Sequence[str], store: Store) -> Moved:
+    """Where the images lie now."""
+    from runtime.store.moved import Moved
+
+    known = dict.fromkeys(root for root, _ in store.images()) if images_root else {}
+    return Moved.parse(images_root, list(known))
+
+
+def _assigned(reader: StoreReader, old: OldClusters, say: Say) -> tuple[Clustering, None]:
+    """The clusters of an older run."""
+    from runtime import assign
+
+    store = reader.store
+    say(f"assigning {len(store):,} embeddings of width {store.width} to {len(old.centroids):,} clusters")
+    return assign.assign(reader, old), None
+
+
+def _clustered(reader: StoreReader, settings: Settings, say: Say) -> tuple[Clustering, Curve | None]:
+    """New clusters, and the curve of `--k auto`; the points are in memory no longer than this takes."""
     from runtime.kmeans import check_k
 
+    store = reader.store
+    points = reader.load() if settings.algorithm != "minibatch" else None
     if points is not None and settings.k is not None:
-        check_k(points, settings.k)
+        check_k(points, settings.k)  # again below; here it is before a line is told
+    curve = None if settings.k_range is None else _curve(reader, points, settings, say)
+    k = settings.k or (curve.best if curve else None)
+    into = f" into {k:,}" if k else ""
+    say(f"clustering {len(store):,} embeddings of width {store.width}{into}")
+    clustering = _cluster(reader, points, settings, k)
+    if k and len(clustering.sizes) < k:
+        say(f"only {len(clustering.sizes):,} of {k:,} clusters came out: no embedding is nearest to the others")
+    return clustering, curve
 
 
 def _cluster(reader: StoreReader, points: Float32 | None, settings: Settings, k: int | None) -> Clustering:
@@ -202,7 +225,7 @@ def _cluster(reader: StoreReader, points: Float32 | None, settings: Settings, k:
     return kmeans.cluster(points, k, settings.seed, **settings.given)
 
 
-def _curve(reader: StoreReader, points: Float32 | None, settings: Settings, say: Callable[[str], None]) -> Curve:
+def _curve(reader: StoreReader, points: Float32 | None, settings: Settings, say: Say) -> Curve:
     """The silhouette of each k of `settings.k_range`, on a sample."""
     import numpy as np
 
@@ -227,31 +250,47 @@ def _curve(reader: StoreReader, points: Float32 | None, settings: Settings, say:
     )
 
 
-def _rows(clustering: Clustering, roots: Sequence[str], paths: Sequence[str]) -> list[Cluster]:
-    """What the picture shows of each cluster, and of the noise behind them."""
-    from runtime.clustering import NOISE
-    from runtime.gallery import MAX_IMAGES, Cluster
+def _names(store: Store) -> tuple[list[str], list[str]]:
+    """Root and path of each image; a root is in memory once, however many images it has."""
+    roots, paths = [], []
+    for root, path in store.images():
+        roots.append(sys.intern(root))
+        paths.append(path)
+    return roots, paths
 
+
+def _scored(
+    labels: str | None, roots: Sequence[str], paths: Sequence[str], clustering: Clustering, say: Say
+) -> tuple[list[str] | None, Metrics | None]:
+    """The classes that `--labels` takes from names, and how well the clusters agree with them."""
+    if labels is None:
+        return None, None
+    from runtime import metrics
+
+    classes = metrics.folder_classes(roots, paths)
+    scores = metrics.score(classes, clustering.labels, len(clustering.sizes))
+    if len(scores.classes) == 1:
+        say(f"all images lie in folders named {scores.classes[0]!r}: ACC, NMI and ARI say nothing")
+    return classes, scores
+
+
+def _drawn(clustering: Clustering, key_of: Callable[[int], Key], say: Say) -> Gallery:
+    """The picture: a row for each cluster, and for the noise behind them."""
+    from runtime import gallery
+    from runtime.clustering import NOISE
+    from runtime.sources import location
+
+    say("drawing the most central images")
     groups = list(enumerate(clustering.members()))
     if clustering.noise:
         groups.append((NOISE, clustering.noise_members()))
-    return [
-        Cluster(number, len(members), [(roots[row], paths[row]) for row in members[:MAX_IMAGES]])
-        for number, members in groups
-    ]
-
-
-def _report_oddities(picture: Gallery, scores: Metrics | None, say: Callable[[str], None]) -> None:
-    from runtime.sources import location
-
+    picture = gallery.draw_gallery(
+        [
+            gallery.Cluster(number, len(members), [key_of(row) for row in members[: gallery.MAX_IMAGES]])
+            for number, members in groups
+        ]
+    )
     if picture.unreadable:
         first = location(*picture.unreadable[0])
         say(f"{len(picture.unreadable)} of the picture's images can't be read any more, the first: {first}")
-    if scores is not None and len(scores.classes) == 1:
-        say(f"all images lie in folders named {scores.classes[0]!r}: ACC, NMI and ARI say nothing")
-
-
-def _as_json(summary: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(summary, indent=2) + "\n"
+    return picture

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from runtime.choose_k import Curve
     from runtime.clustering import Clustering
+    from runtime.minibatch import StoreReader
     from runtime.report import Artifacts, Key
     from runtime.store import Store
 
@@ -45,25 +46,31 @@ def check(arguments: argparse.Namespace) -> None:
 
     Raises:
         UsageError: --model without --report, or a model that doesn't tell its artifacts.
-        ManifestError: it is missing or altered.
+        ManifestError, BackendError: it is missing or altered, or can't be run here.
         OutputFileError: the report can't be written there.
     """
+    if arguments.report is None and arguments.model is not None:
+        raise UsageError("--model is only for --report: give a FILE.html to write")
+    if arguments.model is None and arguments.provider != "auto":
+        raise UsageError(f"--provider {arguments.provider} is for the --model of --report: give one, or leave it out")
     if arguments.report is None:
-        if arguments.model is not None:
-            raise UsageError("--model is only for --report: give a FILE.html to write")
         return
+    from runtime import load
     from runtime.manifest import read_manifest
     from runtime.report import check_outputs, check_target
 
-    check_target(arguments.report)
+    out, place = arguments.out, arguments.report
+    is_in_new = place.parent == out and not out.exists()  # it will be made, where its own folder exists
+    check_target(out.with_name(place.name) if is_in_new else place)
     if arguments.model is not None:
         check_outputs(read_manifest(arguments.model), str(arguments.model))
+        with load(arguments.model, arguments.provider):
+            pass  # an engine without its GPU, or a file of another hash, is told now and not after hours
 
 
 def write(
     arguments: argparse.Namespace,
-    store: Store,
-    points: npt.NDArray[np.float32],
+    reader: StoreReader,
     clustering: Clustering,
     key_of: Callable[[int], Key],
     summary: Mapping[str, Any],
@@ -76,9 +83,8 @@ def write(
 
     Args:
         arguments: of the command.
-        store: the embeddings.
-        points: (n, C), as they were clustered.
-        clustering: of the points.
+        reader: of the embeddings as they were clustered; they are not held again, since by minibatch they never were.
+        clustering: of the embeddings.
         key_of: gives the key of a row, under its root as it is now.
         summary: as in `summary.json`.
         classes: n classes, where they are known.
@@ -89,19 +95,21 @@ def write(
         ItaeError: the model can't be run, or the file can't be written.
     """
     from runtime import report
+    from runtime.clustering import nearest_other
 
-    labels = clustering.labels
+    store, labels = reader.store, clustering.labels
+    other = nearest_other(reader.parts(), clustering)
     made = report.Report(
         title=f"Clusters of {store.folder.resolve().name}",
-        lead=f"{len(points):,} images in {len(summary['sizes']):,} clusters",
+        lead=f"{len(labels):,} images in {len(summary['sizes']):,} clusters",
         headlines=_headlines(labels, summary),
         facts=_facts(arguments, store, summary, seconds),
         notes=_notes(store),
         curve=None if curve is None else report.Curve(curve.ks, curve.silhouettes, curve.best),
-        clusters=report.describe_clusters(points, labels, key_of, centroids=clustering.centroids, classes=classes),
-        map=report.draw_map(points, labels, key_of, classes=classes, seed=arguments.seed or 0),
+        clusters=report.describe_clusters(clustering, other, key_of, classes=classes),
+        map=report.draw_map(reader.sample, labels, key_of, classes=classes, seed=arguments.seed or 0),
         confusion=None if classes is None else report.count_confusion(labels, classes),
-        artifacts=_artifacts(arguments, store, len(points), key_of),
+        artifacts=_artifacts(arguments, store, len(labels), key_of),
     )
     written = report.write_report(arguments.report, made)
     line = f"report {arguments.report}: {written.bytes / 1000:,.0f} kB, {written.images:,} images"
@@ -111,7 +119,7 @@ def write(
 def _headlines(labels: npt.NDArray[np.integer], summary: Mapping[str, Any]) -> list[Any]:
     from runtime.report import NOISE, Headline
 
-    sizes = [size for size in summary["sizes"] if size]
+    sizes = summary["sizes"]  # of --assign, some may be 0
     found = [
         Headline("images", f"{len(labels):,}"),
         Headline("clusters", f"{len(sizes):,}", f"{min(sizes):,} to {max(sizes):,} images" if sizes else ""),
@@ -128,7 +136,7 @@ def _headlines(labels: npt.NDArray[np.integer], summary: Mapping[str, Any]) -> l
 
 
 def _notes(store: Store) -> list[str]:
-    weights = store.origin.get("options", {}).get("weights", "")
+    weights = str(_made_by(store).get("weights", ""))
     notes = []
     if weights.startswith("random:"):
         notes.append(f"The model's weights are random ({weights}): its clusters say nothing about DINOv2.")
@@ -141,7 +149,7 @@ def _facts(
     arguments: argparse.Namespace, store: Store, summary: Mapping[str, Any], seconds: float | None
 ) -> list[tuple[str, str]]:
     origin = store.origin
-    made_by = origin.get("options", {})
+    made_by = _made_by(store)
     facts = [
         ("command", _command(arguments)),
         ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
@@ -149,8 +157,8 @@ def _facts(
         ("embeddings", f"{store.folder.resolve()}: {len(store):,} of width {store.width}"),
         ("model", " ".join(str(one) for one in (origin.get("model"), origin.get("model_sha256")) if one)),
         ("backbone", ", ".join(str(made_by[name]) for name in ("size", "precision", "weights") if name in made_by)),
-        ("image size", " x ".join(map(str, made_by.get("image_size", ())))),
-        ("ITAE", _itae(made_by) if made_by else ""),
+        ("image size", " x ".join(_words(made_by.get("image_size", "")).split())),
+        ("ITAE", _itae(made_by["itae"]) if "itae" in made_by else ""),
         ("provider", str(origin.get("provider", ""))),
     ]
     for name in ("algorithm", "metric", "seed", "inertia", "iterations"):
@@ -161,10 +169,17 @@ def _facts(
     return [(name, value) for name, value in (*facts, ("versions", versions)) if value]
 
 
-def _itae(made_by: Mapping[str, Any]) -> str:
-    itae = made_by.get("itae")
+def _made_by(store: Store) -> Mapping[str, Any]:
+    """The options of the model that made the embeddings; `store.json` may be another program's and hold anything."""
+    found = store.origin.get("options")
+    return found if isinstance(found, dict) else {}
+
+
+def _itae(itae: object) -> str:
     if itae is None:
         return "none (plain DINOv2)"
+    if not isinstance(itae, dict):
+        return str(itae)
     return ", ".join(f"{name} {_words(value)}" for name, value in itae.items())
 
 

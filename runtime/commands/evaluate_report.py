@@ -28,6 +28,7 @@ def write(arguments: argparse.Namespace, results: Sequence[DatasetResult]) -> st
         ItaeError: a model can't be run, or the file can't be written.
     """
     from runtime import report
+    from runtime.clustering import nearest_other
     from runtime.evaluation import METRICS, points_of
     from runtime.paper import is_random
 
@@ -53,9 +54,9 @@ def write(arguments: argparse.Namespace, results: Sequence[DatasetResult]) -> st
         notes=notes if random else [],
         tables=[_table(result) for result in results],
         clusters=report.describe_clusters(
-            points, labels, key_of, centroids=shown.clustering.centroids, classes=classes
+            shown.clustering, nearest_other([points], shown.clustering), key_of, classes=classes
         ),
-        map=report.draw_map(points, labels, key_of, classes=classes, seed=arguments.seed),
+        map=report.draw_map(points.__getitem__, labels, key_of, classes=classes, seed=arguments.seed),
         confusion=report.count_confusion(labels, classes),
         artifacts=_artifacts(arguments, results[0], keys),
     )

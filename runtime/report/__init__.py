@@ -1,14 +1,14 @@
 """A report as one HTML file that opens offline: numbers, images of each cluster, a map, what ITAE flags.
 
-    points, labels, key_of -> describe_clusters, draw_map, count_confusion, sample_artifacts -> Report -> write_report
+    a clustering and keys -> describe_clusters, draw_map, count_confusion, sample_artifacts -> Report -> write_report
 
 `cluster` and `evaluate` fill a `Report`; what they leave out is not shown.
 """
 
+from runtime.clustering import NOISE
 from runtime.report.artifacts import check_outputs, sample_artifacts
 from runtime.report.choose import count_confusion, describe_clusters
 from runtime.report.content import (
-    NOISE,
     Artifacts,
     Cluster,
     Confusion,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from runtime.clustering import NOISE
 from runtime.report import marks
-from runtime.report.content import NOISE, Cluster, Curve, Norms
+from runtime.report.content import Cluster, Curve, Norms
 from runtime.report.elements import Html, element, join, number
 
 MOST_BARS = 40

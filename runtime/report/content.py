@@ -13,8 +13,6 @@ Key = tuple[str, str]
 """Root, where it lies now, and path of an image, as `runtime.sources.read_image` takes them."""
 ReadImage = Callable[[str, str], Image.Image]
 """Decodes the image of a key; raises InputError: `runtime.sources.read_image`, or what a data set has instead."""
-NOISE = -1
-"""The number that HDBSCAN gives to what is in no cluster."""
 
 
 @dataclass(frozen=True)

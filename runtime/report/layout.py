@@ -20,24 +20,25 @@ _LEAST_FOR_UMAP = 10
 
 
 def draw_map(
-    points: Float32,
+    take: Callable[[npt.NDArray[np.intp]], Float32],
     labels: npt.NDArray[np.integer],
     key_of: Callable[[int], Key],
     *,
     classes: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Map:
-    """Lay out n points (n, C), or `MOST_POINTS` of them drawn at random.
+    """Lay out n points, or `MOST_POINTS` of them drawn at random.
 
     Args:
-        points: as they were clustered.
+        take: gives the points (m, C) of m rows in rising order, as they were clustered: an array's `__getitem__`, or
+            what reads a store.
         labels: (n,): their clusters.
         key_of: gives the key of a row, under its root as it is now.
         classes: n classes, where they are known.
         seed: of the sample, and of UMAP.
     """
-    rows = sample_rows(len(points), MOST_POINTS, seed)
-    sample = points[rows]
+    rows = sample_rows(len(labels), MOST_POINTS, seed)
+    sample = take(rows)
     layouts = [_pca(sample)]
     if len(rows) >= _LEAST_FOR_UMAP and importlib.util.find_spec("umap") is not None:
         layouts.append(_umap(sample, seed))
@@ -46,7 +47,7 @@ def draw_map(
         clusters=labels[rows].tolist(),
         layouts=layouts,
         labels=None if classes is None else [classes[row] for row in rows.tolist()],
-        total=len(points),
+        total=len(labels),
         seed=seed,
     )
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from runtime.clustering import NOISE
 from runtime.report import charts, marks
-from runtime.report.content import NOISE, Artifacts, Cluster, FlaggedImage, Key, Map, Shown
+from runtime.report.content import Artifacts, Cluster, FlaggedImage, Key, Map, Shown
 from runtime.report.elements import Html, data_uri, element, join, script_json, visible
 
 Webp = Mapping[Key, bytes | None]

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from runtime.clustering import NOISE, Clustering, add_rows, distances_to, nearest_other
 from runtime.report import (
     Artifacts,
+    Cluster,
     Confusion,
     Curve,
     FlaggedImage,
@@ -67,14 +69,29 @@ def small_report(folder: Path, k: int = 3, each: int = 6, *, labels: bool = True
         notes=["These weights are random."],
         tables=[Table("Models", ["model", "ACC"], [["plain", "0.5"], ["ITAE", "0.6"]], "of one seed", [(1, 1)])],
         curve=Curve([2, 3, 4], [0.3, 0.5, 0.4], 3),
-        clusters=describe_clusters(points, found, keys.__getitem__, classes=classes),
-        map=draw_map(points, found, keys.__getitem__, classes=classes, seed=0),
+        clusters=described(points, found, keys.__getitem__, classes=classes),
+        map=draw_map(points.__getitem__, found, keys.__getitem__, classes=classes, seed=0),
         confusion=confusion(found, classes),
         artifacts=Artifacts(
             "m.onnx", "key norms, mad:5, side both", (3, 3), (48, 48), (42, 42),
             [FlaggedImage(keys[0], [1.0] + [0.0] * 8)], [Norms(11, [0.0, 1.0, 2.0], [5, 3], [0, 1])],
         ),
     )  # fmt: skip
+
+
+def described(points: np.ndarray, labels: np.ndarray, key_of, classes=None, centroids=None) -> tuple[Cluster, ...]:
+    """The clusters of points (n, C) in the order of their labels (n,), as of `--assign`; some may be empty."""
+    k = int(labels.max()) + 1
+    inside = labels != NOISE
+    sizes = np.bincount(labels[inside], minlength=k)
+    if centroids is None:
+        centroids = np.zeros((k, points.shape[1]))
+        add_rows(centroids, points, labels, np.flatnonzero(inside))
+        centroids /= np.maximum(sizes, 1)[:, None]
+    distances = np.full(len(points), np.nan, np.float32)
+    distances[inside] = distances_to(points[inside], centroids, labels[inside])
+    found = Clustering(labels.astype(np.int32), distances, np.asarray(centroids, np.float32), sizes, 0.0, 0)
+    return describe_clusters(found, nearest_other([points], found), key_of, classes=classes)
 
 
 def confusion(labels: np.ndarray, classes: list[str] | None) -> Confusion | None:

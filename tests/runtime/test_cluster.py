@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -249,6 +250,15 @@ def test_a_senseless_option_is_refused_and_makes_nothing(embeddings, out, capsys
     assert not out.exists()
 
 
+@pytest.mark.parametrize("empty", ["embeddings", "out"])
+def test_an_empty_path_is_not_the_current_folder(embeddings, tmp_path, capsys, monkeypatch, empty):
+    monkeypatch.chdir(embeddings if empty == "embeddings" else tmp_path)
+    before = names(tmp_path)
+    paths = {"embeddings": embeddings, "out": tmp_path / "out", empty: ""}  # as of a variable that is not set
+    assert "an empty path" in refused(capsys, paths["embeddings"], "--k", 2, "--out", paths["out"])
+    assert names(tmp_path) == before
+
+
 def test_k_above_the_distinct_embeddings_is_refused(tmp_path, out, capsys):
     folder = store(tmp_path / "e", ["/r"] * 3, ["a", "b", "c"], [[1, 0], [2, 0], [0, 1]])
     assert "--k 3: 3 embeddings, but only 2 distinct ones" in refused(capsys, folder, "--k", 3, "--out", out)
@@ -387,6 +397,57 @@ def test_whenever_publishing_stops_files_of_two_runs_never_pass_as_one(embedding
     assert run(embeddings, "--k", 2, "--out", out) == 0  # and the next run mends it
     assert is_whole(out)
     assert names(out) == FILES
+
+
+def test_a_move_that_fails_says_what_is_left(embeddings, out, capsys, monkeypatch):
+    run(embeddings, "--k", 2, "--out", out)
+    real = Path.replace
+
+    def replace(path: Path, target: Path) -> Path:
+        if Path(target).name == CENTROIDS:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    said = refused(capsys, embeddings, "--k", 3, "--out", out, "--quiet")
+    assert f"{out} has no summary.json now, centroids.npy can't be moved in" in said
+    assert "Input/output error" in said
+    assert not is_whole(out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("moved", range(4))
+def test_a_signal_waits_until_everything_is_published(embeddings, out, capsys, monkeypatch, moved, number):
+    run(embeddings, "--k", 2, "--out", out)
+    real, calls = cluster_output.publish, []
+
+    def publish(source: Path, target: Path) -> None:
+        if len(calls) == moved:
+            signal.raise_signal(number)
+        calls.append(target.name)
+        real(source, target)
+
+    monkeypatch.setattr(cluster_output, "publish", publish)
+    assert run(embeddings, "--k", 3, "--out", out) == INTERRUPTED
+    assert is_whole(out)
+    assert json.loads((out / SUMMARY).read_text())["k"] == 3
+
+
+def test_a_second_run_into_the_same_folder_is_refused(embeddings, out, capsys):
+    with cluster_output.output_folder(out, embeddings):
+        assert f"another `cluster` is writing into {out}" in refused(
+            capsys, embeddings, "--k", 2, "--out", out, "--quiet"
+        )
+    assert run(embeddings, "--k", 2, "--out", out) == 0
+
+
+@pytest.mark.parametrize("text", ['{"name": "mine"}', "[1]", '{"files": {"scores.parquet": {}}}', "notes"])
+def test_a_summary_of_another_program_is_not_replaced(embeddings, out, capsys, text):
+    out.mkdir()
+    (out / SUMMARY).write_text(text)
+    assert "holds a summary.json that `cluster` did not write" in refused(capsys, embeddings, "--k", 2, "--out", out)
+    assert names(out) == [SUMMARY]
+    assert (out / SUMMARY).read_text() == text
 
 
 def test_the_old_summary_goes_before_the_first_file_is_replaced(embeddings, out, monkeypatch):

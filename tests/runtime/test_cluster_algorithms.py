@@ -1,8 +1,13 @@
 """`cluster` with each algorithm, metric and source of k: the right clusters, noise handled, bad options refused."""
 
+import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +16,7 @@ from PIL import Image
 from pyarrow import parquet
 from sklearn.metrics import adjusted_rand_score
 
+from runtime import algorithms, assign
 from runtime.__main__ import main
 from runtime.algorithms import agglomerative, hdbscan
 from runtime.choose_k import choose
@@ -166,11 +172,19 @@ def test_members_leave_noise_out():
 def test_the_nearest_other_centroid_is_not_the_own_one():
     points, _ = blobs(200, 8, 4, spread=1.5)
     found = kmeans(points, 4)
-    other, distances = nearest_other(points, found)
+    other, distances = nearest_other([points[:70], points[70:]], found)
     apart = np.linalg.norm(points[:, None].astype(float) - found.centroids, axis=2)
     order = apart.argsort(axis=1)
     assert np.array_equal(other, order[:, 1])
     np.testing.assert_allclose(distances, np.sort(apart, axis=1)[:, 1], rtol=1e-5)
+
+
+def test_beside_a_single_centroid_there_is_no_other_but_for_noise():
+    points = np.array([[0, 0], [2, 0], [9, 0]], np.float32)
+    other, distances = nearest_other([points], from_labels(points, np.array([0, 0, NOISE], np.int32)))
+    assert (other.tolist(), distances.tolist()) == ([0, 0, 0], [np.inf, np.inf, 8])
+    nothing = from_labels(points, np.full(3, NOISE, np.int32))
+    assert nearest_other([points], nothing)[1].tolist() == [np.inf] * 3
 
 
 # minibatch
@@ -241,10 +255,29 @@ def test_agglomerative_refuses_what_needs_too_much_memory(monkeypatch):
         agglomerative(points, 2)
 
 
+def test_ctrl_c_is_heard_while_compiled_code_computes():
+    start = time.monotonic()
+    ring = threading.Timer(0.1, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
+    ring.start()
+    with pytest.raises(KeyboardInterrupt):
+        algorithms._labels(lambda: hashlib.pbkdf2_hmac("sha256", b"", b"", 20_000_000))  # seconds, deaf to signals
+    assert time.monotonic() - start < 2
+
+
+def test_what_scikit_learn_raises_comes_through():
+    with pytest.raises(ValueError, match="linkage"):
+        agglomerative(blobs(30)[0], 2, "none")
+
+
 @pytest.mark.parametrize(("size", "samples", "message"), [(31, None, "min-cluster-size 31"), (5, 31, "min-samples 31")])
 def test_hdbscan_refuses_more_neighbours_than_there_are(size, samples, message):
     with pytest.raises(UsageError, match=f"--{message}: must be from . to 30"):
         hdbscan(blobs(30)[0], size, samples)
+
+
+def test_one_point_is_too_few_for_hdbscan():
+    with pytest.raises(UsageError, match="--algorithm hdbscan needs 2 embeddings or more, there is 1"):
+        hdbscan(np.ones((1, 3), np.float32))
 
 
 def test_one_point_is_one_agglomerative_cluster():
@@ -291,6 +324,12 @@ def test_a_large_store_is_sampled_for_k(tmp_path, monkeypatch):
     assert run(folder, "--k", "auto", "--k-range", "2:5", "--out", tmp_path / "out") == 0
     told = summary_of(tmp_path / "out")
     assert (told["silhouette"]["points"], told["k"], told["n"]) == (100, 4, 600)
+
+
+def test_k_auto_stops_where_there_are_no_more_points(tmp_path):
+    folder = write(tmp_path / "e", blobs(6)[0])
+    assert run(folder, "--k", "auto", "--k-range", f"2:{10**15}", "--out", tmp_path / "out") == 0  # or it counts on
+    assert summary_of(tmp_path / "out")["silhouette"]["k"] == [2, 3, 4, 5]
 
 
 def test_k_auto_stops_where_there_are_no_more_distinct_points(tmp_path, capsys):
@@ -361,7 +400,8 @@ def test_clusters_of_other_embeddings_are_refused(stored, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "case", ["missing", "no npy", "pickle", "float64", "one row", "nan", "swapped", "summary", "cut"]
+    "case",
+    ["missing", "no npy", "npz", "a pipe", "pickle", "float64", "one row", "nan", "swapped", "summary", "cut"],
 )
 def test_damaged_centroids_are_refused(stored, tmp_path, capsys, case):
     old, given = tmp_path / "old", tmp_path / "c.npy"
@@ -370,6 +410,11 @@ def test_damaged_centroids_are_refused(stored, tmp_path, capsys, case):
         given = old
     if case == "no npy":
         given.write_bytes(b"hello")
+    elif case == "npz":
+        with given.open("wb") as file:
+            np.savez(file, np.eye(4, 8, dtype=np.float32))
+    elif case == "a pipe":
+        os.mkfifo(given)
     elif case == "pickle":
         np.save(given, np.array([{}], object))
     elif case == "swapped":
@@ -384,6 +429,44 @@ def test_damaged_centroids_are_refused(stored, tmp_path, capsys, case):
         np.save(given, bad[0] if case == "one row" else bad)
     assert str(given) in refused(capsys, stored, "--assign", given, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000, 8)}", "its header speaks of 320000000000"),
+        (f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**30}, 8)}}", "its header speaks of"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (4, 9)}", "holds 128 bytes of numbers, its header speaks"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (-4, -8)}", "of shape (-4, -8), expected"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (4, 8)", "is no .npy file"),
+        ("'''", "is no .npy file"),
+        ("(" * 9000, "is no .npy file"),
+        ("{'descr': '<f4', b'fortran_order': False, 'shape': (4, 8)}", "is no .npy file"),
+    ],
+    ids=["huge", "beyond int64", "one column more", "negative", "no brace", "no end", "deep", "bytes"],
+)
+def test_a_header_that_lies_is_refused_before_memory_is_taken(stored, tmp_path, capsys, header, message):
+    text = header.encode() + b"\n"
+    data = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(4 * 4 * 8)
+    (tmp_path / "c.npy").write_bytes(data)
+    assert message in refused(capsys, stored, "--assign", tmp_path / "c.npy", "--out", tmp_path / "out")
+
+
+def test_centroids_in_columns_are_read_as_they_are(tmp_path):
+    centroids = np.arange(12, dtype=np.float32).reshape(3, 4)
+    np.save(tmp_path / "c.npy", np.asfortranarray(centroids))
+    assert np.array_equal(assign.load(tmp_path / "c.npy").centroids, centroids)
+
+
+def test_the_older_run_is_not_overwritten_by_what_it_labels(stored, tmp_path, capsys):
+    old = tmp_path / "old"
+    run(stored, "--k", 4, "--out", old)
+    before = {path.name: path.read_bytes() for path in old.iterdir()}
+    (tmp_path / "link").symlink_to(old)
+    for given in (old, old / CENTROIDS, tmp_path / "link"):
+        said = refused(capsys, stored, "--assign", given, "--out", old)
+        assert f"--out {old} is the older run of --assign: give it a folder of its own" in said
+    assert {path.name: path.read_bytes() for path in old.iterdir()} == before
 
 
 # options
@@ -428,6 +511,11 @@ def test_nothing_is_set_beside_assign(stored, tmp_path, capsys, name):
         (["--k", 4, "--n-init", 0], "--n-init 0: must be 1 or more"),
         (["--k", 4, "--max-iter", 0], "--max-iter 0: must be 1 or more"),
         (["--k", 4, "--device", "gpu"], "--device gpu: must be cpu, torch-cpu, cuda or cuda:N"),
+        (["--k", "auto", "--device", "gpu"], "--device gpu: must be cpu, torch-cpu, cuda or cuda:N"),
+        (["--k", 4, "--device", "cuda:99999999999"], "--device cuda:99999999999: must be"),
+        (["--k", 4, "--n-init", 10**20], f"--n-init {10**20}: must be 10000 at most"),
+        (["--k", 4, "--max-iter", 10**20], f"--max-iter {10**20}: must be 1000000 at most"),
+        (["--k", 4, "--provider", "openvino"], "--provider openvino is for the --model of --report"),
         (["--algorithm", "hdbscan", "--min-cluster-size", 1], "--min-cluster-size 1: must be 2 or more"),
         (["--algorithm", "hdbscan", "--min-cluster-size", 601], "--min-cluster-size 601: must be from 2 to 600"),
         (["--algorithm", "agglomerative", "--k", 4, "--seed", 1], "--seed means nothing to --algorithm agglomerative"),
@@ -446,3 +534,5 @@ def test_torch_on_the_cpu_gives_the_same_clusters(stored, tmp_path):
         assert run(stored, "--k", 4, "--device", device, "--out", tmp_path / device) == 0
     assert np.array_equal(labels_of(tmp_path / "cpu"), labels_of(tmp_path / "torch-cpu"))
     assert summary_of(tmp_path / "torch-cpu")["options"] == {"device": "torch-cpu"}
+    told = [summary_of(tmp_path / device)["versions"].keys() for device in ("cpu", "torch-cpu")]
+    assert told[1] - told[0] == {"torch"}

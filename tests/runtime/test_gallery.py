@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from runtime import gallery as gallery_module
+from runtime.clustering import NOISE
 from runtime.gallery import MAX_IMAGES, MAX_ROWS, TILE, Cluster, Gallery, Key, count, draw_gallery
 
 RED, GREEN, BLUE = (200, 0, 0), (0, 200, 0), (0, 0, 200)
@@ -87,6 +88,15 @@ def test_left_out_clusters_and_unreadable_images_are_told_in_the_picture():
     assert f"only the first {MAX_ROWS} clusters are drawn, not the other 2 with 4 images" in header
     assert "crossed out: 3 images that can't be read any more" in header
     assert len(gallery_module._header(clusters[:1], 0)) == 2
+
+
+@pytest.mark.parametrize(
+    ("clusters", "words"),
+    [(MAX_ROWS, "not the noise with 9 images"), (MAX_ROWS + 2, "not the other 2 and the noise with 13 images")],
+)
+def test_noise_that_is_left_out_is_no_cluster(clusters, words):
+    rows = [Cluster(number, 2, []) for number in range(clusters)] + [Cluster(NOISE, 9, [])]
+    assert any(words in line for line in gallery_module._header(rows, 0))
 
 
 def unreadable(folder: Path, case: str) -> Key:

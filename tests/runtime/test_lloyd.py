@@ -9,7 +9,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from runtime import torch_kmeans
 from runtime.clustering import distances_to
-from runtime.errors import BackendError, UsageError
+from runtime.errors import BackendError, InputError, UsageError
 from runtime.kmeans import cluster
 from runtime.lloyd import Fit, NumpyPoints, Points, lloyd
 from runtime.torch_kmeans import TorchPoints
@@ -85,6 +85,21 @@ def test_far_from_the_origin_float32_still_tells_points_apart(on):
     fit = lloyd(on(points), start, 5, 0)  # few, so that a point on a border has not moved whole clusters yet
     theirs = KMeans(25, init=start, n_init=1, max_iter=5, tol=0).fit(points.astype(np.float64))
     assert inertia(points, fit) == pytest.approx(theirs.inertia_, rel=RTOL)
+
+
+@pytest.mark.parametrize("scale", [1e21, 1e-25])
+def test_what_float32_can_not_square_is_refused(scale, on):
+    points, _ = blobs(300, 8, 3)
+    points *= np.float32(scale)
+    with pytest.raises(InputError, match="can't be compared in float32: take --metric cosine"):
+        on(points).nearest(points[:3].astype(np.float64))
+
+
+@pytest.mark.parametrize("scale", [1e14, 1e-10])
+def test_what_float32_can_square_is_told_apart(scale, on):
+    points, truth = blobs(300, 8, 3)
+    points *= np.float32(scale)
+    assert np.array_equal(on(points).nearest(points[:3].astype(np.float64)), truth)
 
 
 @pytest.mark.parametrize("max_iter", [1, 2, 5])
@@ -229,6 +244,23 @@ def test_a_gpu_that_is_not_there_is_told(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(BackendError, match=r"--device cuda:3: there are only 2 CUDA devices"):
         cluster(FOUR, 2, device="cuda:3")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [("RuntimeError", "--device cuda can't be used"), ("OutOfMemoryError", "cuda has no memory for these embeddings")],
+)
+def test_a_gpu_that_fails_is_told(monkeypatch, error, message):
+    import torch
+
+    def fail(*_: object) -> None:
+        raise {"RuntimeError": RuntimeError, "OutOfMemoryError": torch.OutOfMemoryError}[error]("CUDA error: busy")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr(torch.Tensor, "to", fail)
+    with pytest.raises(BackendError, match=rf"{message} \(CUDA error: busy\)"):
+        cluster(FOUR, 2, device="cuda")
 
 
 def test_torch_that_is_not_installed_is_told(monkeypatch):

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from reports import described
 
-from runtime.report import NOISE, choose, count_confusion, describe_clusters
+from runtime.report import NOISE, choose, count_confusion
 
 LINE = np.array([[0.0], [1.0], [2.0], [3.0], [10.0], [11.0], [12.0], [5.8]], np.float32)
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 0], np.int32)
@@ -19,7 +20,7 @@ def rows(images) -> list[int]:
 
 
 def test_a_small_cluster_is_shown_whole_most_central_first():
-    first, second = describe_clusters(LINE, LABELS, key, centroids=CENTRES)
+    first, second = described(LINE, LABELS, key, centroids=CENTRES)
     assert (first.number, first.size, second.number, second.size) == (0, 5, 1, 3)
     assert rows(first.central) == [1, 0, 2, 3, 7]
     assert (first.borderline, first.outliers) == ([], [])
@@ -30,7 +31,7 @@ def test_borderline_and_outliers_are_by_margin_and_distance(monkeypatch):
     monkeypatch.setattr(choose, "MOST_PER_CLUSTER", 4)
     points = np.array([[0, 0], [0.1, 0], [0.2, 0], [0, 8], [2, 6], [3, 0], [10, 0], [10, 0.1]], np.float32)
     labels = np.array([0] * 6 + [1] * 2)
-    first, _ = describe_clusters(points, labels, key, centroids=np.array([[0, 0], [10, 0]], np.float32))
+    first, _ = described(points, labels, key, centroids=np.array([[0, 0], [10, 0]], np.float32))
     assert rows(first.central) == [0, 1]
     assert rows(first.borderline) == [4]  # its margin is 10 - 6.3; row 5 is nearer to the other centre, but by 7 - 3
     assert rows(first.outliers) == [3]
@@ -41,7 +42,7 @@ def test_borderline_and_outliers_are_by_margin_and_distance(monkeypatch):
 def test_no_image_is_shown_twice_and_each_strip_is_in_order():
     points = np.random.default_rng(0).standard_normal((500, 4)).astype(np.float32)
     labels = np.arange(500) % 3
-    for cluster in describe_clusters(points, labels, key):
+    for cluster in described(points, labels, key):
         shown = rows([*cluster.central, *cluster.borderline, *cluster.outliers])
         assert len(shown) == len(set(shown)) == choose.MOST_PER_CLUSTER
         assert all(labels[row] == cluster.number for row in shown)
@@ -51,19 +52,9 @@ def test_no_image_is_shown_twice_and_each_strip_is_in_order():
         assert near[-1] < far[-1]
 
 
-def test_chunks_change_nothing(monkeypatch):
-    points = np.random.default_rng(1).standard_normal((300, 8)).astype(np.float32)
-    labels = np.arange(300) % 7
-    whole = describe_clusters(points, labels, key)
-    monkeypatch.setattr(choose, "_CHUNK_BYTES", 7 * 4 * 11)
-    for a, b in zip(whole, describe_clusters(points, labels, key), strict=True):
-        for strip in ("central", "borderline", "outliers"):
-            assert rows(getattr(a, strip)) == rows(getattr(b, strip))
-
-
 def test_one_cluster_has_no_borderline():
     points = np.random.default_rng(2).standard_normal((60, 4)).astype(np.float32)
-    (only,) = describe_clusters(points, np.zeros(60, np.int32), key)
+    (only,) = described(points, np.zeros(60, np.int32), key)
     assert only.size == 60
     assert only.central
     assert only.outliers
@@ -72,7 +63,7 @@ def test_one_cluster_has_no_borderline():
 
 def test_noise_comes_last_as_a_sample():
     labels = np.array([NOISE, 0, 0, NOISE, 1, 1, 1, NOISE])
-    clusters = describe_clusters(LINE, labels, key, classes=list("aabbccca"))
+    clusters = described(LINE, labels, key, classes=list("aabbccca"))
     assert [cluster.number for cluster in clusters] == [0, 1, NOISE]
     assert rows(clusters[-1].central) == [0, 3, 7]
     assert clusters[-1].size == 3
@@ -81,12 +72,12 @@ def test_noise_comes_last_as_a_sample():
 
 
 def test_all_noise_is_one_group():
-    (only,) = describe_clusters(LINE, np.full(8, NOISE), key)
+    (only,) = described(LINE, np.full(8, NOISE), key)
     assert (only.number, only.size) == (NOISE, 8)
 
 
 def test_an_empty_cluster_keeps_its_place():
-    clusters = describe_clusters(LINE, np.where(LABELS == 1, 2, 0), key)
+    clusters = described(LINE, np.where(LABELS == 1, 2, 0), key)
     assert [(cluster.number, cluster.size) for cluster in clusters] == [(0, 5), (1, 0), (2, 3)]
     assert not clusters[1].central
 
@@ -94,7 +85,7 @@ def test_an_empty_cluster_keeps_its_place():
 @pytest.mark.parametrize(("k", "per"), [(10, 24), (100, 24), (400, 6), (1000, 3)])
 def test_the_more_clusters_the_fewer_images_of_each(k, per):
     points = np.random.default_rng(3).standard_normal((k * 30, 3)).astype(np.float32)
-    clusters = describe_clusters(points, np.arange(k * 30) % k, key)
+    clusters = described(points, np.arange(k * 30) % k, key)
     shown = {len([*one.central, *one.borderline, *one.outliers]) for one in clusters}
     assert shown == {per}
     assert all(one.central and one.borderline and one.outliers for one in clusters)
@@ -102,12 +93,12 @@ def test_the_more_clusters_the_fewer_images_of_each(k, per):
 
 def test_clusters_beyond_the_thousandth_show_no_images():
     points = np.random.default_rng(4).standard_normal((1010, 3)).astype(np.float32)
-    clusters = describe_clusters(points, np.arange(1010), key)
+    clusters = described(points, np.arange(1010), key)
     assert [bool(one.central) for one in clusters] == [True] * 1000 + [False] * 10
 
 
 def test_most_frequent_class_of_equals_is_the_first_by_name():
-    first, second = describe_clusters(LINE, LABELS, key, classes=["b", "b", "a", "a", "c", "c", "d", "z"])
+    first, second = described(LINE, LABELS, key, classes=["b", "b", "a", "a", "c", "c", "d", "z"])
     assert (first.label, first.label_count) == ("a", 2)
     assert (second.label, second.label_count) == ("c", 2)
 

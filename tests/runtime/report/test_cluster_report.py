@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet
 from reports import HUES, parse
 
 from runtime.__main__ import main
+from runtime.store import Store
 from runtime.store.writer import open_writer
 
 OUTPUTS = ("embedding", "artifact_mask", "artifact_norm")
@@ -64,6 +66,26 @@ def test_the_page_tells_what_was_found(embeddings, tmp_path, capsys):
     assert "can't be read" not in said
 
 
+@pytest.mark.parametrize(
+    "options",
+    ["fp32", None, {"weights": 3, "image_size": 224, "itae": "x"}, {"size": {}, "itae": {"layers": 1}}],
+    ids=str,
+)
+def test_what_another_program_says_of_its_embeddings_is_told_as_it_is(tmp_path, options):
+    with open_writer(tmp_path / "embeddings", {"options": options, "model": 3, "model_sha256": 5}) as writer:
+        writer.add(["/nowhere"] * 4, list("abcd"), np.eye(4, dtype=np.float32))
+    assert run(tmp_path / "embeddings", "--report", tmp_path / "r.html") == 0
+    assert "4 images in 3 clusters" in parse(tmp_path / "r.html").text
+
+
+def test_a_report_may_lie_in_the_folder_of_results_that_is_not_there_yet(embeddings, tmp_path, capsys):
+    assert run(embeddings, "--report", tmp_path / "out" / "r.html") == 0
+    assert (tmp_path / "out" / "r.html").exists()
+    nowhere = tmp_path / "nowhere" / "out"
+    assert main(["cluster", *map(str, [embeddings, "--k", 3, "--out", nowhere, "--report", nowhere / "r.html"])]) == 2
+    assert f"the folder {nowhere.parent} does not exist" in capsys.readouterr().err
+
+
 def test_without_labels_there_are_no_classes(embeddings, tmp_path):
     assert run(embeddings, "--report", tmp_path / "r.html", "--quiet") == 0
     page = parse(tmp_path / "r.html")
@@ -105,8 +127,28 @@ def test_what_cannot_work_is_refused_before_anything_is_done(embeddings, tmp_pat
     report = tmp_path / "r.html"
     refusal(capsys, run(embeddings, "--report", report, "--model", plain), "has no output artifact_mask")
     refusal(capsys, run(embeddings, "--report", report, "--model", tmp_path / "no.onnx"), "no such model file")
+    engine = make_model(tmp_path / "model", "x.engine", outputs=OUTPUTS, batch=(1, 1, 8), builder="tensorrt")
+    refusal(capsys, run(embeddings, "--report", report, "--model", engine), "tensorrt")
     assert not (tmp_path / "out").exists()
     assert not report.exists()
+
+
+def test_the_page_and_the_table_tell_the_same_distances(embeddings, tmp_path):
+    assert run(embeddings, "--report", tmp_path / "r.html") == 0
+    table = parquet.read_table(tmp_path / "out" / "labels.parquet").to_pydict()
+    alts = [one["alt"] for one in parse(tmp_path / "r.html").all("img") if "distance" in one["alt"]]
+    told = {alt.split("; ")[0]: float(alt.rpartition("distance ")[2]) for alt in alts}
+    assert told == {path: round(one, 3) for path, one in zip(table["path"], table["distance"], strict=True)}
+
+
+def test_a_report_of_minibatch_never_holds_all_embeddings(embeddings, tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Store, "load", refuse)
+    monkeypatch.setattr(Store, "read", refuse)
+    assert run(embeddings, "--algorithm", "minibatch", "--report", tmp_path / "r.html") == 0
+    assert len(parse(tmp_path / "r.html").map()["name"]) == 9
 
 
 def test_a_sample_is_drawn_by_the_seed_also_where_none_is_given(embeddings, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ def key(row: int) -> tuple[str, str]:
 
 
 def draw(points: np.ndarray, **more):
-    return draw_map(points.astype(np.float32), np.zeros(len(points), np.int32), key, **more)
+    return draw_map(points.astype(np.float32).__getitem__, np.zeros(len(points), np.int32), key, **more)
 
 
 def test_pca_finds_the_axes_that_vary_most():
@@ -63,7 +63,7 @@ def test_many_points_are_sampled_by_seed():
 
 def test_few_points_are_all_there_with_their_classes_and_clusters():
     labels = np.array([2, 0, 1])
-    found = draw_map(np.eye(3, dtype=np.float32), labels, key, classes=["x", "y", "z"])
+    found = draw_map(np.eye(3, dtype=np.float32).__getitem__, labels, key, classes=["x", "y", "z"])
     assert found.keys == [key(0), key(1), key(2)]
     assert found.clusters == [2, 0, 1]
     assert found.labels == ["x", "y", "z"]

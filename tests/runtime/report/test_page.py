@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from reports import parse, picture, small_report
+from reports import described, parse, picture, small_report
 
 from runtime.report import (
     Cluster,
@@ -19,7 +19,6 @@ from runtime.report import (
     Shown,
     Table,
     count_confusion,
-    describe_clusters,
     draw_map,
     write_report,
 )
@@ -185,8 +184,8 @@ def test_a_hostile_name_changes_no_tag_of_the_page(tmp_path, hostile):
         report = Report(
             title=word, lead=word, facts=[(word, word)], headlines=[Headline(word, word, word)], notes=[word],
             tables=[Table(word, [word, word], [[word, word]], word)],
-            clusters=describe_clusters(points[:1], labels[:1], lambda _: key, classes=[word]),
-            map=draw_map(points[:1], labels[:1], lambda _: key, classes=[word]),
+            clusters=described(points[:1], labels[:1], lambda _: key, classes=[word]),
+            map=draw_map(points[:1].__getitem__, labels[:1], lambda _: key, classes=[word]),
             confusion=count_confusion(labels, [word, "b", "c"]),
             artifacts=replace(small_report(tmp_path / "artifacts").artifacts, model=word, note=word, detection=word),
         )  # fmt: skip
@@ -229,8 +228,8 @@ def test_noise_is_named_and_has_its_own_mark(tmp_path):
     key = picture(tmp_path, "x.png")
     points, labels = np.eye(4, dtype=np.float32), np.array([0, 0, -1, -1])
     report = Report(
-        "t", [], clusters=describe_clusters(points, labels, lambda row: (key[0], f"{row}.png")),
-        map=draw_map(points, labels, lambda row: (key[0], f"{row}.png")),
+        "t", [], clusters=described(points, labels, lambda row: (key[0], f"{row}.png")),
+        map=draw_map(points.__getitem__, labels, lambda row: (key[0], f"{row}.png")),
     )  # fmt: skip
     write_report(tmp_path / "r.html", report)
     page = parse(tmp_path / "r.html")
