@@ -12,6 +12,7 @@ from pyarrow import parquet
 
 import runtime
 from runtime.__main__ import main
+from runtime.errors import InputError
 from runtime.evaluation_output import SCORES, SUMMARY
 from runtime.manifest import manifest_path, read_manifest
 from runtime.store import Store
@@ -147,6 +148,16 @@ def test_a_damaged_cache_is_told_with_what_to_do(call, tiny, colors, tmp_path) -
     assert (code, out) == (2, "")
     assert err.splitlines()[-1].startswith(f"runtime: the cache {store} can't be used (")
     assert err.endswith("remove it, or give --no-cache\n")
+
+
+def test_a_model_that_does_not_load_is_not_the_caches_fault(call, tiny, colors, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise InputError("odd.onnx: ONNX Runtime opens no path that is not UTF-8; rename it")
+
+    monkeypatch.setattr("runtime.backends.open_session", refuse)
+    code, _, err = call(tiny, "--data", f"folder:{colors}", "--seeds", 1)
+    assert code == 2
+    assert err.splitlines()[-1] == "runtime: odd.onnx: ONNX Runtime opens no path that is not UTF-8; rename it"
 
 
 def test_unreadable_pictures_are_told_and_left_out(call, tiny, colors) -> None:
