@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtime.commands import options
+
 if TYPE_CHECKING:
     from runtime.evaluation import Evaluation
     from runtime.evaluation_report import DatasetResult
@@ -78,16 +80,19 @@ def _headline(one: Evaluation, metric: str) -> Headline:
 
 def _table(result: DatasetResult) -> Table:
     """A data set's models beside each other, and beside the paper's figures where these apply."""
-    from runtime.evaluation_report import notes, rows
+    from runtime.evaluation_report import WHAT_P_MEANS, notes, rows
     from runtime.report import Table
 
     header, *body = rows(result)
+    said = [f"{note[0].upper()}{note[1:]}." for note in notes(result)]
+    if result.comparisons:
+        said.append(WHAT_P_MEANS)
     shown = [(name.replace("  ", "\u2003"), *cells) for name, *cells in body]  # HTML drops spaces
     return Table(
         title=f"{result.embedded[0].dataset.name}: {result.images:,} images",
         header=header,
         rows=shown,
-        note=" ".join(f"{note[0].upper()}{note[1:]}." for note in notes(result)),
+        note=" ".join(said),
     )
 
 
@@ -98,8 +103,7 @@ def _artifacts(arguments: argparse.Namespace, result: DatasetResult, keys: Seque
 
     for path, one in zip(arguments.model, result.embedded, strict=True):
         if all(name in one.manifest.output_names() for name in MASKS):
-            provider = arguments.provider if one.manifest.builder.name == "onnx" else "auto"
-            with load(path, provider) as model:
+            with load(path, options.provider_of(arguments, one.manifest)) as model:
                 return sample_artifacts(
                     model, len(keys), keys.__getitem__, seed=arguments.seed, read=one.dataset.read_image
                 )

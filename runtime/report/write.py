@@ -28,8 +28,12 @@ class Written:
     """Of them, those that can't be read any more, drawn as placeholders."""
 
 
-def check_target(path: Path) -> None:
+def check_target(path: Path, to_be_made: Path | None = None) -> None:
     """Check, before anything long is begun, that a report can be written to `path`.
+
+    Args:
+        path: the report.
+        to_be_made: a folder that the command makes before it writes the report; it need not exist yet.
 
     Raises:
         UsageError: it doesn't end in .html.
@@ -40,7 +44,7 @@ def check_target(path: Path) -> None:
     try:
         if path.is_dir():
             raise OutputFileError(f"can't write {path}: a folder is in its place; name a file")
-        if not path.parent.is_dir():
+        if not path.parent.is_dir() and path.parent != to_be_made:
             raise OutputFileError(f"can't write {path}: the folder {path.parent} does not exist; make it first")
     except OSError as error:
         raise cannot_write(path, error) from error
