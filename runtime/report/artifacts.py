@@ -91,6 +91,6 @@ def _read(key: Key, read: ReadImage) -> Image.Image | None:
 
 def _norms(layer: int, norm: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> Norms:
     """The histogram of a layer: (m, P) norms and flags."""
-    edges = np.histogram_bin_edges(norm, _BINS)
+    edges = np.histogram_bin_edges(norm.astype(np.float64), _BINS)  # float32 has no 40 steps where norms hardly differ
     normal, flagged = (np.histogram(norm[flag], edges)[0].tolist() for flag in (~mask, mask))
     return Norms(layer, edges.tolist(), normal, flagged)
