@@ -86,7 +86,7 @@ def _table(result: DatasetResult) -> Table:
     header, *body = rows(result)
     said = [f"{note[0].upper()}{note[1:]}." for note in notes(result)]
     if result.comparisons:
-        said.append(WHAT_P_MEANS)
+        said.append(" ".join(WHAT_P_MEANS.split()))
     shown = [(name.replace("  ", "\u2003"), *cells) for name, *cells in body]  # HTML drops spaces
     return Table(
         title=f"{result.embedded[0].dataset.name}: {result.images:,} images",

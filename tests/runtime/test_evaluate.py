@@ -450,7 +450,9 @@ def test_the_report_says_what_p_means_where_models_are_compared(call, make_model
     models = two_models(make_model, tmp_path)
     for given, is_told in ((models, True), (models[:1], False)):
         assert call(*given, "--data", f"folder:{colors}", "--seeds", 2, "--report", tmp_path / "r.html")[0] == 0
-        assert ("paired t-test / Wilcoxon" in (tmp_path / "r.html").read_text()) == is_told
+        text = (tmp_path / "r.html").read_text()
+        assert ("paired t-test / Wilcoxon" in text) == is_told
+        assert "\\u000a" not in text  # a line break that would be seen
 
 
 @pytest.mark.parametrize(("name", "message"), [("r.txt", "must end in .html"), ("no/r.html", "does not exist")])
