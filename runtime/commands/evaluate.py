@@ -129,8 +129,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     if not 1 <= arguments.seeds <= MAX_SEEDS:
         raise UsageError(f"--seeds {arguments.seeds}: must be from 1 to {MAX_SEEDS}")
-    if not 0 <= arguments.seed <= MAX_SEED - arguments.seeds:
-        raise UsageError(f"--seed {arguments.seed}: must be from 0 to {MAX_SEED - arguments.seeds}")
+    last = MAX_SEED + 1 - arguments.seeds
+    if not 0 <= arguments.seed <= last:
+        raise UsageError(f"--seed {arguments.seed}: must be from 0 to {last}")
     if arguments.report is not None:
         from runtime.report import check_target
 

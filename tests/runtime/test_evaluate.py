@@ -234,6 +234,12 @@ def test_a_name_with_a_line_break_breaks_no_table(call, make_model, colors, tmp_
     assert "two lines, of two.onnx: 24 images embedded" in err
 
 
+def test_the_last_seed_of_all_can_be_had_and_none_beyond(call, tiny, colors) -> None:
+    arguments = [tiny, "--data", f"folder:{colors}", "--seeds", 2, "--n-init", 1, "--seed"]
+    assert "seeds 4294967294 to 4294967295" in call(*arguments, 2**32 - 2)[1]
+    assert "--seed 4294967295: must be from 0 to 4294967294" in call(*arguments, 2**32 - 1)[2]
+
+
 def test_starts_are_told(call, tiny, colors) -> None:
     _, out, _ = call(tiny, "--data", f"folder:{colors}", "--seeds", 1, "--n-init", 1)
     assert out.startswith("colors: 24 images in 3 classes; k-means with k = 3, a single start, seed 0\n")
