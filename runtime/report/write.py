@@ -11,6 +11,7 @@ from runtime.report.content import Key, ReadImage, Report
 from runtime.report.page import render
 from runtime.report.thumbnails import Wanted, make_thumbnails
 from runtime.sources import read_image
+from runtime.sources.at_hand import at_hand
 
 SUFFIXES = (".html", ".htm")
 _SHEET_SIDE, _MAP_SIDE, _MODEL_SIDE = 96, 64, 224
@@ -58,7 +59,8 @@ def write_report(path: Path, report: Report, read: ReadImage = read_image) -> Wr
     """
     check_target(path)
     wanted = _wanted(report)
-    made = make_thumbnails(wanted, read=read)
+    with at_hand([one.key for one in wanted], read) as read_one:
+        made = make_thumbnails(wanted, read=read_one)
     tiles = {one.key: webp for one, webp in zip(wanted, made, strict=True) if one.model_view is None}
     views = {one.key: webp for one, webp in zip(wanted, made, strict=True) if one.model_view is not None}
     page = render(report, tiles, views.__getitem__).encode()
