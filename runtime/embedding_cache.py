@@ -72,9 +72,9 @@ def default_cache() -> Path:
         ) from error
 
 
-def cache_folder(cache: Path, dataset: Dataset, made_by: dict[str, Any]) -> Path:
-    """Where the embeddings of a data set lie: another model, option or picture, another folder."""
-    return cache / f"{dataset.kind}-{fingerprint(made_by)[:16]}"
+def cache_folder(cache: Path, made_by: dict[str, Any]) -> Path:
+    """Where the embeddings of some pictures lie: another model, option or picture, another folder."""
+    return cache / fingerprint(made_by)[:24]
 
 
 def embed_dataset(
@@ -105,9 +105,9 @@ def embed_dataset(
         CheckError: not one image could be embedded.
         ItaeError: the model failed; what was embedded before is in the cache.
     """
-    made_by = {**origin(manifest, provider), "data": {"kind": dataset.kind, "sha256": dataset.identity}}
+    made_by = {**origin(manifest, provider), "data": {"sha256": dataset.identity}}  # whatever their labels
     del made_by["model"]  # a file's name; a model that was renamed is still the same
-    folder = cache_folder(cache, dataset, made_by)
+    folder = cache_folder(cache, made_by)
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:

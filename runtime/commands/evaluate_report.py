@@ -34,11 +34,7 @@ def write(arguments: argparse.Namespace, results: Sequence[DatasetResult]) -> st
     from runtime.paper import is_random
 
     shown = max(results[0].evaluations, key=lambda one: one.mean("acc"))
-    dataset, points, labels = (
-        shown.embedded.dataset,
-        points_of(shown.embedded, shown.normalisation),
-        shown.clustering.labels,
-    )
+    points, labels = points_of(shown.embedded, shown.normalisation), shown.clustering.labels
     keys = shown.embedded.keys
     classes = [shown.classes[label] for label in shown.truth]
 
@@ -49,7 +45,8 @@ def write(arguments: argparse.Namespace, results: Sequence[DatasetResult]) -> st
     notes = [f"The weights of {', '.join(random)} are random: nothing here says anything of DINOv2 or ITAE."]
     made = report.Report(
         title=f"Evaluation on {', '.join(result.embedded[0].dataset.name for result in results)}",
-        lead=f"Clusters, map and classes below: {_what(shown)}, seed {shown.scores[shown.median].seed} (of median ACC)",
+        lead=f"Summary, clusters, map and classes are of the highest mean ACC: {_what(shown)}; clusters by seed "
+        f"{shown.scores[shown.median].seed}, of median ACC.",
         headlines=[_headline(shown, metric) for metric in METRICS],
         facts=_facts(arguments, results),
         notes=notes if random else [],
@@ -61,8 +58,9 @@ def write(arguments: argparse.Namespace, results: Sequence[DatasetResult]) -> st
         confusion=report.count_confusion(labels, classes),
         artifacts=_artifacts(arguments, results[0], keys),
     )
-    written = report.write_report(arguments.report, made, dataset.read_image)
-    return f"report {arguments.report}: {written.bytes / 1000:,.0f} kB, {written.images:,} images"
+    written = report.write_report(arguments.report, made, shown.embedded.dataset.read_image)
+    line = f"report {arguments.report}: {written.bytes / 1000:,.0f} kB, {written.images:,} images"
+    return line + (f", {len(written.unreadable):,} of them can't be read any more" if written.unreadable else "")
 
 
 def _what(one: Evaluation) -> str:
