@@ -119,7 +119,7 @@ def notes(result: DatasetResult) -> list[str]:
     manifests = [one.manifest for one in result.embedded]
     said = []
     if (paper := result.paper) is not None:
-        said.append(f"{_PAPER}: {paper.backbone}, official weights, the whole test split, as published")
+        said.append(f"{_PAPER}: {paper.backbone}, official weights, {paper.split}; as published")
         if any(map(is_random, manifests)):
             said.append("models here have random weights: the paper's figures are no measure for them")
         if result.images < len(result.embedded[0].dataset):

@@ -86,6 +86,7 @@ def test_json_is_alone_on_stdout_and_is_the_file(call, tiny, colors, tmp_path) -
     assert raw["acc"] == {"mean": 1.0, "std": 0.0, "by_seed": [1.0, 1.0]}
     assert raw["confusion"] == (8 * np.eye(3, dtype=int)).tolist()
     rows = parquet.read_table(out / SCORES).to_pylist()
+    assert {(row["k"], row["starts"], row["images"]) for row in rows} == {(3, 10, 24)}
     assert [(row["normalisation"], row["seed"], row["acc"]) for row in rows] == [
         ("raw", 7, 1.0), ("raw", 8, 1.0), ("l2", 7, 1.0), ("l2", 8, 1.0),
     ]  # fmt: skip
@@ -316,7 +317,7 @@ def test_the_papers_figures_stand_beside_a_vitb14_alone_and_say_of_what_they_are
     as_vitb14(tiny, weight_source=weights)
     _, out, _ = call(tiny, *arguments)
     assert cells(out, "paper, with ITAE (")[-3:] == ["0.8449", "0.8682", "0.7946"]
-    assert "note: paper, with ITAE: ViT-B/14, official weights, the whole test split, as published" in out
+    assert "note: paper, with ITAE: ViT-B/14, official weights, the whole test split; as published" in out
     warned = "models here have random weights: the paper's figures are no measure for them" in out
     assert warned == weights.startswith("random")
     assert "the paper's figures are of all images, these are not" not in out
@@ -324,6 +325,8 @@ def test_the_papers_figures_stand_beside_a_vitb14_alone_and_say_of_what_they_are
     assert data["paper"]["comparable"] == (not warned)
     _, out, _ = call(tiny, *arguments, "--limit", 12)
     assert "the paper's figures are of all images, these are not" in out
+    monkeypatch.setitem(runtime.paper.FIGURES, "folder", runtime.paper.FIGURES["tiny-imagenet"])
+    assert "whose labels were never published: here it is the validation split; as" in call(tiny, *arguments)[1]
 
 
 @pytest.mark.parametrize(
