@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -71,9 +72,9 @@ def default_cache() -> Path:
         ) from error
 
 
-def cache_folder(cache: Path, dataset: Dataset, made_by: dict[str, Any]) -> Path:
-    """Where the embeddings of a data set lie: another model, option or picture, another folder."""
-    return cache / f"{dataset.kind}-{fingerprint(made_by)[:16]}"
+def cache_folder(cache: Path, made_by: dict[str, Any]) -> Path:
+    """Where the embeddings of some pictures lie: another model, option or picture, another folder."""
+    return cache / fingerprint(made_by)[:24]
 
 
 def embed_dataset(
@@ -104,9 +105,9 @@ def embed_dataset(
         CheckError: not one image could be embedded.
         ItaeError: the model failed; what was embedded before is in the cache.
     """
-    made_by = {**origin(manifest, provider), "data": {"kind": dataset.kind, "sha256": dataset.identity}}
+    made_by = {**origin(manifest, provider), "data": {"sha256": dataset.identity}}  # whatever their labels
     del made_by["model"]  # a file's name; a model that was renamed is still the same
-    folder = cache_folder(cache, dataset, made_by)
+    folder = cache_folder(cache, made_by)
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -116,22 +117,20 @@ def embed_dataset(
     wanted = [dataset.keys[row] for row in rows]
     start, computed = time.monotonic(), 0
     first_error: str | None = None
-    try:
-        with open_writer(folder, made_by) as writer:
-            if missing := {key for key in wanted if not _is_stored(writer, moved, key)}:
-                source = Sources([_Chosen(dataset, missing)])
-                outcome = embed_sources(embedder(), source, writer, progress, moved=moved)
-                computed = outcome.embedded
-                if (first := outcome.first_failure) is not None:
-                    first_error = f"{location(first.root, first.path)}: {first.error}"
-        vectors, found = _read(folder, moved, wanted) if computed or len(missing) < len(wanted) else (None, [])
-    except InputError as error:
-        raise InputError(f"the cache {folder} can't be used ({error}): remove it, or give --no-cache") from error
-    if vectors is None:
+    with contextlib.ExitStack() as stack:
+        with _usable(folder):
+            writer = stack.enter_context(open_writer(folder, made_by))
+        if missing := {key for key in wanted if not _is_stored(writer, moved, key)}:
+            outcome = embed_sources(embedder(), Sources([_Chosen(dataset, missing)]), writer, progress, moved=moved)
+            computed = outcome.embedded
+            if (first := outcome.first_failure) is not None:
+                first_error = f"{location(first.root, first.path)}: {first.error}"
+    if computed == 0 and len(missing) == len(wanted):
         why = f"; the first: {first_error}" if first_error else ""
         raise CheckError(f"none of {len(wanted)} images of {dataset.name} could be embedded{why}")
-    is_found = np.array(found, np.bool_)
-    left_out = tuple(key for key, good in zip(wanted, found, strict=True) if not good)
+    with _usable(folder):
+        vectors, is_found = _read(folder, moved, wanted)
+    left_out = tuple(key for key, good in zip(wanted, is_found.tolist(), strict=True) if not good)
     seconds = time.monotonic() - start
     return EmbeddedDataset(name, manifest, dataset, rows[is_found], vectors, left_out, first_error, computed, seconds)
 
@@ -165,12 +164,21 @@ class _Chosen:
         return self._dataset.images.items(lambda root, path: (root, path) in self._keys and is_wanted(root, path))
 
 
+@contextlib.contextmanager
+def _usable(folder: Path) -> Iterator[None]:
+    """Say of an InputError that it is the cache's."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"the cache {folder} can't be used ({error}): remove it, or give --no-cache") from error
+
+
 def _is_stored(writer: StoreWriter, moved: Moved, key: Key) -> bool:
     return (moved.recorded(key[0]), key[1]) in writer.stored
 
 
-def _read(folder: Path, moved: Moved, wanted: list[Key]) -> tuple[Float32, list[bool]]:
-    """The vectors of those of the keys that are there, in their order, and which are."""
+def _read(folder: Path, moved: Moved, wanted: list[Key]) -> tuple[Float32, npt.NDArray[np.bool_]]:
+    """The vectors of those of the keys that are there, in their order, and which are: (wanted,) bool."""
     place = {(moved.recorded(root), path): number for number, (root, path) in enumerate(wanted)}
     store = Store(folder)
     vectors = np.empty((len(wanted), store.width), np.float32)
@@ -179,4 +187,4 @@ def _read(folder: Path, moved: Moved, wanted: list[Key]) -> tuple[Float32, list[
         for key, vector in zip(zip(part.roots, part.paths, strict=True), part.vectors, strict=True):
             if (number := place.get(key)) is not None:
                 vectors[number], found[number] = vector, True
-    return vectors[found], found.tolist()
+    return vectors[found], found

@@ -1,7 +1,7 @@
 """How well embeddings cluster, by the paper's protocol: k-means with k = the number of classes, over several seeds.
 
 The test split is embedded; ACC, NMI and ARI are of all its images. Whether the paper normalised its embeddings isn't
-known, so both are done. Each seed's clustering is that of `runtime.kmeans`: the best of ten k-means++ starts.
+known, so both are done. Each seed's clustering is that of `runtime.kmeans`: the best of several k-means++ starts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from runtime.clustering import Clustering
 from runtime.embedding_cache import EmbeddedDataset
 from runtime.errors import InputError, UsageError
-from runtime.kmeans import cluster, normalize_rows
+from runtime.kmeans import STARTS, cluster, normalize_rows
 from runtime.metrics import contingency, score
 from runtime.paired import Paired, paired
 from runtime.progress import SECONDS_BETWEEN_LINES
@@ -52,6 +52,8 @@ class Evaluation:
     embedded: EmbeddedDataset
     """Model, data set, keys, labels and vectors (m, C), as the model gave them."""
     normalisation: Normalisation
+    starts: int
+    """Of each seed's k-means, the best of which is kept."""
     scores: tuple[Score, ...]
     """Of each seed, in order."""
     median: int
@@ -87,11 +89,6 @@ class Evaluation:
         values = self.values(metric)
         return float(values.std(ddof=1)) if len(values) > 1 else None
 
-    def predicted(self) -> npt.NDArray[np.int32]:
-        """(m,): the class of each image's cluster."""
-        found: npt.NDArray[np.int32] = self.class_of_cluster[self.clustering.labels]
-        return found
-
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
@@ -107,6 +104,7 @@ def evaluate(
     normalisation: Normalisation,
     seeds: Sequence[int],
     *,
+    n_init: int = STARTS,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Evaluation:
     """Cluster a data set's embeddings once for each seed, and score the clusters.
@@ -115,18 +113,24 @@ def evaluate(
         embedded: the embeddings and their classes.
         normalisation: of the embeddings.
         seeds: of k-means; each by itself gives the same clusters on one machine.
+        n_init: k-means++ starts of each; the one of the lowest inertia is kept.
         tell: told now and then how far it is.
 
     Raises:
-        InputError: they can't be clustered: fewer distinct embeddings than classes, or one of zeros.
+        InputError: they can't be clustered: fewer distinct embeddings than classes, or one of zeros; or all are of one
+            class.
     """
     names, present = embedded.dataset.classes, np.unique(embedded.labels)
     classes = tuple(names[label] for label in present)
     truth = np.searchsorted(present, embedded.labels).astype(np.int32)
     what = f"{embedded.dataset.name}, {embedded.name}, {normalisation}"
+    if len(classes) < 2:
+        raise InputError(
+            f"{what}: all {len(truth):,} images are of one class, {classes[0]!r}: there is nothing to score"
+        )
     start = time.monotonic()
     points = points_of(embedded, normalisation)
-    clusterings = _cluster_all(points, len(classes), seeds, lambda done: tell(f"{what}: {done}"), what)
+    clusterings = _cluster_all(points, len(classes), seeds, n_init, lambda done: tell(f"{what}: {done}"), what)
     named = [classes[label] for label in truth]
     results = [score(named, one.labels, len(classes)) for one in clusterings]
     scores = tuple(
@@ -142,6 +146,7 @@ def evaluate(
     return Evaluation(
         embedded=embedded,
         normalisation=normalisation,
+        starts=n_init,
         scores=scores,
         median=median,
         clustering=clusterings[median],
@@ -174,14 +179,14 @@ def points_of(embedded: EmbeddedDataset, normalisation: Normalisation) -> npt.ND
 
 
 def _cluster_all(
-    points: npt.NDArray[np.float32], k: int, seeds: Sequence[int], tell: Callable[[str], None], what: str
+    points: npt.NDArray[np.float32], k: int, seeds: Sequence[int], n_init: int, tell: Callable[[str], None], what: str
 ) -> list[Clustering]:
     """A clustering for each seed, one after the other: each takes every core."""
     found: list[Clustering] = []
     due = time.monotonic() + _FIRST_LINE
     for seed in seeds:
         try:
-            found.append(cluster(points, k, seed))
+            found.append(cluster(points, k, seed, n_init=n_init))
         except UsageError as error:
             raise InputError(f"{what}: can't be clustered into {k} ({error})") from error
         if time.monotonic() > due and len(found) < len(seeds):

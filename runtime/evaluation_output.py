@@ -79,6 +79,7 @@ def _scores(results: Sequence[DatasetResult]) -> bytes:
             "normalisation": one.normalisation,
             "images": len(one.truth),
             "k": one.k,
+            "starts": one.starts,
             **vars(score),
         }
         for result in results

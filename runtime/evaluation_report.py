@@ -9,7 +9,6 @@ from typing import Any
 
 from runtime.embedding_cache import EmbeddedDataset
 from runtime.evaluation import METRICS, NORMALISATIONS, Comparison, Evaluation
-from runtime.kmeans import STARTS
 from runtime.paired import CONFIDENCE, Paired
 from runtime.paper import Figures, figures_for, is_random
 from runtime.records import Manifest
@@ -49,11 +48,11 @@ def as_text(results: Sequence[DatasetResult]) -> str:
     """The tables for people."""
     pieces = ["\n".join(_table(result)) for result in results]
     if any(result.comparisons for result in results):
-        pieces.append(_WHAT_P_MEANS)
+        pieces.append(WHAT_P_MEANS)
     return "\n\n".join(pieces) + "\n"
 
 
-_WHAT_P_MEANS = f"""\
+WHAT_P_MEANS = f"""\
 ±: standard deviation over the seeds. Differences: mean over the seeds, with its {CONFIDENCE:.0%} confidence interval.
 p: paired t-test / Wilcoxon's signed-rank test over the seeds; uncorrected for the number of tests; - where every seed
 gave the same difference. Seeds are k-means' chance on these images: a small p says nothing of other images."""
@@ -67,13 +66,17 @@ def _table(result: DatasetResult) -> list[str]:
     of_all = "" if result.images == len(dataset) else f" of {len(dataset):,}"
     lines = [
         f"{dataset.name}: {result.images:,}{of_all} images in {first.k} classes; "
-        f"k-means with k = {first.k}, best of {STARTS} starts, {span}"
+        f"k-means with k = {first.k}, {_starts(first.starts)}, {span}"
     ]
     lines += [f"  {one.name}: {describe(one.manifest)}" for one in result.embedded]
     found = rows(result)
     widths = [max(len(row[column]) for row in found) for column in range(4)]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in found]
     return lines + [f"note: {note}" for note in notes(result)]
+
+
+def _starts(count: int) -> str:
+    return "a single start" if count == 1 else f"best of {count} starts"
 
 
 def rows(result: DatasetResult) -> list[tuple[str, str, str, str]]:
@@ -116,7 +119,7 @@ def notes(result: DatasetResult) -> list[str]:
     manifests = [one.manifest for one in result.embedded]
     said = []
     if (paper := result.paper) is not None:
-        said.append(f"{_PAPER}: {paper.backbone}, official weights, the whole test split, as published")
+        said.append(f"{_PAPER}: {paper.backbone}, official weights, {paper.split}; as published")
         if any(map(is_random, manifests)):
             said.append("models here have random weights: the paper's figures are no measure for them")
         if result.images < len(result.embedded[0].dataset):
@@ -124,6 +127,15 @@ def notes(result: DatasetResult) -> list[str]:
     if any(map(is_random, manifests)):
         which = ", ".join(one.name for one in result.embedded if is_random(one.manifest))
         said.append(f"random weights ({which}): scores of a try, which say nothing of DINOv2 or ITAE")
+    dataset, k = result.embedded[0].dataset, result.evaluations[0].k
+    if dataset.problems:
+        first_of = dataset.problems[0]
+        said.append(
+            f"{len(dataset.problems):,} parts of the data can't be read and are not among these images; the first: "
+            f"{printable(location(first_of.root, first_of.path))}: {first_of.error}"
+        )
+    if lost := len(set(dataset.labels.tolist())) - k:
+        said.append(f"{lost} of the classes have no image left: k = {k} is the number of the others")
     if left := result.chosen - result.images:
         first = next((one.first_error for one in result.embedded if one.first_error), None)
         said.append(f"{left:,} images left out, that not every model could embed" + (f"; {first}" if first else ""))
@@ -151,7 +163,7 @@ def as_json(results: Sequence[DatasetResult]) -> dict[str, Any]:
     return {
         "format": SUMMARY_FORMAT,
         "seeds": [one.seed for one in first.evaluations[0].scores],
-        "starts": STARTS,
+        "starts": first.evaluations[0].starts,
         "confidence": CONFIDENCE,
         "models": [_model(one) for one in first.embedded],
         "datasets": [_dataset(result) for result in results],

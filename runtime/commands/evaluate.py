@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,8 +37,8 @@ folder or tar.gz, or parquet; tiny-imagenet: tiny-imagenet-200, whose val folder
 and one of labels; folder: a folder or tar with one folder for each class.
 
 k-means with k = the number of classes clusters the embeddings, as they are and divided by their L2 norm; each seed is
-the best of ten starts. ACC (Hungarian matching), NMI and ARI: mean and standard deviation over the seeds. Every other
-model is compared with the first, seed by seed. Images that not every model can embed are told and left out.
+the best of --n-init starts. ACC (Hungarian matching), NMI and ARI: mean and standard deviation over the seeds. Every
+other model is compared with the first, seed by seed. Images that not every model can embed are told and left out.
 
 exit code: 0 if the models were evaluated, 1 if a model could embed no image, 2 for bad use or data that is damaged"""
 
@@ -61,6 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", metavar="N", type=int, default=10, help="clusterings each (default: %(default)s)")
     what = "the first of the seeds, also of the images that --limit takes"
     parser.add_argument("--seed", metavar="N", type=int, default=0, help=f"{what} (default: %(default)s)")
+    what = "k-means++ starts of each clustering, the best of which is kept"
+    parser.add_argument("--n-init", metavar="N", type=int, default=10, help=f"{what} (default: %(default)s)")
     parser.add_argument(
         "--limit", metavar="N", type=int, help="so many images of a data set, each class with its share"
     )
@@ -102,7 +105,9 @@ def run(arguments: argparse.Namespace) -> int:
     for manifest in manifests:
         check_names(manifest, ["embedding"])
         chosen_batch(manifest, arguments.batch)
-    datasets = [open_dataset(text) for text in arguments.data]
+    if arguments.provider != "auto" and not any(manifest.builder.name == "onnx" for manifest in manifests):
+        raise UsageError(f"--provider {arguments.provider} is for ONNX models, and {arguments.model[0]} is an engine")
+    datasets = _named(open_dataset(text) for text in arguments.data)
     for dataset in datasets:
         for remark in dataset.remarks:
             _say(f"{dataset.name}: {remark}")
@@ -114,29 +119,62 @@ def run(arguments: argparse.Namespace) -> int:
         summary = as_json(results)
         if arguments.out:
             publish_evaluation(arguments.out, results, summary)
+        sys.stdout.write(f"{json.dumps(summary, indent=2)}\n" if arguments.json else as_text(results))
+        sys.stdout.flush()  # before the report, which takes a while and may fail
         if arguments.report:
             _say(evaluate_report.write(arguments, results))
-    sys.stdout.write(f"{json.dumps(summary, indent=2)}\n" if arguments.json else as_text(results))
     return 0
 
 
 def _check(arguments: argparse.Namespace) -> None:
     if not 1 <= arguments.seeds <= MAX_SEEDS:
         raise UsageError(f"--seeds {arguments.seeds}: must be from 1 to {MAX_SEEDS}")
-    if not 0 <= arguments.seed <= MAX_SEED - arguments.seeds:
-        raise UsageError(f"--seed {arguments.seed}: must be from 0 to {MAX_SEED - arguments.seeds}")
+    last = MAX_SEED + 1 - arguments.seeds
+    if not 0 <= arguments.seed <= last:
+        raise UsageError(f"--seed {arguments.seed}: must be from 0 to {last}")
     if arguments.report is not None:
         from runtime.report import check_target
 
-        check_target(arguments.report)
-    if arguments.limit is not None and arguments.limit < 1:
-        raise UsageError(f"--limit {arguments.limit}: must be 1 or more")
+        check_target(arguments.report, to_be_made=arguments.out)
+    for name, value in (("--n-init", arguments.n_init), ("--limit", arguments.limit)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} {value}: must be 1 or more")
 
 
 def _names(models: list[Path]) -> list[str]:
-    """What to call each model: its file's name, or its path where two have the same name."""
-    names = [model.name for model in models]
-    return [model.name if names.count(model.name) == 1 else str(model) for model in models]
+    """What to call each model: its file's name, or its path where two have the same name.
+
+    Raises:
+        UsageError: two are the same file.
+    """
+    _refuse_twice("MODEL", [(model.resolve(), str(model)) for model in models])
+    return _told_apart([model.name for model in models], list(map(str, models)))
+
+
+def _named(opened: Iterable[Dataset]) -> list[Dataset]:
+    """The data sets, each by a name of its own; raises UsageError where two are the same."""
+    datasets = list(opened)
+    places = [f"{one.kind}:{one.path}" for one in datasets]
+    _refuse_twice("--data", [(place, place) for place in places])
+    names = _told_apart([one.name for one in datasets], places)
+    return [dataclasses.replace(one, name=name) for one, name in zip(datasets, names, strict=True)]
+
+
+def _refuse_twice(what: str, given: Sequence[tuple[Path | str, str]]) -> None:
+    """Refuse a second of what is the same; `given` has what a thing is, and what the user calls it."""
+    seen = set()
+    for one, name in given:
+        if one in seen:
+            raise UsageError(f"{what} {name} is given twice: it would stand beside itself")
+        seen.add(one)
+
+
+def _told_apart(short: Sequence[str], long: Sequence[str]) -> list[str]:
+    """The short names, on a line each; the long ones where two have the same."""
+    from runtime.sources.names import printable
+
+    chosen = (one if short.count(one) == 1 else other for one, other in zip(short, long, strict=True))
+    return [" ".join(printable(name).split()) for name in chosen]
 
 
 def _embed_all(
@@ -180,7 +218,7 @@ def _embed_by(
     from runtime.progress import progress
 
     # No --no-verify-hash here: embeddings are kept under the hash that the manifest claims.
-    provider = arguments.provider if manifest.builder.name == "onnx" else "auto"
+    provider = options.provider_of(arguments, manifest)
     stored = manifest.builder.name if manifest.builder.name != "onnx" else provider.replace("auto", "cpu")
     found = []
     with _loaded_when_asked(model, provider, arguments.batch) as embedder:
@@ -227,7 +265,7 @@ def _evaluate(arguments: argparse.Namespace, by_model: list[EmbeddedDataset]) ->
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     evaluations, comparisons = [], []
     for normalisation in NORMALISATIONS:
-        found = [evaluate(one, normalisation, seeds, tell=_say) for one in common]
+        found = [evaluate(one, normalisation, seeds, n_init=arguments.n_init, tell=_say) for one in common]
         evaluations += found
         comparisons += [compare(one, found[0]) for one in found[1:]]
     _say(f"{dataset.name}: clustered in {sum(one.seconds for one in evaluations):.1f} s")

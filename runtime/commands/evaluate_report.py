@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtime.commands import options
+
 if TYPE_CHECKING:
     from runtime.evaluation import Evaluation
     from runtime.evaluation_report import DatasetResult
@@ -33,11 +35,7 @@ def write(arguments: argparse.Namespace, results: Sequence[DatasetResult]) -> st
     from runtime.paper import is_random
 
     shown = max(results[0].evaluations, key=lambda one: one.mean("acc"))
-    dataset, points, labels = (
-        shown.embedded.dataset,
-        points_of(shown.embedded, shown.normalisation),
-        shown.clustering.labels,
-    )
+    points, labels = points_of(shown.embedded, shown.normalisation), shown.clustering.labels
     keys = shown.embedded.keys
     classes = [shown.classes[label] for label in shown.truth]
 
@@ -48,7 +46,8 @@ def write(arguments: argparse.Namespace, results: Sequence[DatasetResult]) -> st
     notes = [f"The weights of {', '.join(random)} are random: nothing here says anything of DINOv2 or ITAE."]
     made = report.Report(
         title=f"Evaluation on {', '.join(result.embedded[0].dataset.name for result in results)}",
-        lead=f"Clusters, map and classes below: {_what(shown)}, seed {shown.scores[shown.median].seed} (of median ACC)",
+        lead=f"Summary, clusters, map and classes are of the highest mean ACC: {_what(shown)}; clusters by seed "
+        f"{shown.scores[shown.median].seed}, of median ACC.",
         headlines=[_headline(shown, metric) for metric in METRICS],
         facts=_facts(arguments, results),
         notes=notes if random else [],
@@ -60,8 +59,9 @@ def write(arguments: argparse.Namespace, results: Sequence[DatasetResult]) -> st
         confusion=report.count_confusion(labels, classes),
         artifacts=_artifacts(arguments, results[0], keys),
     )
-    written = report.write_report(arguments.report, made, dataset.read_image)
-    return f"report {arguments.report}: {written.bytes / 1000:,.0f} kB, {written.images:,} images"
+    written = report.write_report(arguments.report, made, shown.embedded.dataset.read_image)
+    line = f"report {arguments.report}: {written.bytes / 1000:,.0f} kB, {written.images:,} images"
+    return line + (f", {len(written.unreadable):,} of them can't be read any more" if written.unreadable else "")
 
 
 def _what(one: Evaluation) -> str:
@@ -79,16 +79,19 @@ def _headline(one: Evaluation, metric: str) -> Headline:
 
 def _table(result: DatasetResult) -> Table:
     """A data set's models beside each other, and beside the paper's figures where these apply."""
-    from runtime.evaluation_report import notes, rows
+    from runtime.evaluation_report import WHAT_P_MEANS, notes, rows
     from runtime.report import Table
 
     header, *body = rows(result)
+    said = [f"{note[0].upper()}{note[1:]}." for note in notes(result)]
+    if result.comparisons:
+        said.append(" ".join(WHAT_P_MEANS.split()))
     shown = [(name.replace("  ", "\u2003"), *cells) for name, *cells in body]  # HTML drops spaces
     return Table(
         title=f"{result.embedded[0].dataset.name}: {result.images:,} images",
         header=header,
         rows=shown,
-        note=" ".join(f"{note[0].upper()}{note[1:]}." for note in notes(result)),
+        note=" ".join(said),
     )
 
 
@@ -99,8 +102,7 @@ def _artifacts(arguments: argparse.Namespace, result: DatasetResult, keys: Seque
 
     for path, one in zip(arguments.model, result.embedded, strict=True):
         if all(name in one.manifest.output_names() for name in MASKS):
-            provider = arguments.provider if one.manifest.builder.name == "onnx" else "auto"
-            with load(path, provider) as model:
+            with load(path, options.provider_of(arguments, one.manifest)) as model:
                 return sample_artifacts(
                     model, len(keys), keys.__getitem__, seed=arguments.seed, read=one.dataset.read_image
                 )

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runtime.backends import PROVIDERS
+
+if TYPE_CHECKING:
+    from runtime.records import Manifest
 
 
 def text(argument: str) -> str:
@@ -30,6 +34,11 @@ def add_provider(parser: argparse.ArgumentParser) -> None:
     """Declare --provider."""
     what = "what runs an ONNX model; auto is ONNX Runtime on the CPU"
     parser.add_argument("--provider", choices=PROVIDERS, default="auto", help=f"{what} (default: %(default)s)")
+
+
+def provider_of(arguments: argparse.Namespace, manifest: Manifest) -> str:
+    """What of --provider goes for one of several models: an engine has no choice."""
+    return str(arguments.provider) if manifest.builder.name == "onnx" else "auto"
 
 
 def add_images_root(parser: argparse.ArgumentParser, what: str) -> None:

@@ -64,17 +64,17 @@ def load_parquet(path: Path, expected: Expected) -> Dataset:
         raise InputError(
             f"{where}: has {rows:,} rows, the {expected.split} split has {expected.images:,}: is it another?"
         )
-    column = shards[0].column
-    if any(shard.column != column or shard.names != shards[0].names for shard in shards):
+    column, names = shards[0].column, shards[0].names
+    if any((one.column, one.names, one.has_words) != (column, names, shards[0].has_words) for one in shards):
         raise InputError(f"{where}: its files have different labels: name the ones of a split")
     values: list[Any] = [value for shard in shards for value in shard.labels]
-    names = shards[0].names or _names(values, expected.classes)
+    where_column = f"{where}, column `{column}`"
+    names, numbers = _numbered(values, names, expected.classes, where_column)
     if expected.classes is not None and len(names) != expected.classes:
         raise InputError(f"{where}: column `{column}` has {len(names)} classes, expected {expected.classes}")
-    if isinstance(values[0], str):
-        number = {name: label for label, name in enumerate(names)}
-        values = [number[value] for value in values]
-    labels = check_labels(np.array(values, object), len(names), f"{where}, column `{column}`")
+    labels = check_labels(np.array(numbers, object), len(names), where_column)
+    if not np.any(labels != labels[0]):
+        raise InputError(f"{where_column}: all images are of the class {names[labels[0]]!r}, expected two at least")
     keys = _keys(shards)
     return Dataset(
         kind=expected.kind,
@@ -105,6 +105,7 @@ class _Shard:
             raise
         except Exception as error:
             raise InputError(f"{where}: {reason(error)}") from error
+        self.has_words = isinstance(self.labels[0], str)
         self.names = _class_names(metadata, self.column, where)
         self.images = ParquetImages(str(file), images, rows, max_bytes(MAX_PIXELS))
 
@@ -152,6 +153,8 @@ def _label_column(schema: Any, wanted: str | None, where: str) -> str:  # noqa: 
     for name in names:
         if name in schema.names:
             kind = schema.field(name).type
+            if pa.types.is_dictionary(kind):  # as pandas writes its categories
+                kind = kind.value_type
             if pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
                 return str(name)
             raise InputError(f"{where}: column `{name}` holds {kind}, expected whole numbers or names of classes")
@@ -187,11 +190,26 @@ def _class_names(metadata: dict[bytes, bytes] | None, column: str, where: str) -
     return tuple(names)
 
 
-def _names(values: Sequence[Any], classes: int | None) -> tuple[str, ...]:
-    """Names of classes that a file has no names for: the strings themselves, or numbers."""
-    if isinstance(values[0], str):
-        return tuple(sorted(set(values)))
-    return tuple(map(str, range(classes if classes is not None else min(max(values), len(values)) + 1)))
+def _numbered(
+    values: Sequence[Any], names: tuple[str, ...] | None, classes: int | None, where: str
+) -> tuple[tuple[str, ...], Sequence[int]]:
+    """Names of the classes, and the number of each image's among them.
+
+    Args:
+        values: numbers, or names.
+        names: what the file names the numbers, where it does.
+        classes: how many there must be; none: those that occur, whose numbers may have gaps.
+        where: what to call the column in an error.
+    """
+    if isinstance(values[0], int) and (names or classes):
+        return names or tuple(map(str, range(classes or 0))), values
+    known = names or sorted(set(values))
+    number = {name: label for label, name in enumerate(known)}
+    if (odd := next((row for row, value in enumerate(values) if value not in number), None)) is not None:
+        raise InputError(f"{where}: image {odd} is of {printable(values[odd])[:80]!r}, which its metadata don't name")
+    if isinstance(known[0], int) and known[0] < 0:
+        raise InputError(f"{where}: image {values.index(known[0])} has the label {known[0]}: a split without labels?")
+    return tuple(map(str, known)), [number[value] for value in values]
 
 
 def _keys(shards: Sequence[_Shard]) -> tuple[Key, ...]:

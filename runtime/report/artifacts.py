@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from runtime.model import Model
 from runtime.report.content import Artifacts, FlaggedImage, Key, Norms, ReadImage
 from runtime.report.layout import sample_rows
 from runtime.sources import read_image
+from runtime.sources.at_hand import at_hand
 
 MOST_IMAGES = 24
 """Images that the model is run on."""
@@ -52,18 +54,10 @@ def sample_artifacts(
     """
     check_outputs(model.manifest, model.name)
     keys = [key_of(row) for row in sample_rows(n, MOST_IMAGES, seed).tolist()]
-    found: list[Key] = []
-    masks, norms = [], []
-    for start in range(0, len(keys), _AT_ONCE):
-        images = {key: image for key in keys[start : start + _AT_ONCE] if (image := _read(key, read)) is not None}
-        if images:
-            outputs = model.run(list(images.values()), [MASK, NORM])
-            found += images
-            masks.append(outputs[MASK])
-            norms.append(outputs[NORM])
+    found, outputs = _run(model, keys, read)
     if not found:
         return None
-    mask, norm = np.concatenate(masks), np.concatenate(norms)  # (m, K, P)
+    mask, norm = (np.concatenate([one[name] for one in outputs]) for name in (MASK, NORM))  # (m, K, P)
     manifest = model.manifest
     height, width = manifest.options.image_size
     itae = manifest.options.itae
@@ -82,6 +76,20 @@ def sample_artifacts(
     )
 
 
+def _run(model: Model, keys: Sequence[Key], read: ReadImage) -> tuple[list[Key], list[Mapping[str, npt.NDArray[Any]]]]:
+    """Run the model on some images; gives the keys of those that can be read, and their outputs in batches."""
+    found: list[Key] = []
+    outputs: list[Mapping[str, npt.NDArray[Any]]] = []
+    with at_hand(keys, read) as read_one:
+        for start in range(0, len(keys), _AT_ONCE):
+            some = keys[start : start + _AT_ONCE]
+            images = {key: image for key in some if (image := _read(key, read_one)) is not None}
+            if images:
+                found += images
+                outputs.append(model.run(list(images.values()), [MASK, NORM]))
+    return found, outputs
+
+
 def _read(key: Key, read: ReadImage) -> Image.Image | None:
     try:
         return read(*key)
@@ -91,6 +99,6 @@ def _read(key: Key, read: ReadImage) -> Image.Image | None:
 
 def _norms(layer: int, norm: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> Norms:
     """The histogram of a layer: (m, P) norms and flags."""
-    edges = np.histogram_bin_edges(norm, _BINS)
+    edges = np.histogram_bin_edges(norm.astype(np.float64), _BINS)  # float32 has no 40 steps where norms hardly differ
     normal, flagged = (np.histogram(norm[flag], edges)[0].tolist() for flag in (~mask, mask))
     return Norms(layer, edges.tolist(), normal, flagged)

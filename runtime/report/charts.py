@@ -126,7 +126,7 @@ def score_curve(curve: Curve) -> Html:
     ]
     step = max(1, len(curve.k) // 10)
     below = [(str(k), x(k)) for k in sorted({*curve.k[::step], curve.chosen})]
-    below = [one for one in below if one[0] == str(curve.chosen) or abs(one[1] - x(curve.chosen)) > 24]
+    below = [one for one in below if one[0] == str(curve.chosen) or abs(one[1] - x(curve.chosen)) > 30]
     ticks = [(round(score, 4), height(score)) for score in (low, high)]
     label = f"{curve.name} for k from {min(curve.k)} to {max(curve.k)}; k = {curve.chosen} was chosen"
     rows = [

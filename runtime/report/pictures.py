@@ -110,7 +110,8 @@ def scatter(found: Map, thumbnails: Webp, ids: Mapping[Key, str]) -> Html:
     return join(
         element(
             "p",
-            f"{sample}. Point at one, tap it, or go by arrow keys; a button beside the map shows one group alone.",
+            f"{sample}. Point at one, tap it, or go by arrow keys; a button beside the map shows one group alone, and "
+            "has the number of its images on the map.",
             class_="note",
         ),
         element("div", controls, class_="controls"),

@@ -55,7 +55,7 @@ def confusion(found: Confusion) -> Html:
     counts = np.asarray(found.counts)[:, order]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     small = counts.size <= MOST_CELLS
-    drawn = _cells(found, order, counts, share) if small else _picture(found, share)
+    drawn = _cells(found, order, counts, share) if small else join(_picture(found, share), _by_class(found))
     return join(
         element(
             "p",
@@ -109,6 +109,29 @@ def _picture(found: Confusion, share: npt.NDArray[np.float64]) -> Html:
     alt = f"Confusion matrix of {len(found.classes):,} classes and {len(found.clusters):,} clusters, as colours"
     width, height = share.shape[1], share.shape[0]
     return element("img", src=data_uri(file.getvalue()), alt=alt, class_="heat", width=width, height=height)
+
+
+def _by_class(found: Confusion) -> Html:
+    """What a picture of the matrix can't say: the name of each class, its cluster, and how much of it lies there."""
+    counts = np.asarray(found.counts)
+    column_of = {name: column for column, name in enumerate(found.class_of_cluster) if name is not None}
+    rows = []
+    for row, name in enumerate(found.classes):
+        column, whole = column_of.get(name), int(counts[row].sum())
+        inside = 0 if column is None else int(counts[row, column])
+        rows.append(
+            element(
+                "tr",
+                element("th", name, scope="row"),
+                element("td", "none" if column is None else marks.link(found.clusters[column])),
+                element("td", f"{inside:,} of {whole:,}", class_="num"),
+                element("td", f"{inside / whole:.0%}", class_="num"),
+            )
+        )
+    header = ("class", "cluster that it is matched with", "images there", "of the class")
+    head = element("tr", [element("th", text, scope="col") for text in header])
+    table = element("table", element("thead", head), element("tbody", rows))
+    return element("details", element("summary", "All classes as a table"), _scroll(table, "All classes"))
 
 
 def _mixed_up(found: Confusion) -> Html | None:

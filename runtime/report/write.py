@@ -11,6 +11,7 @@ from runtime.report.content import Key, ReadImage, Report
 from runtime.report.page import render
 from runtime.report.thumbnails import Wanted, make_thumbnails
 from runtime.sources import read_image
+from runtime.sources.at_hand import at_hand
 
 SUFFIXES = (".html", ".htm")
 _SHEET_SIDE, _MAP_SIDE, _MODEL_SIDE = 96, 64, 224
@@ -28,8 +29,12 @@ class Written:
     """Of them, those that can't be read any more, drawn as placeholders."""
 
 
-def check_target(path: Path) -> None:
+def check_target(path: Path, to_be_made: Path | None = None) -> None:
     """Check, before anything long is begun, that a report can be written to `path`.
+
+    Args:
+        path: the report.
+        to_be_made: a folder that the command makes before it writes the report; it need not exist yet.
 
     Raises:
         UsageError: it doesn't end in .html.
@@ -40,7 +45,7 @@ def check_target(path: Path) -> None:
     try:
         if path.is_dir():
             raise OutputFileError(f"can't write {path}: a folder is in its place; name a file")
-        if not path.parent.is_dir():
+        if not path.parent.is_dir() and path.parent != to_be_made:
             raise OutputFileError(f"can't write {path}: the folder {path.parent} does not exist; make it first")
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -54,7 +59,8 @@ def write_report(path: Path, report: Report, read: ReadImage = read_image) -> Wr
     """
     check_target(path)
     wanted = _wanted(report)
-    made = make_thumbnails(wanted, read=read)
+    with at_hand([one.key for one in wanted], read) as read_one:
+        made = make_thumbnails(wanted, read=read_one)
     tiles = {one.key: webp for one, webp in zip(wanted, made, strict=True) if one.model_view is None}
     views = {one.key: webp for one, webp in zip(wanted, made, strict=True) if one.model_view is not None}
     page = render(report, tiles, views.__getitem__).encode()

@@ -31,7 +31,7 @@ def read_image(root: str, path: str, max_pixels: int = MAX_PIXELS) -> Image.Imag
         InputError: it can't be had, `path` leads out of `root`, or it can't be decoded. Doesn't say where it is.
     """
     limit = max_bytes(max_pixels)
-    kind = _container(root)
+    kind = container(root)
     if kind == "tar":
         return decode_image(read_member(root, path, limit), max_pixels)
     if kind == "parquet":
@@ -42,7 +42,7 @@ def read_image(root: str, path: str, max_pixels: int = MAX_PIXELS) -> Image.Imag
     return decode_file(Path(root, path), max_pixels)
 
 
-def _container(root: str) -> str | None:
+def container(root: str) -> str | None:
     """`tar` or `parquet`, where the root is such a file and not a folder of that name."""
     lower = root.lower()
     kind = "tar" if lower.endswith(TAR_SUFFIXES) else "parquet" if lower.endswith(".parquet") else None

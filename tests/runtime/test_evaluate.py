@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pyarrow import parquet
 
 import runtime
 from runtime.__main__ import main
+from runtime.errors import InputError, OutputFileError
 from runtime.evaluation_output import SCORES, SUMMARY
 from runtime.manifest import manifest_path, read_manifest
 from runtime.store import Store
@@ -84,6 +86,7 @@ def test_json_is_alone_on_stdout_and_is_the_file(call, tiny, colors, tmp_path) -
     assert raw["acc"] == {"mean": 1.0, "std": 0.0, "by_seed": [1.0, 1.0]}
     assert raw["confusion"] == (8 * np.eye(3, dtype=int)).tolist()
     rows = parquet.read_table(out / SCORES).to_pylist()
+    assert {(row["k"], row["starts"], row["images"]) for row in rows} == {(3, 10, 24)}
     assert [(row["normalisation"], row["seed"], row["acc"]) for row in rows] == [
         ("raw", 7, 1.0), ("raw", 8, 1.0), ("l2", 7, 1.0), ("l2", 8, 1.0),
     ]  # fmt: skip
@@ -149,6 +152,16 @@ def test_a_damaged_cache_is_told_with_what_to_do(call, tiny, colors, tmp_path) -
     assert err.endswith("remove it, or give --no-cache\n")
 
 
+def test_a_model_that_does_not_load_is_not_the_caches_fault(call, tiny, colors, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise InputError("odd.onnx: ONNX Runtime opens no path that is not UTF-8; rename it")
+
+    monkeypatch.setattr("runtime.backends.open_session", refuse)
+    code, _, err = call(tiny, "--data", f"folder:{colors}", "--seeds", 1)
+    assert code == 2
+    assert err.splitlines()[-1] == "runtime: odd.onnx: ONNX Runtime opens no path that is not UTF-8; rename it"
+
+
 def test_unreadable_pictures_are_told_and_left_out(call, tiny, colors) -> None:
     (colors / "red" / "3.png").write_bytes(b"no picture")
     code, out, err = call(tiny, "--data", f"folder:{colors}", "--seeds", 1, "--json")
@@ -206,6 +219,53 @@ def test_models_of_one_name_are_told_apart_by_their_path(call, make_model, color
     assert f"\n  {models[1]}: vits14, ITAE min in layers 0" in out
 
 
+def test_data_sets_of_one_name_are_told_apart_by_their_path(call, tiny, colors, tmp_path) -> None:
+    shutil.copytree(colors, tmp_path / "copy" / "colors")
+    data = [f"folder:{colors}", f"folder:{tmp_path / 'copy' / 'colors'}"]
+    _, out, _ = call(tiny, "--data", data[0], "--data", data[1], "--seeds", 1, "--json")
+    assert [one["name"] for one in json.loads(out)["datasets"]] == data
+
+
+def test_a_name_with_a_line_break_breaks_no_table(call, make_model, colors, tmp_path) -> None:
+    shutil.move(colors, tmp_path / "two\nlines")
+    model = make_model(tmp_path / "m", "of\ntwo.onnx")
+    _, out, err = call(model, "--data", f"folder:{tmp_path}/two\nlines", "--seeds", 1)
+    assert out.startswith("two lines: 24 images")
+    assert cells(out, "of two.onnx  ")[2] == "1.0000"
+    assert "two lines, of two.onnx: 24 images embedded" in err
+
+
+def test_the_last_seed_of_all_can_be_had_and_none_beyond(call, tiny, colors) -> None:
+    arguments = [tiny, "--data", f"folder:{colors}", "--seeds", 2, "--n-init", 1, "--seed"]
+    assert "seeds 4294967294 to 4294967295" in call(*arguments, 2**32 - 2)[1]
+    assert "--seed 4294967295: must be from 0 to 4294967294" in call(*arguments, 2**32 - 1)[2]
+
+
+def test_starts_are_told(call, tiny, colors) -> None:
+    _, out, _ = call(tiny, "--data", f"folder:{colors}", "--seeds", 1, "--n-init", 1)
+    assert out.startswith("colors: 24 images in 3 classes; k-means with k = 3, a single start, seed 0\n")
+    _, out, _ = call(tiny, "--data", f"folder:{colors}", "--seeds", 1, "--n-init", 3, "--json")
+    assert json.loads(out)["starts"] == 3
+
+
+def test_a_provider_for_engines_alone_is_refused(call, make_model, colors, tmp_path) -> None:
+    engine = make_model(tmp_path / "e", "tiny.engine", builder="tensorrt-rtx", batch=(1, 2, 4))
+    code, _, err = call(engine, "--data", f"folder:{colors}", "--provider", "cuda")
+    assert code == 2
+    assert err == f"runtime: --provider cuda is for ONNX models, and {engine} is an engine\n"
+
+
+def test_a_class_of_which_nothing_can_be_read_is_told_in_the_table(call, tiny, colors) -> None:
+    for path in (colors / "red").iterdir():
+        path.write_bytes(b"no picture")
+    (colors / "blue" / os.fsdecode(b"\xff.png")).write_bytes(b"")
+    code, out, _ = call(tiny, "--data", f"folder:{colors}", "--seeds", 1)
+    assert code == 0
+    assert "note: 1 parts of the data can't be read and are not among these images; the first: " in out
+    assert "blue/\\udcff.png: its name is not UTF-8: rename it" in out
+    assert "note: 1 of the classes have no image left: k = 2 is the number of the others" in out
+
+
 def test_several_data_sets_have_a_table_each(call, tiny, colors, tmp_path) -> None:
     shutil.copytree(colors, tmp_path / "other")
     _, out, _ = call(tiny, "--data", f"folder:{colors}", "--data", f"folder:{tmp_path / 'other'}", "--seeds", 1)
@@ -257,7 +317,7 @@ def test_the_papers_figures_stand_beside_a_vitb14_alone_and_say_of_what_they_are
     as_vitb14(tiny, weight_source=weights)
     _, out, _ = call(tiny, *arguments)
     assert cells(out, "paper, with ITAE (")[-3:] == ["0.8449", "0.8682", "0.7946"]
-    assert "note: paper, with ITAE: ViT-B/14, official weights, the whole test split, as published" in out
+    assert "note: paper, with ITAE: ViT-B/14, official weights, the whole test split; as published" in out
     warned = "models here have random weights: the paper's figures are no measure for them" in out
     assert warned == weights.startswith("random")
     assert "the paper's figures are of all images, these are not" not in out
@@ -265,6 +325,8 @@ def test_the_papers_figures_stand_beside_a_vitb14_alone_and_say_of_what_they_are
     assert data["paper"]["comparable"] == (not warned)
     _, out, _ = call(tiny, *arguments, "--limit", 12)
     assert "the paper's figures are of all images, these are not" in out
+    monkeypatch.setitem(runtime.paper.FIGURES, "folder", runtime.paper.FIGURES["tiny-imagenet"])
+    assert "whose labels were never published: here it is the validation split; as" in call(tiny, *arguments)[1]
 
 
 @pytest.mark.parametrize(
@@ -282,15 +344,18 @@ def test_the_papers_figures_stand_beside_a_vitb14_alone_and_say_of_what_they_are
         (["{model}", "nowhere.onnx", "--data", "folder:{data}"], "nowhere.onnx: no such model file"),
         (["{model}", "--data", "folder:{data}", "--out", "{out}/a/b"], "make it first"),
         (["{model}", "--data", "folder:{data}", "--batch", "0"], "a batch of 0"),
+        (["{model}", "--data", "folder:{data}", "--n-init", "0"], "--n-init 0: must be 1 or more"),
+        (["{model}", "{folder}/../{folder.name}/{model.name}", "--data", "folder:{data}"], "is given twice"),
+        (["{model}", "--data", "folder:{data}", "--data", "folder:{data}/."], "is given twice"),
     ],
     ids=["no data", "no model", "no such data", "not that data", "seeds", "seed", "limit", "limit below classes",
-         "cache twice", "missing model", "out", "batch"],
+         "cache twice", "missing model", "out", "batch", "starts", "model twice", "data twice"],
 )  # fmt: skip
 def test_bad_use_is_one_line_and_exit_2_before_anything_is_embedded(
     arguments, message, capsys, tiny, colors, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr("runtime.backends.open_session", None)
-    places = {"model": tiny, "data": colors, "out": tmp_path / "out"}
+    places = {"model": tiny, "folder": tiny.parent, "data": colors, "out": tmp_path / "out"}
     code = main(["evaluate", *(argument.format(**places) for argument in arguments)])
     captured = capsys.readouterr()
     assert (code, captured.out) == (2, "")
@@ -370,6 +435,33 @@ def test_the_report_shows_what_a_model_flags_and_pictures_that_lie_in_an_array(c
     assert "Artifacts" in text
     assert text.count("data:image/webp;base64,") >= 40
     assert "can't be read any more" not in err
+
+
+def test_the_table_is_printed_even_if_the_report_then_fails(call, tiny, colors, tmp_path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OutputFileError("can't write the report: the disk is full")
+
+    monkeypatch.setattr("runtime.report.write_report", full)
+    code, out, err = call(tiny, "--data", f"folder:{colors}", "--seeds", 1, "--report", tmp_path / "r.html")
+    assert code == 2
+    assert out.startswith("colors: 24 images")
+    assert err.endswith("runtime: can't write the report: the disk is full\n")
+
+
+def test_the_report_may_lie_in_the_folder_that_the_command_makes(call, tiny, colors, tmp_path) -> None:
+    out = tmp_path / "out"
+    code, _, err = call(tiny, "--data", f"folder:{colors}", "--seeds", 1, "--out", out, "--report", out / "r.html")
+    assert code == 0, err
+    assert sorted(path.name for path in out.iterdir()) == ["r.html", SCORES, SUMMARY]
+
+
+def test_the_report_says_what_p_means_where_models_are_compared(call, make_model, colors, tmp_path) -> None:
+    models = two_models(make_model, tmp_path)
+    for given, is_told in ((models, True), (models[:1], False)):
+        assert call(*given, "--data", f"folder:{colors}", "--seeds", 2, "--report", tmp_path / "r.html")[0] == 0
+        text = (tmp_path / "r.html").read_text()
+        assert ("paired t-test / Wilcoxon" in text) == is_told
+        assert "\\u000a" not in text  # a line break that would be seen
 
 
 @pytest.mark.parametrize(("name", "message"), [("r.txt", "must end in .html"), ("no/r.html", "does not exist")])

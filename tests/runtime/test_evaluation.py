@@ -54,7 +54,7 @@ def test_six_points_with_one_astray_score_as_by_hand(embed) -> None:
     assert found.mean("nmi") == pytest.approx(mutual / ((half + thirds) / 2), abs=EXACT)
     assert found.mean("ari") == pytest.approx((4 - 2.8) / (6.5 - 2.8), abs=EXACT)
     assert found.confusion.tolist() == [[3, 1], [0, 2]]
-    assert found.predicted().tolist() == [0, 0, 0, 1, 1, 1]
+    assert found.class_of_cluster[found.clustering.labels].tolist() == [0, 0, 0, 1, 1, 1]
     assert [one.seed for one in found.scores] == [0, 1, 2]
     assert found.deviation("acc") == pytest.approx(0, abs=EXACT)
     assert evaluate(embed(six_points(), [0, 0, 0, 0, 1, 1]), "raw", [5]).deviation("acc") is None
@@ -74,7 +74,8 @@ def test_accuracy_is_the_trace_of_the_confusion_matrix_and_the_seed_is_the_media
     assert values[found.median] == np.median(values)
     assert np.trace(found.confusion) / len(labels) == pytest.approx(values[found.median], abs=EXACT)
     assert found.confusion.sum(axis=1).tolist() == np.bincount(labels).tolist()
-    assert (found.predicted() == found.truth).mean() == pytest.approx(values[found.median], abs=EXACT)
+    predicted = found.class_of_cluster[found.clustering.labels]
+    assert (predicted == found.truth).mean() == pytest.approx(values[found.median], abs=EXACT)
     assert sorted(found.class_of_cluster.tolist()) == [0, 1, 2, 3]
     assert found.mean("acc") == pytest.approx(values.mean())
     assert found.deviation("acc") == pytest.approx(np.std(values, ddof=1))
@@ -131,6 +132,21 @@ def test_models_are_compared_on_the_images_that_all_could_embed(embed) -> None:
     assert np.array_equal(one.vectors, other.vectors)
     with pytest.raises(ValueError, match="other images"):
         compare(evaluate(whole, "raw", [0]), evaluate(part, "raw", [0]))
+
+
+def test_each_seed_is_the_best_of_as_many_starts_as_are_asked_for(embed) -> None:
+    vectors, labels = noisy(6, 1.0, n=120)
+    data = embed(vectors, labels)
+    one, many = (evaluate(data, "raw", range(6), n_init=n_init) for n_init in (1, 20))
+    assert (one.starts, many.starts) == (1, 20)
+    pairs = list(zip(one.scores, many.scores, strict=True))
+    assert all(best.inertia <= single.inertia for single, best in pairs)  # the first start is the same
+    assert any(best.inertia < single.inertia for single, best in pairs)
+
+
+def test_a_single_class_is_refused_as_every_score_would_be_1(embed) -> None:
+    with pytest.raises(InputError, match=r"^set, x\.onnx, raw: all 6 images are of one class, 'bee'"):
+        evaluate(embed(six_points(), [1] * 6), "raw", [0])
 
 
 def test_what_cannot_be_clustered_is_told_with_model_and_data_set(embed) -> None:

@@ -29,6 +29,15 @@ def test_it_is_scipys_paired_tests() -> None:
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
 
 
+@pytest.mark.parametrize("images", [2_000, 10_000])
+def test_differences_that_only_rounding_tells_apart_are_ties_to_wilcoxon(images) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        baseline, better = rng.integers(400, 440, 10), rng.integers(-4, 5, 10)  # right answers of so many images
+        found = paired(((baseline + better) / images).tolist(), (baseline / images).tolist())
+        assert found.wilcoxon_p == pytest.approx(stats.wilcoxon(better).pvalue)
+
+
 def test_the_pairs_count_and_not_the_two_samples() -> None:
     baseline = np.linspace(0, 1, 10)
     better = baseline + 0.01 + 0.001 * np.tile([-1, 1], 5)  # always better by a little, within a large spread

@@ -28,3 +28,14 @@ def test_a_record_is_embedded_as_a_file_of_its_pixels(cifar10_folder, tiny, tmp_
         Image.fromarray(np.ascontiguousarray(pixels)).save(files[-1], "BMP")  # another lossless way
     with runtime.load(tiny) as model:
         np.testing.assert_array_equal(found.vectors, model.embed(files))
+
+
+def test_fine_and_coarse_labels_are_scored_from_one_set_of_embeddings(cifar100_folder, tiny, tmp_path, capsys) -> None:
+    cache = tmp_path / "cache"
+    data = ["--data", f"cifar100:{cifar100_folder}", "--data", f"cifar100-coarse:{cifar100_folder}"]
+    arguments = [str(tiny), *data, "--limit", "200", "--seeds", "1", "--n-init", "1", "--cache", str(cache)]
+    assert main(["evaluate", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "in 100 classes" in out
+    assert "in 20 classes" in out
+    assert len(list(cache.iterdir())) == 1

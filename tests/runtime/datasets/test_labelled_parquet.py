@@ -87,6 +87,25 @@ def test_any_file_with_images_and_labels_will_do(strings, tmp_path) -> None:
     assert dataset.labels.tolist() == [1, 0, 1]
 
 
+def test_numbers_that_nothing_names_may_have_gaps(tmp_path) -> None:
+    file = write(tmp_path / "some.parquet", [2**62, 5, 700, 5], names=None)
+    dataset = open_dataset(f"parquet:{file}")
+    assert dataset.classes == ("5", "700", str(2**62))
+    assert dataset.labels.tolist() == [2, 0, 1, 0]
+
+
+def test_categories_of_pandas_are_names(tmp_path) -> None:
+    file = write(tmp_path / "some.parquet", ["b", "a"], names=None, kind=pa.dictionary(pa.int8(), pa.string()))
+    dataset = open_dataset(f"parquet:{file}")
+    assert (dataset.classes, dataset.labels.tolist()) == (("a", "b"), [1, 0])
+
+
+def test_files_of_numbers_and_of_names_are_no_split(tmp_path) -> None:
+    write(tmp_path / "test-0.parquet", [0, 1], names=None)
+    write(tmp_path / "test-1.parquet", ["a", "b"], names=None, kind=pa.string())
+    assert "its files have different labels" in refused(f"parquet:{tmp_path}")
+
+
 def refused(text: str) -> str:
     with pytest.raises(InputError) as caught:
         open_dataset(text)
@@ -112,7 +131,9 @@ def test_a_folder_without_the_split_is_refused(tmp_path) -> None:
         ([0, 10], {}, "column `label`: image 1 has the label 10, expected 0 to 9"),
         ([-1, 0], {}, "column `label`: image 0 has the label -1, expected 0 to 9"),
         ([0, 2**64 - 1], {"kind": pa.uint64()}, "image 1 has the label 18446744073709551615"),
-        ([0, 2**62], {"names": None}, "image 1 has the label 4611686018427387904, expected 0 to"),
+        ([0, -1], {"names": None}, "image 1 has the label -1: a split without labels?"),
+        ([3, 3], {}, "all images are of the class 'cat', expected two at least"),
+        (["cat", "yeti"], {"kind": pa.string()}, "image 1 is of 'yeti', which its metadata don't name"),
         ([0, None], {}, "row 1 has no `label` (null)"),
         ([0.5, 1.0], {"kind": pa.float32()}, "column `label` holds float, expected whole numbers or names"),
         ([0, 1], {"label": "target"}, "no column label or labels or fine_label or class, only img, target"),
@@ -123,7 +144,8 @@ def test_a_folder_without_the_split_is_refused(tmp_path) -> None:
         ([0, 1], {"metadata": " " * (5 << 20)}, "have 5,242,880 bytes: not those of the hub"),
         ([], {}, "has 0 rows"),
     ],
-    ids=["above", "below", "above int64", "absurd", "null", "floats", "no column", "no JSON", "deep JSON", "other JSON",
+    ids=["above", "below", "above int64", "no label", "one class", "no such name",
+         "null", "floats", "no column", "no JSON", "deep JSON", "other JSON",
          "names twice", "too much JSON", "no rows"],
 )  # fmt: skip
 def test_labels_that_are_wrong_are_named(values, options, message, tmp_path) -> None:

@@ -8,7 +8,7 @@ from reports import parse
 from runtime import load
 from runtime.errors import UsageError
 from runtime.report import Report, sample_artifacts, write_report
-from runtime.report.artifacts import MOST_IMAGES
+from runtime.report.artifacts import MOST_IMAGES, _norms
 from runtime.sources import read_image
 
 OUTPUTS = ("embedding", "artifact_mask", "artifact_norm")
@@ -72,6 +72,15 @@ def test_unreadable_images_are_left_out(tmp_path, make_model, keys):
         none = sample_artifacts(model, 2, lambda _: ("/nowhere", "x.png"))
     assert [one.key for one in some.images] == keys[:2]
     assert none is None
+
+
+@pytest.mark.parametrize("steps", [0, 1, 7])
+def test_norms_that_hardly_differ_have_a_histogram(steps):
+    norm = np.full((3, 9), 100, np.float32)
+    norm[0, 0] += steps * np.spacing(norm[0, 0])
+    found = _norms(11, norm, norm > 100)
+    assert (sum(found.normal), sum(found.flagged)) == ((26, 1) if steps else (27, 0))
+    assert found.edges == sorted(found.edges)
 
 
 def test_a_model_that_tells_no_artifacts_is_refused(tmp_path, make_model, keys):

@@ -177,6 +177,19 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(page, width):
     assert wide == []
 
 
+@pytest.mark.parametrize("width", [320, 390, 1100])
+def test_the_words_of_charts_are_large_enough_and_on_the_page(page, width):
+    page.resize(width, 740, mobile=width < 640)
+    page.settle()
+    words = page.evaluate(
+        "[...document.querySelectorAll('.chart .tick')].map((one) => {"
+        "const box = one.getBoundingClientRect(), card = one.closest('.part').getBoundingClientRect();"
+        "return [one.textContent, box.height, box.left >= card.left && box.right <= card.right] })"
+    )
+    assert len(words) > 5
+    assert [word for word in words if word[1] < 9.5 or not word[2]] == []  # pixels, line height and all
+
+
 def test_dark_mode_is_dark_and_its_text_light(page):
     def brightness(what: str) -> float:
         color = page.evaluate(f"getComputedStyle(document.body).{what}")

@@ -250,3 +250,15 @@ def test_a_flat_or_single_score_is_still_a_curve(tmp_path):
     for curve in (Curve([2], [0.1], 2), Curve([2, 3], [0.1, 0.1], 3)):
         write_report(tmp_path / "r.html", Report("t", [], curve=curve))
         assert "nan" not in (tmp_path / "r.html").read_text().lower().split("<script")[0].split("</style>")[1]
+
+
+def test_a_large_confusion_has_each_class_with_its_cluster_in_a_table(tmp_path):
+    labels = np.repeat(np.arange(39), 4)
+    classes = [f"class {number:02d}" for number in labels]
+    classes[:3] = ["class 01"] * 2 + ["class 40"]  # of cluster 0: one its own class's, one of a class that gets none
+    write_report(tmp_path / "r.html", Report("t", [], confusion=count_confusion(labels, classes)))
+    text = " ".join(parse(tmp_path / "r.html").text.split())
+    assert "All classes as a table" in text
+    assert "class 01 1 4 of 6 67%" in text
+    assert "class 02 2 4 of 4 100%" in text
+    assert "class 40 none 0 of 1 0%" in text
