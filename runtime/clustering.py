@@ -216,15 +216,24 @@ def score_bias(shifted: Float64, origin: Float64) -> Float32:
     """What `nearest` adds to the products of points with k centroids (k, C), which are `shifted` by `origin`: (k,).
 
     Raises:
-        InputError: squares of such numbers are infinite or 0 in float32, and every label would be wrong in silence.
+        InputError: as `check_squares`.
     """
     bias: Float64 = np.einsum("ij,ij->i", shifted, shifted) + 2 * shifted @ origin
-    if (largest := float(np.abs(bias).max())) and not _SQUARES[0] < largest < _SQUARES[1]:
+    check_squares(float(np.abs(bias).max()))
+    return bias.astype(np.float32)
+
+
+def check_squares(largest: float) -> None:
+    """Check that float32 can hold squared distances, of which this is the largest.
+
+    Raises:
+        InputError: squares of such numbers are infinite or 0 in float32, and every label would be wrong in silence.
+    """
+    if largest and not _SQUARES[0] < largest < _SQUARES[1]:
         raise InputError(
             f"squared distances of about {largest:.0e} can't be compared in float32: take --metric cosine, or scale "
             "the embeddings"
         )
-    return bias.astype(np.float32)
 
 
 def nearest_other(parts: Iterable[Float32], clustering: Clustering) -> tuple[Int32, Float32]:

@@ -73,4 +73,10 @@ class ParityError(CheckError):
 
 def one_line(error: BaseException) -> str:
     """The text of an error on one line, as the command line prints it."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return plain(str(error)) or type(error).__name__
+
+
+def plain(text: str) -> str:
+    """The text on one line of a terminal: names of files may hold line breaks, or what would steer it."""
+    line = " ".join(text.split())
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -70,7 +71,7 @@ def check_k(points: Float32, k: int) -> None:
         raise UsageError(f"--k {k}: there are only {len(points)} embeddings; choose no more")
     distinct: set[bytes] = set()
     for row in points:  # few rows as a rule: it stops at k
-        distinct.add((row + 0).tobytes())  # + 0: -0 becomes 0
+        distinct.add(hashlib.blake2b((row + 0).tobytes(), digest_size=16).digest())  # + 0: -0 becomes 0
         if len(distinct) == k:
             return
     raise UsageError(f"--k {k}: {len(points)} embeddings, but only {len(distinct)} distinct ones; choose no more")

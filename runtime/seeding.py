@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from runtime.clustering import Float32, Float64, one_blas_thread
+from runtime.clustering import Float32, Float64, check_squares, one_blas_thread
 
 SAMPLE = 4096
 """Points that are looked at, at least; of fewer, all."""
@@ -29,11 +29,16 @@ def plus_plus(points: Float32, k: int, generator: np.random.Generator) -> Float6
     such candidates the one that lowers the sum of those the most is taken, as in scikit-learn. Where every point equals
     one that was drawn, the rest are any others.
 
+    Raises:
+        InputError: as `clustering.check_squares`.
+
     Source: Arthur and Vassilvitskii, "k-means++: the advantages of careful seeding", 2007.
     """
-    mean = points.mean(axis=0)
+    mean = points.mean(axis=0, dtype=np.float64).astype(np.float32)
     points -= mean  # the less is lost in products
-    norms = np.einsum("ij,ij->i", points, points, dtype=np.float64).astype(np.float32)
+    squares = np.einsum("ij,ij->i", points, points, dtype=np.float64)
+    check_squares(float(squares.max()))
+    norms = squares.astype(np.float32)
     candidates = 2 + int(np.log(k))
     chosen = [int(generator.integers(len(points)))]
     with one_blas_thread():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from runtime import cluster_options
 from runtime.cluster_options import AUTO, Settings
 from runtime.commands import cluster_report, options
+from runtime.errors import plain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,7 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def say(line: str) -> None:
         if not arguments.quiet:
-            sys.stderr.write(f"{line}\n")
+            sys.stderr.write(f"{plain(line)}\n")
 
     out = arguments.out
     store = _opened(arguments.embeddings, say)
@@ -139,6 +140,8 @@ def run(arguments: argparse.Namespace) -> int:
         summary = cluster_summary.summarize(clustering, settings, reader.metric, store, picture, scores, curve, old)
         more = {} if curve is None else {cluster_output.SILHOUETTE: choose_k.draw(curve)}
         summary = cluster_output.publish_results(out, work, roots, paths, clustering, picture.png, summary, more)
+    sys.stdout.write(f"{json.dumps(summary, indent=2)}\n" if arguments.json else cluster_summary.as_text(summary, out))
+    sys.stdout.flush()  # before the report, which takes a while and may fail
     if arguments.report is not None:
         say("writing the report")
         seconds = time.monotonic() - started
@@ -147,7 +150,6 @@ def run(arguments: argparse.Namespace) -> int:
                 arguments, reader, clustering, key_of, summary, classes=classes, curve=curve, seconds=seconds
             )
         )
-    sys.stdout.write(f"{json.dumps(summary, indent=2)}\n" if arguments.json else cluster_summary.as_text(summary, out))
     return 0
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from runtime.commands import options
-from runtime.errors import CheckError, UsageError
+from runtime.errors import CheckError, UsageError, plain
 
 if TYPE_CHECKING:
     from runtime.embedder import Embedder, Outcome
@@ -190,7 +190,7 @@ def _report(arguments: argparse.Namespace, outcome: Outcome, seconds: float) -> 
             f"{outcome.missing:,} images of the store were not found this time, their rows stay: "
             f"{', '.join(outcome.first_missing)}{' ...' if outcome.missing > len(outcome.first_missing) else ''}"
         )
-    sys.stderr.write("".join(f"{line}\n" for line in lines))
+    sys.stderr.write("".join(f"{plain(line)}\n" for line in lines))
     if arguments.json:
         counts = {name: getattr(outcome, name) for name in ("embedded", "present", "failed", "missing")}
         summary = {"out": str(out), "format": arguments.format, **counts, "seconds": round(seconds, 3)}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.commands import options
-from runtime.errors import CheckError, UsageError
+from runtime.errors import CheckError, UsageError, plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,10 +94,11 @@ def run(arguments: argparse.Namespace) -> int:
     from runtime.backends.session import check_names, chosen_batch
     from runtime.commands import evaluate_report
     from runtime.datasets import open_dataset
-    from runtime.evaluation_output import output_folder, publish_evaluation
+    from runtime.evaluation_output import KIND, SCORES, scores_parquet
     from runtime.evaluation_report import as_json, as_text
     from runtime.manifest import read_manifest
     from runtime.pipeline import silence_pillow
+    from runtime.result_folder import publish_result, result_folder
 
     silence_pillow()
     names = _names(arguments.model)
@@ -113,12 +114,12 @@ def run(arguments: argparse.Namespace) -> int:
             _say(f"{dataset.name}: {remark}")
         for problem in dataset.problems[:1]:
             _say(f"{dataset.name}: {len(dataset.problems)} parts can't be read; {problem.path or 'it'} {problem.error}")
-    with output_folder(arguments.out) if arguments.out else contextlib.nullcontext():
+    with result_folder(arguments.out, KIND) if arguments.out else contextlib.nullcontext() as work:
         embedded = _embed_all(arguments, names, manifests, datasets)
         results = [_evaluate(arguments, list(by_model)) for by_model in zip(*embedded, strict=True)]
         summary = as_json(results)
-        if arguments.out:
-            publish_evaluation(arguments.out, results, summary)
+        if work is not None:
+            publish_result(arguments.out, work, KIND, {SCORES: scores_parquet(results)}, summary)
         sys.stdout.write(f"{json.dumps(summary, indent=2)}\n" if arguments.json else as_text(results))
         sys.stdout.flush()  # before the report, which takes a while and may fail
         if arguments.report:
@@ -273,5 +274,5 @@ def _evaluate(arguments: argparse.Namespace, by_model: list[EmbeddedDataset]) ->
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{plain(line)}\n")
     sys.stderr.flush()

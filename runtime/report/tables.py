@@ -15,6 +15,8 @@ from runtime.report.elements import Html, data_uri, element, join
 
 MOST_CELLS = 1_500
 """Of a confusion matrix of numbers; a larger one is a picture."""
+_MOST_PIXELS = 16_383
+"""Of a side of a WebP image."""
 _MOST_PAIRS = 15
 _HEAT = 9
 """Steps of colour."""
@@ -101,8 +103,10 @@ def _cells(
     )
 
 
-def _picture(found: Confusion, share: npt.NDArray[np.float64]) -> Html:
-    """A pixel for each cell."""
+def _picture(found: Confusion, share: npt.NDArray[np.float64]) -> Html | None:
+    """A pixel for each cell; None where there are more than a WebP image has."""
+    if max(share.shape) > _MOST_PIXELS:
+        return None
     pixels = _LIGHT + (_DARK - _LIGHT) * np.sqrt(share)[..., None]
     file = io.BytesIO()
     Image.fromarray(pixels.round().astype(np.uint8)).save(file, "WEBP", lossless=True)

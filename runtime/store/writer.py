@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import queue
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.atomic import cannot_write
+from runtime.atomic import cannot_write, locked
 from runtime.errors import OutputFileError, UsageError
 from runtime.keys import Keys
 from runtime.store.npy_file import PATHS, VECTORS
@@ -48,7 +47,9 @@ def open_writer(folder: Path, origin: Mapping[str, Any], kind: Kind = "parquet")
     """
     made = _make(folder)
     try:
-        with _locked(folder):
+        with locked(folder) as is_free:
+            if not is_free:
+                raise OutputFileError(f"another `embed` is writing into {folder}: wait for it")
             _remove_leftovers(folder)
             _check_place(folder, origin, kind)
             with contextlib.closing(StoreWriter(folder, origin, kind)) as writer:
@@ -167,24 +168,6 @@ def _make(folder: Path) -> bool:
     except OSError as error:
         raise cannot_write(folder, error) from error
     return True
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other runs out of `folder`, however this one ends."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OutputFileError(f"another `embed` is writing into {folder}: wait for it") from error
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _remove_leftovers(folder: Path) -> None:

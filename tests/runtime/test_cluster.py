@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from runtime import cluster_output
+from runtime import cluster_output, result_folder
 from runtime.__main__ import main
 from runtime.cluster_output import CENTROIDS, LABELS, PICTURE, SUMMARY
 from runtime.command import INTERRUPTED
@@ -381,7 +381,7 @@ def test_a_full_disk_leaves_what_was_there(embeddings, out, capsys, monkeypatch,
 @pytest.mark.parametrize("moved", range(5))
 def test_whenever_publishing_stops_files_of_two_runs_never_pass_as_one(embeddings, out, monkeypatch, moved):
     run(embeddings, "--k", 2, "--out", out)
-    real, calls = cluster_output.publish, []
+    real, calls = result_folder.publish, []
 
     def publish(source: Path, target: Path) -> None:
         if len(calls) == moved:
@@ -389,7 +389,7 @@ def test_whenever_publishing_stops_files_of_two_runs_never_pass_as_one(embedding
         calls.append(target.name)
         real(source, target)
 
-    monkeypatch.setattr(cluster_output, "publish", publish)
+    monkeypatch.setattr(result_folder, "publish", publish)
     code = run(embeddings, "--k", 3, "--out", out)
     assert (code, is_whole(out)) == ((0, True) if moved == 4 else (INTERRUPTED, False))
     assert calls == [LABELS, CENTROIDS, PICTURE, SUMMARY][:moved]
@@ -419,7 +419,7 @@ def test_a_move_that_fails_says_what_is_left(embeddings, out, capsys, monkeypatc
 @pytest.mark.parametrize("moved", range(4))
 def test_a_signal_waits_until_everything_is_published(embeddings, out, capsys, monkeypatch, moved, number):
     run(embeddings, "--k", 2, "--out", out)
-    real, calls = cluster_output.publish, []
+    real, calls = result_folder.publish, []
 
     def publish(source: Path, target: Path) -> None:
         if len(calls) == moved:
@@ -427,7 +427,7 @@ def test_a_signal_waits_until_everything_is_published(embeddings, out, capsys, m
         calls.append(target.name)
         real(source, target)
 
-    monkeypatch.setattr(cluster_output, "publish", publish)
+    monkeypatch.setattr(result_folder, "publish", publish)
     assert run(embeddings, "--k", 3, "--out", out) == INTERRUPTED
     assert is_whole(out)
     assert json.loads((out / SUMMARY).read_text())["k"] == 3
@@ -435,9 +435,7 @@ def test_a_signal_waits_until_everything_is_published(embeddings, out, capsys, m
 
 def test_a_second_run_into_the_same_folder_is_refused(embeddings, out, capsys):
     with cluster_output.output_folder(out, embeddings):
-        assert f"another `cluster` is writing into {out}" in refused(
-            capsys, embeddings, "--k", 2, "--out", out, "--quiet"
-        )
+        assert f"another run is writing into {out}" in refused(capsys, embeddings, "--k", 2, "--out", out, "--quiet")
     assert run(embeddings, "--k", 2, "--out", out) == 0
 
 
@@ -452,13 +450,13 @@ def test_a_summary_of_another_program_is_not_replaced(embeddings, out, capsys, t
 
 def test_the_old_summary_goes_before_the_first_file_is_replaced(embeddings, out, monkeypatch):
     run(embeddings, "--k", 2, "--out", out)
-    real = cluster_output.publish
+    real = result_folder.publish
 
     def publish(source: Path, target: Path) -> None:
         assert not (out / SUMMARY).exists()
         real(source, target)
 
-    monkeypatch.setattr(cluster_output, "publish", publish)
+    monkeypatch.setattr(result_folder, "publish", publish)
     assert run(embeddings, "--k", 3, "--out", out) == 0
 
 

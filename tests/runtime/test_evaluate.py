@@ -12,10 +12,12 @@ from PIL import Image
 from pyarrow import parquet
 
 import runtime
+from runtime import result_folder
 from runtime.__main__ import main
 from runtime.errors import InputError, OutputFileError
-from runtime.evaluation_output import SCORES, SUMMARY
+from runtime.evaluation_output import SCORES
 from runtime.manifest import manifest_path, read_manifest
+from runtime.result_folder import SUMMARY
 from runtime.store import Store
 
 COLORS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
@@ -375,24 +377,32 @@ def test_a_folder_of_embeddings_is_refused_as_out(call, tiny, colors, tmp_path) 
 
 @pytest.mark.parametrize("failing", [SCORES, SUMMARY])
 def test_files_of_two_runs_never_pass_as_one(failing, call, tiny, colors, tmp_path, monkeypatch) -> None:
-    from runtime import evaluation_output
-
     out = tmp_path / "out"
     arguments = [tiny, "--data", f"folder:{colors}", "--out", out, "--seeds"]
     call(*arguments, 1)
-    real = evaluation_output.write_atomically
+    real = result_folder.publish
 
-    def write(path: Path, data: bytes) -> None:
-        if path.name == failing:
+    def publish(source: Path, target: Path) -> None:
+        if target.name == failing:
             raise KeyboardInterrupt
-        real(path, data)
+        real(source, target)
 
-    monkeypatch.setattr(evaluation_output, "write_atomically", write)
+    monkeypatch.setattr(result_folder, "publish", publish)
     assert call(*arguments, 2)[0] == 130
     assert not (out / SUMMARY).exists()
     monkeypatch.undo()
     assert call(*arguments, 2)[0] == 0
     assert sorted(path.name for path in out.iterdir()) == sorted([SCORES, SUMMARY])
+
+
+def test_the_result_of_a_clustering_is_not_replaced(call, tiny, colors, tmp_path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / SUMMARY).write_text('{"files": {"labels.parquet": {}, "centroids.npy": {}}}')
+    code, _, err = call(tiny, "--data", f"folder:{colors}", "--seeds", 1, "--out", out)
+    assert code == 2
+    assert "holds a summary.json that `evaluate` did not write: give it a folder of its own" in err
+    assert [path.name for path in out.iterdir()] == [SUMMARY]
 
 
 # The report

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -253,6 +254,23 @@ def test_a_k_that_the_points_do_not_have_is_refused(k, message):
         with pytest.raises(UsageError, match=rf"--k {k}: {message}"):
             refuse(points, k)
     assert cluster(points, 3).sizes.tolist() == [3, 1, 1]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [1e20, 1e37, 1e-25])
+def test_what_float32_can_not_square_is_refused_without_a_warning(scale):
+    points = np.random.default_rng(0).standard_normal((300, 8), np.float32) * np.float32(scale)
+    with pytest.raises(InputError, match="can't be compared in float32: take --metric cosine"):
+        cluster(points, 3)
+
+
+def test_as_many_clusters_as_points_need_no_second_copy_of_them():
+    points = np.random.default_rng(0).standard_normal((2000, 768), np.float32)
+    tracemalloc.start()
+    check_k(points, 2000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < points.nbytes / 5
 
 
 def test_points_that_differ_too_little_to_be_told_apart_are_refused_without_a_warning():

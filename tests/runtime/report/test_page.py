@@ -22,6 +22,7 @@ from runtime.report import (
     draw_map,
     write_report,
 )
+from runtime.report.content import Confusion
 from runtime.report.elements import visible
 
 HOSTILE = [
@@ -262,3 +263,12 @@ def test_a_large_confusion_has_each_class_with_its_cluster_in_a_table(tmp_path):
     assert "class 01 1 4 of 6 67%" in text
     assert "class 02 2 4 of 4 100%" in text
     assert "class 40 none 0 of 1 0%" in text
+
+
+def test_a_confusion_of_more_classes_than_a_picture_has_pixels_is_a_table(tmp_path):
+    n = 16_384
+    confusion = Confusion([str(number) for number in range(n)], [0], np.ones((n, 1), np.int64), ["0"])
+    write_report(tmp_path / "r.html", Report("t", [], confusion=confusion))
+    page = parse(tmp_path / "r.html")
+    assert not page.all("img")
+    assert "All classes as a table" in page.text
