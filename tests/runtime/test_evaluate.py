@@ -371,7 +371,7 @@ def test_a_folder_of_embeddings_is_refused_as_out(call, tiny, colors, tmp_path) 
     before = sorted(path.name for path in store.iterdir())
     code, _, err = call(tiny, "--data", f"folder:{colors}", "--seeds", 1, "--out", store)
     assert code == 2
-    assert "holds embeddings: give it a folder of its own" in err
+    assert "holds embeddings (part-00000.parquet): give it a folder of its own" in err
     assert sorted(path.name for path in store.iterdir()) == before
 
 
