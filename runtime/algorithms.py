@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,19 @@ import numpy as np
 from runtime.clustering import Clustering, Float32, Int32, from_labels
 from runtime.errors import UsageError
 from runtime.kmeans import check_k
+from runtime.progress import FIRST_LINE
 
 MIN_CLUSTER_SIZE = 5
 MAX_AGGLOMERATIVE = 30_000
 """Points that agglomerative takes: the distances of each two, 8 bytes each, are 3.6 GB then."""
 
 
-def hdbscan(points: Float32, min_cluster_size: int = MIN_CLUSTER_SIZE, min_samples: int | None = None) -> Clustering:
+def hdbscan(
+    points: Float32,
+    min_cluster_size: int = MIN_CLUSTER_SIZE,
+    min_samples: int | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Clustering:
     """Clusters of any shape where the n points (n, C) lie densely; the others are noise. Deterministic.
 
     Time grows as n² C; memory as n C.
@@ -27,6 +34,7 @@ def hdbscan(points: Float32, min_cluster_size: int = MIN_CLUSTER_SIZE, min_sampl
         points: the embeddings.
         min_cluster_size: 2 or more; what is smaller is noise.
         min_samples: neighbours that make a place dense; by default `min_cluster_size`.
+        tell: told every few seconds for how long it computes.
 
     Raises:
         UsageError: there are fewer points than `min_cluster_size` or `min_samples`.
@@ -39,11 +47,13 @@ def hdbscan(points: Float32, min_cluster_size: int = MIN_CLUSTER_SIZE, min_sampl
         if not least <= value <= len(points):
             raise UsageError(f"--{option} {value}: must be from {least} to {len(points)}, the number of embeddings")
     model = HDBSCAN(min_cluster_size=min_cluster_size, min_samples=min_samples, copy=True)
-    return from_labels(points, _labels(lambda: model.fit(points)))
+    return from_labels(points, _labels(lambda: model.fit(points), tell))
 
 
-def agglomerative(points: Float32, k: int, linkage: str = "ward") -> Clustering:
-    """Merge the two nearest clusters of n points (n, C) until there are k. Deterministic.
+def agglomerative(
+    points: Float32, k: int, linkage: str = "ward", tell: Callable[[str], None] = lambda line: None
+) -> Clustering:
+    """Merge the two nearest clusters of n points (n, C) until there are k. Deterministic; `tell` as in `hdbscan`.
 
     Raises:
         UsageError: as `check_k`, or there are too many points for the distances of each two.
@@ -59,10 +69,10 @@ def agglomerative(points: Float32, k: int, linkage: str = "ward") -> Clustering:
 
     if len(points) == 1:
         return from_labels(points, np.zeros(1, np.int32))
-    return from_labels(points, _labels(lambda: AgglomerativeClustering(k, linkage=linkage).fit(points)))
+    return from_labels(points, _labels(lambda: AgglomerativeClustering(k, linkage=linkage).fit(points), tell))
 
 
-def _labels(fit: Callable[[], Any]) -> Int32:
+def _labels(fit: Callable[[], Any], tell: Callable[[str], None]) -> Int32:
     """The labels that scikit-learn finds, in a thread: its compiled code, for minutes or hours, hears no Ctrl-C."""
     done: Future[Int32] = Future()
 
@@ -72,5 +82,8 @@ def _labels(fit: Callable[[], Any]) -> Int32:
         except BaseException as error:
             done.set_exception(error)
 
+    started = time.monotonic()
     threading.Thread(target=work, name="fit", daemon=True).start()  # a daemon: nothing waits for it at exit
+    while not wait([done], timeout=FIRST_LINE).done:
+        tell(f"computing for {time.monotonic() - started:.0f} s")
     return done.result()

@@ -20,7 +20,7 @@ from runtime.errors import InputError, UsageError
 from runtime.kmeans import STARTS, cluster, normalize_rows
 from runtime.metrics import contingency, score
 from runtime.paired import Paired, paired
-from runtime.progress import SECONDS_BETWEEN_LINES
+from runtime.progress import NowAndThen, after
 from runtime.sources import location
 
 Float64 = npt.NDArray[np.float64]
@@ -28,8 +28,6 @@ Normalisation = Literal["raw", "l2"]
 NORMALISATIONS: tuple[Normalisation, ...] = ("raw", "l2")
 """Embeddings as the model gives them, and each divided by its L2 norm."""
 METRICS = ("acc", "nmi", "ari")
-_FIRST_LINE = 2.0
-"""Seconds after which a step says how far it is; then every `SECONDS_BETWEEN_LINES`."""
 
 
 @dataclass(frozen=True)
@@ -183,13 +181,10 @@ def _cluster_all(
 ) -> list[Clustering]:
     """A clustering for each seed, one after the other: each takes every core."""
     found: list[Clustering] = []
-    due = time.monotonic() + _FIRST_LINE
-    for seed in seeds:
+    say = NowAndThen(tell)
+    for number, seed in enumerate(seeds, 1):
         try:
-            found.append(cluster(points, k, seed, n_init=n_init))
+            found.append(cluster(points, k, seed, n_init=n_init, tell=after(f"seed {number} of {len(seeds)}, ", say)))
         except UsageError as error:
             raise InputError(f"{what}: can't be clustered into {k} ({error})") from error
-        if time.monotonic() > due and len(found) < len(seeds):
-            due = time.monotonic() + SECONDS_BETWEEN_LINES
-            tell(f"{len(found)} of {len(seeds)} seeds clustered")
     return found

@@ -11,6 +11,7 @@ import numpy as np
 from runtime.clustering import Clustering, Float32, Float64, arranged, distances_to
 from runtime.errors import InputError, UsageError
 from runtime.lloyd import Fit, NumpyPoints, Points, lloyd
+from runtime.progress import after
 from runtime.seeding import plus_plus, sample_rows
 
 __all__ = ["MAX_ITERATIONS", "STARTS", "Clustering", "check_k", "cluster", "normalize_rows"]
@@ -85,6 +86,7 @@ def cluster(
     n_init: int = STARTS,
     max_iter: int = MAX_ITERATIONS,
     device: str = "cpu",
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Clustering:
     """Cluster n points (n, C) by k-means.
 
@@ -97,6 +99,7 @@ def cluster(
         n_init: starts; the one of the lowest inertia is kept, of equals the first.
         max_iter: Lloyd iterations of each start, at most; of many points the first ones look at a sample.
         device: `cpu` for numpy, or what `torch_kmeans` knows.
+        tell: told after each iteration how far it is, in words.
 
     Raises:
         UsageError: as `check_k`, or points lie so close together that fewer than k clusters come out.
@@ -106,9 +109,11 @@ def cluster(
     where = _on(points, device)
     spread = where.spread()
     best: tuple[float, Fit, Float64] | None = None
-    for generator in np.random.default_rng(seed).spawn(n_init):
+    for number, generator in enumerate(np.random.default_rng(seed).spawn(n_init), 1):
+        say = after(f"start {number} of {n_init}: ", tell)
+        say("choosing centroids")
         start = plus_plus(points[sample_rows(len(points), k, generator)], k, generator)
-        fit = _fit(where, start, max_iter, spread, generator)
+        fit = _fit(where, start, max_iter, spread, generator, say)
         distances = distances_to(points, fit.centroids, fit.labels)
         inertia = float((distances**2).sum())
         if best is None or inertia < best[0]:
@@ -123,7 +128,14 @@ def cluster(
     return found
 
 
-def _fit(where: Points, start: Float64, max_iter: int, spread: float, generator: np.random.Generator) -> Fit:
+def _fit(
+    where: Points,
+    start: Float64,
+    max_iter: int,
+    spread: float,
+    generator: np.random.Generator,
+    tell: Callable[[str], None],
+) -> Fit:
     """Lloyd's iterations from one start: on a sample where there are many points, then on all of them.
 
     Far from its end an iteration moves centroids by more than a sample errs, at an eighth of the time.
@@ -131,10 +143,10 @@ def _fit(where: Points, start: Float64, max_iter: int, spread: float, generator:
     size = max(len(where) // AHEAD, AHEAD_PER_CLUSTER * len(start), AHEAD_LEAST)
     ahead = int(AHEAD_ITERATIONS * max_iter)
     if not ahead or size > len(where) // 4:
-        return lloyd(where, start, max_iter, spread)
+        return lloyd(where, start, max_iter, spread, tell)
     rows = np.sort(generator.choice(len(where), size, replace=False))
-    sampled = lloyd(where.choose(rows), start, ahead, spread)
-    fit = lloyd(where, sampled.centroids, max_iter - sampled.iterations, spread)
+    sampled = lloyd(where.choose(rows), start, ahead, spread, after("on a sample, ", tell))
+    fit = lloyd(where, sampled.centroids, max_iter - sampled.iterations, spread, tell)
     return replace(fit, iterations=sampled.iterations + fit.iterations)
 
 

@@ -109,7 +109,13 @@ class Fit:
     """The number of times that the centroids were moved, or found to stay."""
 
 
-def lloyd(points: Points, start: Float64, max_iter: int, spread: float) -> Fit:
+def lloyd(
+    points: Points,
+    start: Float64,
+    max_iter: int,
+    spread: float,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Fit:
     """Assign each point to its nearest centroid, move each centroid to the mean of its points, and so on.
 
     It ends where no label changes, where the centroids hardly move (`TOLERANCE`), or after `max_iter` moves. Sums are
@@ -121,19 +127,19 @@ def lloyd(points: Points, start: Float64, max_iter: int, spread: float) -> Fit:
         start: (k, C) centroids, k at most n.
         max_iter: 1 or more.
         spread: `points.spread()`, which several starts share.
+        tell: told after each iteration which it was, and how many points changed their cluster.
     """
     k, width = start.shape
     centroids, sums = start.copy(), np.zeros_like(start)
     labels = np.zeros(0, np.int32)
     for iteration in range(1, max_iter + 1):
         found, centroids = _assigned(points, centroids, spread)
-        if iteration == 1:
-            points.add_rows(sums, found, np.arange(len(points)), 1)
-        else:
-            changed = np.flatnonzero(found != labels)
-            if not len(changed):
-                return Fit(labels, centroids, iteration)
-            points.add_rows(sums, found, changed, 1)
+        changed = np.arange(len(points)) if iteration == 1 else np.flatnonzero(found != labels)
+        tell(f"iteration {iteration}, {len(changed):,} of {len(points):,} embeddings changed their cluster")
+        if not len(changed):
+            return Fit(labels, centroids, iteration)
+        points.add_rows(sums, found, changed, 1)
+        if iteration > 1:
             points.add_rows(sums, labels, changed, -1)
         labels = found
         sizes = np.bincount(labels, minlength=k)[:, None]

@@ -79,7 +79,13 @@ def _names(part: Embeddings) -> Callable[[int], str]:
     return lambda row: location(part.roots[row], part.paths[row])
 
 
-def cluster(reader: StoreReader, k: int, seed: int = 0, max_iter: int = PASSES) -> Clustering:
+def cluster(
+    reader: StoreReader,
+    k: int,
+    seed: int = 0,
+    max_iter: int = PASSES,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Clustering:
     """Cluster a store: k-means++ on a sample, then passes of mini-batches; gives fewer clusters where some end empty.
 
     Args:
@@ -87,6 +93,7 @@ def cluster(reader: StoreReader, k: int, seed: int = 0, max_iter: int = PASSES) 
         k: how many clusters.
         seed: same seed, same bytes, on one machine.
         max_iter: passes over the store, besides one for the sample and one for the labels.
+        tell: told after each batch how far it is, in words.
 
     Raises:
         UsageError: k is below 1 or above the number of points.
@@ -107,9 +114,12 @@ def cluster(reader: StoreReader, k: int, seed: int = 0, max_iter: int = PASSES) 
         k, init=start.astype(np.float32), n_init=1, random_state=seed, reassignment_ratio=0, compute_labels=False
     )
     centroids, passes = start, 0
-    for passes in range(1, max_iter + 1):  # noqa: B007  # told below
+    for passes in range(1, max_iter + 1):
+        done = 0
         for batch in reader.batches(max(_BATCH, 2 * k), generator):
             model.partial_fit(batch)
+            done += len(batch)
+            tell(f"pass {passes} of at most {max_iter}: {done:,} of {n:,} embeddings")
         before, centroids = centroids, model.cluster_centers_.astype(np.float64)
         if ((centroids - before) ** 2).sum() <= limit:
             break

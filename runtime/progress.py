@@ -7,12 +7,35 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol, Self, TextIO
 
 SECONDS_BETWEEN_LINES = 10.0
 _WINDOW = 30.0
 """Seconds over which the speed is taken: a run's first images are slow, and its end may be another disk."""
+
+
+FIRST_LINE = 2.0
+"""Seconds after which a reader wonders whether it still runs."""
+
+
+class NowAndThen:
+    """Passes on a line after `FIRST_LINE`, then one every `SECONDS_BETWEEN_LINES`; the others are dropped."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._due = time.monotonic() + FIRST_LINE
+
+    def __call__(self, line: str) -> None:
+        """Take a line, and say it if it is time."""
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + SECONDS_BETWEEN_LINES
+            self._say(line)
+
+
+def after(words: str, say: Callable[[str], None]) -> Callable[[str], None]:
+    """What says each line after these words."""
+    return lambda line: say(f"{words}{line}")
 
 
 class Progress(Protocol):

@@ -198,33 +198,34 @@ def _assigned(reader: StoreReader, old: OldClusters, say: Say) -> tuple[Clusteri
 def _clustered(reader: StoreReader, settings: Settings, say: Say) -> tuple[Clustering, Curve | None]:
     """New clusters, and the curve of `--k auto`; the points are in memory no longer than this takes."""
     from runtime.kmeans import check_k
+    from runtime.progress import NowAndThen
 
     store = reader.store
+    say(f"reading {len(store):,} embeddings of width {store.width}")
     points = reader.load() if settings.algorithm != "minibatch" else None
     if points is not None and settings.k is not None:
         check_k(points, settings.k)  # again below; here it is before a line is told
     curve = None if settings.k_range is None else _curve(reader, points, settings, say)
     k = settings.k or (curve.best if curve else None)
-    into = f" into {k:,}" if k else ""
-    say(f"clustering {len(store):,} embeddings of width {store.width}{into}")
-    clustering = _cluster(reader, points, settings, k)
+    say(f"clustering them{f' into {k:,}' if k else ''}")
+    clustering = _cluster(reader, points, settings, k, NowAndThen(say))
     if k and len(clustering.sizes) < k:
         say(f"only {len(clustering.sizes):,} of {k:,} clusters came out: no embedding is nearest to the others")
     return clustering, curve
 
 
-def _cluster(reader: StoreReader, points: Float32 | None, settings: Settings, k: int | None) -> Clustering:
+def _cluster(reader: StoreReader, points: Float32 | None, settings: Settings, k: int | None, tell: Say) -> Clustering:
     """The clusters that `settings` ask for; k is the number of them where it is known."""
     from runtime import algorithms, kmeans, minibatch
 
     if points is None:
         assert k is not None
-        return minibatch.cluster(reader, k, settings.seed, **settings.given)
+        return minibatch.cluster(reader, k, settings.seed, **settings.given, tell=tell)
     if k is None:
-        return algorithms.hdbscan(points, **settings.given)
+        return algorithms.hdbscan(points, **settings.given, tell=tell)
     if settings.algorithm == "agglomerative":
-        return algorithms.agglomerative(points, k, **settings.given)
-    return kmeans.cluster(points, k, settings.seed, **settings.given)
+        return algorithms.agglomerative(points, k, **settings.given, tell=tell)
+    return kmeans.cluster(points, k, settings.seed, **settings.given, tell=tell)
 
 
 def _curve(reader: StoreReader, points: Float32 | None, settings: Settings, say: Say) -> Curve:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -73,6 +74,28 @@ OPTIONS = {
     "hdbscan": ["--min-cluster-size", 20, "--min-samples", 3],
     "agglomerative": ["--k", 4, "--linkage", "average"],
 }
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "line"),
+    [
+        ("kmeans", r"start 2 of 2: iteration \d+, \d+ of 600 embeddings changed their cluster"),
+        ("minibatch", r"pass 1 of at most 5: 600 of 600 embeddings"),
+        ("hdbscan", r"computing for \d s"),
+        ("agglomerative", r"computing for \d s"),
+    ],
+)
+def test_each_algorithm_says_how_far_it_is_where_it_takes_long(stored, tmp_path, algorithm, line, capsys, monkeypatch):
+    words = [stored, "--algorithm", algorithm, *OPTIONS[algorithm], "--out"]
+    assert run(*words, tmp_path / "fast") == 0
+    assert not re.search(line, capsys.readouterr().err)  # it took less than two seconds
+    for name in ("runtime.progress.FIRST_LINE", "runtime.progress.SECONDS_BETWEEN_LINES"):
+        monkeypatch.setattr(name, -1.0)
+    monkeypatch.setattr("runtime.algorithms.FIRST_LINE", 0)
+    assert run(*words, tmp_path / "slow") == 0
+    assert re.search(line, capsys.readouterr().err)
+    assert run(*words, tmp_path / "quiet", "--quiet") == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -260,7 +283,7 @@ def test_ctrl_c_is_heard_while_compiled_code_computes():
     ring = threading.Timer(0.1, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
     ring.start()
     with pytest.raises(KeyboardInterrupt):
-        algorithms._labels(lambda: hashlib.pbkdf2_hmac("sha256", b"", b"", 20_000_000))  # seconds, deaf to signals
+        algorithms._labels(lambda: hashlib.pbkdf2_hmac("sha256", b"", b"", 20_000_000), print)  # seconds, deaf
     assert time.monotonic() - start < 2
 
 

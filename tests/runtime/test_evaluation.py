@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -158,9 +159,11 @@ def test_what_cannot_be_clustered_is_told_with_model_and_data_set(embed) -> None
         evaluate(zero, "l2", [0])
 
 
-def test_progress_is_told_while_seeds_are_left(embed, monkeypatch) -> None:
-    for name in ("_FIRST_LINE", "SECONDS_BETWEEN_LINES"):
-        monkeypatch.setattr(f"runtime.evaluation.{name}", -1.0)
-    said = []
-    evaluate(embed(six_points(), [0, 0, 0, 1, 1, 1]), "raw", range(3), tell=said.append)
-    assert said == [f"set, x.onnx, raw: {done} of 3 seeds clustered" for done in (1, 2)]
+def test_progress_is_told_of_each_seed_and_start(embed, monkeypatch) -> None:
+    for name in ("FIRST_LINE", "SECONDS_BETWEEN_LINES"):
+        monkeypatch.setattr(f"runtime.progress.{name}", -1.0)
+    said: list[str] = []
+    evaluate(embed(six_points(), [0, 0, 0, 1, 1, 1]), "raw", range(3), n_init=2, tell=said.append)
+    assert said[0] == "set, x.onnx, raw: seed 1 of 3, start 1 of 2: choosing centroids"
+    last = r"set, x\.onnx, raw: seed 3 of 3, start 2 of 2: iteration \d, 0 of 6 embeddings changed their cluster"
+    assert re.fullmatch(last, said[-1])

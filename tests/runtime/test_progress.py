@@ -97,3 +97,14 @@ def test_bar_shows_the_same_on_a_terminal(clock) -> None:
         text = stream.getvalue()
     assert "4 of 10 images" in text or "5 of 10 images" in text
     assert "1 failed" in text
+
+
+def test_now_and_then_a_line_is_passed_on(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    said: list[str] = []
+    say = module.NowAndThen(said.append)
+    for seconds in (0, 1.9, 2, 3, 11.9, 12.1, 13):
+        now[0] = 100 + seconds
+        say(f"{seconds}")
+    assert said == ["2", "12.1"]
