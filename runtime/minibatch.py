@@ -30,9 +30,9 @@ class StoreReader:
     store: Store
     metric: str
 
-    def load(self) -> Float32:
-        """All points, (n, C), in an array of their own; raises InputError."""
-        points = self.store.load()
+    def load(self, tell: Callable[[str], None] = lambda line: None) -> Float32:
+        """All points, (n, C), in an array of their own; `tell` as in `Store.load`; raises InputError."""
+        points = self.store.load(tell)
         return normalize_rows(points, self._name, out=points) if self.metric == "cosine" else points
 
     def _name(self, row: int) -> str:

@@ -201,13 +201,12 @@ def _clustered(reader: StoreReader, settings: Settings, say: Say) -> tuple[Clust
     from runtime.progress import NowAndThen
 
     store = reader.store
-    say(f"reading {len(store):,} embeddings of width {store.width}")
-    points = reader.load() if settings.algorithm != "minibatch" else None
+    points = reader.load(NowAndThen(say)) if settings.algorithm != "minibatch" else None
     if points is not None and settings.k is not None:
         check_k(points, settings.k)  # again below; here it is before a line is told
     curve = None if settings.k_range is None else _curve(reader, points, settings, say)
     k = settings.k or (curve.best if curve else None)
-    say(f"clustering them{f' into {k:,}' if k else ''}")
+    say(f"clustering {len(store):,} embeddings of width {store.width}{f' into {k:,}' if k else ''}")
     clustering = _cluster(reader, points, settings, k, NowAndThen(say))
     if k and len(clustering.sizes) < k:
         say(f"only {len(clustering.sizes):,} of {k:,} clusters came out: no embedding is nearest to the others")

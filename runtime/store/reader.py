@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,16 +87,18 @@ class Store:
         """All embeddings, (n, C) float32: mapped into memory from npy, read from parquet; raises InputError."""
         return self._npy.vectors() if self._npy is not None else self.read().vectors
 
-    def load(self) -> Float32:
+    def load(self, tell: Callable[[str], None] = lambda line: None) -> Float32:
         """All embeddings in memory, (n, C) float32, and hardly more than that while they are read; raises InputError.
 
-        The same rows as those of `vectors`, but always an array of its own, which may be written to.
+        The same rows as those of `vectors`, but always an array of its own, which may be written to. `tell` is told how far
+        it is, after each thousand.
         """
         vectors = np.empty((self._rows, self.width), np.float32)
         first = 0
         for block in self._blocks():
             vectors[first : first + len(block)] = block
             first += len(block)
+            tell(f"{first:,} of {self._rows:,} embeddings read")
         return vectors
 
     def _blocks(self) -> Iterator[Float32]:

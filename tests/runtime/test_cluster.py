@@ -123,7 +123,7 @@ def test_the_four_files_tell_the_same_story(embeddings, out, capsys):
     assert "0                 4   44.4%" in captured.out
     assert str(out / PICTURE) in captured.out
     assert "ACC" not in captured.out
-    assert "reading 9 embeddings of width 4\nclustering them into 3\n" in captured.err
+    assert "clustering 9 embeddings of width 4 into 3" in captured.err
 
 
 def test_folder_names_are_scored_and_the_scores_kept(embeddings, out, capsys):

@@ -93,7 +93,9 @@ def test_each_algorithm_says_how_far_it_is_where_it_takes_long(stored, tmp_path,
         monkeypatch.setattr(name, -1.0)
     monkeypatch.setattr("runtime.algorithms.FIRST_LINE", 0)
     assert run(*words, tmp_path / "slow") == 0
-    assert re.search(line, capsys.readouterr().err)
+    said = capsys.readouterr().err
+    assert re.search(line, said)
+    assert ("600 of 600 embeddings read\n" in said) == (algorithm != "minibatch")
     assert run(*words, tmp_path / "quiet", "--quiet") == 0
     assert capsys.readouterr().err == ""
 
