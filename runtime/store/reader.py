@@ -90,8 +90,8 @@ class Store:
     def load(self, tell: Callable[[str], None] = lambda line: None) -> Float32:
         """All embeddings in memory, (n, C) float32, and hardly more than that while they are read; raises InputError.
 
-        The same rows as those of `vectors`, but always an array of its own, which may be written to. `tell` is told how far
-        it is, after each thousand.
+        The same rows as those of `vectors`, but always an array of its own, which may be written to. `tell` is told
+        how far it is, after each thousand.
         """
         vectors = np.empty((self._rows, self.width), np.float32)
         first = 0
