@@ -191,7 +191,9 @@ def _command(arguments: argparse.Namespace) -> str:
     """The command with its options as they were read, defaults left out where they are none."""
     words = ["cluster", str(arguments.embeddings)]
     for name, value in vars(arguments).items():
-        if name in ("embeddings", "run", "verbose", "quiet", "json") or value is None or value is False or value == []:
+        if name in ("embeddings", "run", "verbose", "quiet", "json") or value in (None, False, []):
+            continue
+        if (name, value) == ("provider", "auto"):  # the only default that is a word
             continue
         option = "--" + name.replace("_", "-")
         for one in value if isinstance(value, list) else [value]:
