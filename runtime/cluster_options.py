@@ -25,8 +25,9 @@ MAX_SEED = 2**32 - 1
 """What scikit-learn takes."""
 MOST = {"n_init": 10_000, "max_iter": 1_000_000}
 """Beyond these a typing error is likelier; the generators of as many starts are made at once."""
-DEVICES = re.compile(r"cpu|torch-cpu|cuda(:\d{1,4})?")
-"""`torch-cpu` computes as a GPU would, where there is none: for checking."""
+DEVICES = re.compile(r"cpu|torch-cpu|(cuda|cuvs)(:\d{1,4})?")
+"""`cuda` is PyTorch, `cuvs` NVIDIA's cuVS for the first iterations; `torch-cpu` is for checking `cuda`."""
+DEVICE_WORDS = "cpu, torch-cpu, cuda, cuda:N, cuvs or cuvs:N"
 AUTO = "auto"
 
 _OPTIONS = tuple(dict.fromkeys(name for names in TAKES.values() for name in names))
@@ -68,7 +69,7 @@ class Settings:
         if given.get("seed", 0) > MAX_SEED:
             raise UsageError(_bad_seed(given["seed"]))
         if not DEVICES.fullmatch(device := given.get("device", "cpu")):
-            raise UsageError(f"--device {device}: must be cpu, torch-cpu, cuda or cuda:N")
+            raise UsageError(f"--device {device}: must be {DEVICE_WORDS}")
         algorithm = arguments.algorithm or ALGORITHMS[0]
         if arguments.assign is not None:
             _refuse_beside_assign(arguments, given)

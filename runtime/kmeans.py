@@ -10,7 +10,7 @@ import numpy as np
 
 from runtime.clustering import Clustering, Float32, Float64, arranged, distances_to
 from runtime.errors import InputError, UsageError
-from runtime.lloyd import Fit, NumpyPoints, Points, lloyd
+from runtime.lloyd import Approaching, Fit, NumpyPoints, Points, lloyd
 from runtime.progress import after
 from runtime.seeding import plus_plus, sample_rows
 
@@ -98,7 +98,7 @@ def cluster(
         seed: of the starts.
         n_init: starts; the one of the lowest inertia is kept, of equals the first.
         max_iter: Lloyd iterations of each start, at most; of many points the first ones look at a sample.
-        device: `cpu` for numpy, or what `torch_kmeans` knows.
+        device: `cpu` for numpy, or what `cluster_options.DEVICES` has.
         tell: told after each iteration how far it is, in words.
 
     Raises:
@@ -136,12 +136,17 @@ def _fit(
     generator: np.random.Generator,
     tell: Callable[[str], None],
 ) -> Fit:
-    """Lloyd's iterations from one start: on a sample where there are many points, then on all of them.
+    """Lloyd's iterations from one start: by cuVS, or on a sample where there are many points, then on all of them.
 
     Far from its end an iteration moves centroids by more than a sample errs, at an eighth of the time.
     """
-    size = max(len(where) // AHEAD, AHEAD_PER_CLUSTER * len(start), AHEAD_LEAST)
     ahead = int(AHEAD_ITERATIONS * max_iter)
+    if ahead and isinstance(where, Approaching):
+        tell(f"cuVS iterates, at most {ahead} times")
+        near, iterations = where.approach(start, ahead)
+        fit = lloyd(where, near, max_iter - iterations, spread, tell)
+        return replace(fit, iterations=iterations + fit.iterations)
+    size = max(len(where) // AHEAD, AHEAD_PER_CLUSTER * len(start), AHEAD_LEAST)
     if not ahead or size > len(where) // 4:
         return lloyd(where, start, max_iter, spread, tell)
     rows = np.sort(generator.choice(len(where), size, replace=False))
@@ -153,6 +158,10 @@ def _fit(
 def _on(points: Float32, device: str) -> Points:
     if device == "cpu":
         return NumpyPoints(points)
+    if device.startswith("cuvs"):
+        from runtime.cuvs_kmeans import CuvsPoints
+
+        return CuvsPoints(points, device)
     from runtime.torch_kmeans import TorchPoints  # torch, which production on a CPU lacks
 
     return TorchPoints(points, device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,14 @@ class Points(Protocol):
 
     def spread(self) -> float:
         """Mean squared distance of the points to their mean."""
+
+
+@runtime_checkable
+class Approaching(Protocol):
+    """Points that another library can iterate on, faster and less exactly."""
+
+    def approach(self, start: Float64, max_iter: int) -> tuple[Float64, int]:
+        """Centroids (k, C) after its iterations from `start`, and how many it took, at most `max_iter`."""
 
 
 class NumpyPoints:

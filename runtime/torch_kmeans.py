@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from runtime.cluster_options import DEVICES
+from runtime.cluster_options import DEVICE_WORDS, DEVICES
 from runtime.clustering import Float32, Float64, Int32, score_bias
 from runtime.errors import BackendError, UsageError, one_line
 
@@ -32,7 +32,7 @@ class TorchPoints:
             BackendError: torch is missing or sees no such device, it can't be used, or lacks memory for the points.
         """
         if not DEVICES.fullmatch(device):
-            raise UsageError(f"--device {device}: must be cpu, torch-cpu, cuda or cuda:N")
+            raise UsageError(f"--device {device}: must be {DEVICE_WORDS}")
         try:
             import torch
         except ModuleNotFoundError as error:

@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-iter", type=int, help="of kmeans: iterations of a start (default: 300); of minibatch: passes (10)"
     )
-    parser.add_argument("--device", help="of kmeans: cpu, cuda or cuda:N by PyTorch, torch-cpu to check (default: cpu)")
+    parser.add_argument("--device", help="of kmeans: cpu, cuda[:N] by PyTorch, cuvs[:N] by cuVS, torch-cpu to check")
     parser.add_argument("--min-cluster-size", type=int, help="of hdbscan: what is smaller is noise (default: 5)")
     parser.add_argument(
         "--min-samples", type=int, help="of hdbscan: neighbours that make a place dense (default: --min-cluster-size)"

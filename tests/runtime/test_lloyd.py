@@ -230,9 +230,9 @@ def test_nothing_of_n_times_k_is_kept_by_torch(monkeypatch):
     assert sum(sizes) == len(points) * 100
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:", "torch", "CPU", "mps"])
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:", "torch", "CPU", "mps", "cuvs:", "cuvs:x"])
 def test_a_device_that_is_none_is_refused(device):
-    with pytest.raises(UsageError, match=f"--device {device}: must be cpu, torch-cpu, cuda or cuda:N"):
+    with pytest.raises(UsageError, match=f"--device {device}: must be cpu, torch-cpu, cuda, cuda:N, cuvs or cuvs:N"):
         cluster(FOUR, 2, device=device)
 
 
