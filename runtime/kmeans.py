@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from runtime.cluster_options import DEVICE_WORDS, DEVICES
 from runtime.clustering import Clustering, Float32, Float64, arranged, distances_to
 from runtime.errors import InputError, UsageError
 from runtime.lloyd import Approaching, Fit, NumpyPoints, Points, lloyd
@@ -102,7 +103,8 @@ def cluster(
         tell: told after each iteration how far it is, in words.
 
     Raises:
-        UsageError: as `check_k`, or points lie so close together that fewer than k clusters come out.
+        UsageError: as `check_k`, there is no such kind of device, or points lie so close together that fewer than k
+            clusters come out.
         BackendError: there is no such device, or it lacks memory.
     """
     check_k(points, k)
@@ -158,6 +160,8 @@ def _fit(
 def _on(points: Float32, device: str) -> Points:
     if device == "cpu":
         return NumpyPoints(points)
+    if not DEVICES.fullmatch(device):
+        raise UsageError(f"--device {device}: must be {DEVICE_WORDS}")
     if device.startswith("cuvs"):
         from runtime.cuvs_kmeans import CuvsPoints
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from runtime.cluster_options import DEVICE_WORDS, DEVICES
 from runtime.clustering import Float32, Float64, Int32, score_bias
-from runtime.errors import BackendError, UsageError, one_line
+from runtime.errors import BackendError, one_line
 
 ROWS = 8192
 """Points that are compared with the centroids at a time: what exists of n times k numbers."""
@@ -28,11 +27,8 @@ class TorchPoints:
         """Copy the points there.
 
         Raises:
-            UsageError: there is no such kind of device.
             BackendError: torch is missing or sees no such device, it can't be used, or lacks memory for the points.
         """
-        if not DEVICES.fullmatch(device):
-            raise UsageError(f"--device {device}: must be {DEVICE_WORDS}")
         try:
             import torch
         except ModuleNotFoundError as error:
