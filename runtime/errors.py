@@ -18,6 +18,13 @@ A message says what was wrong, with which input, and what to do. The command lin
 
 from __future__ import annotations
 
+import unicodedata
+
+_STEERING = ("Cc", "Cf", "Cs")
+"""Unicode's categories of what is no sign: controls, formats such as those that turn the direction, lone surrogates."""
+_JOINERS = "\u200c\u200d"
+"""Formats that only shape their neighbours: of families of emoji, and of Persian and Indian words."""
+
 
 class ItaeError(Exception):
     """Base of all errors below; `exit_code` is what the command line ends with."""
@@ -78,5 +85,10 @@ def one_line(error: BaseException) -> str:
 
 def plain(text: str) -> str:
     """The text on one line of a terminal: names of files may hold line breaks, or what would steer it."""
-    line = " ".join(text.split())
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+    return "".join(map(_shown, " ".join(text.split())))
+
+
+def _shown(one: str) -> str:
+    if unicodedata.category(one) not in _STEERING or one in _JOINERS:
+        return one
+    return one.encode("unicode_escape").decode()

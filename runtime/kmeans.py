@@ -140,7 +140,8 @@ def _fit(
 ) -> Fit:
     """Lloyd's iterations from one start: by cuVS, or on a sample where there are many points, then on all of them.
 
-    Far from its end an iteration moves centroids by more than a sample errs, at an eighth of the time.
+    Far from its end an iteration moves centroids by more than a sample errs, at an eighth of the time. A centroid that
+    is nearest to none of the sample stays: it may be the only one of points so rare that the sample has none of them.
     """
     ahead = int(AHEAD_ITERATIONS * max_iter)
     if ahead and isinstance(where, Approaching):
@@ -152,7 +153,7 @@ def _fit(
     if not ahead or size > len(where) // 4:
         return lloyd(where, start, max_iter, spread, tell)
     rows = np.sort(generator.choice(len(where), size, replace=False))
-    sampled = lloyd(where.choose(rows), start, ahead, spread, after("on a sample, ", tell))
+    sampled = lloyd(where.choose(rows), start, ahead, spread, after("on a sample, ", tell), fill=False)
     fit = lloyd(where, sampled.centroids, max_iter - sampled.iterations, spread, tell)
     return replace(fit, iterations=sampled.iterations + fit.iterations)
 

@@ -123,6 +123,8 @@ def lloyd(
     max_iter: int,
     spread: float,
     tell: Callable[[str], None] = lambda line: None,
+    *,
+    fill: bool = True,
 ) -> Fit:
     """Assign each point to its nearest centroid, move each centroid to the mean of its points, and so on.
 
@@ -136,12 +138,13 @@ def lloyd(
         max_iter: 1 or more.
         spread: `points.spread()`, which several starts share.
         tell: told after each iteration which it was, and how many points changed their cluster.
+        fill: whether a centroid without points takes one; else it stays where it is.
     """
     k, width = start.shape
     centroids, sums = start.copy(), np.zeros_like(start)
     labels = np.zeros(0, np.int32)
     for iteration in range(1, max_iter + 1):
-        found, centroids = _assigned(points, centroids, spread)
+        found, centroids = _assigned(points, centroids, spread, fill)
         changed = np.arange(len(points)) if iteration == 1 else np.flatnonzero(found != labels)
         tell(f"iteration {iteration}, {len(changed):,} of {len(points):,} embeddings changed their cluster")
         if not len(changed):
@@ -157,14 +160,14 @@ def lloyd(
         centroids = moved
         if shift <= TOLERANCE * spread / width:
             break
-    return Fit(*_assigned(points, centroids, spread), iteration)
+    return Fit(*_assigned(points, centroids, spread, fill), iteration)
 
 
-def _assigned(points: Points, centroids: Float64, spread: float) -> tuple[Int32, Float64]:
-    """The nearest centroid of each point; a centroid that is nearest to none goes to the farthest point of another."""
+def _assigned(points: Points, centroids: Float64, spread: float, fill: bool) -> tuple[Int32, Float64]:
+    """The nearest centroid of each point; if `fill`, one without points goes to the farthest point of another."""
     labels = points.nearest(centroids)
     sizes = np.bincount(labels, minlength=len(centroids))
-    empty = np.flatnonzero(sizes == 0).tolist()
+    empty = np.flatnonzero(sizes == 0).tolist() if fill else []
     if not empty:
         return labels, centroids
     squared = points.distances_to(centroids, labels) ** 2

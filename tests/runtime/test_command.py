@@ -13,6 +13,7 @@ import pytest
 
 import runtime
 from runtime.__main__ import main
+from runtime.errors import plain
 from runtime.manifest import manifest_path, parity_path, read_manifest
 from runtime.store import Store
 
@@ -495,3 +496,33 @@ def test_ctrl_c_while_the_commands_are_imported_is_one_line(tiny) -> None:
     done = subprocess.run([sys.executable, "-c", code, "info", str(tiny)], capture_output=True, text=True, check=False)
     assert done.returncode == 130
     assert_one_line(done.stderr)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Żółć e\u0301.jpg",
+        "猫の写真.jpg",
+        "👨\u200d👩\u200d👧 ❤️ 👍🏽.jpg",
+        "می\u200cخواهم.jpg",  # noqa: RUF001
+        "क्\u200dष.jpg",
+        "\U0001faea.jpg",
+    ],
+)
+def test_names_of_any_language_are_told_as_they_are(name) -> None:
+    assert plain(f"can't read {name}") == f"can't read {name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("a\r\nb", "a b"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("a\x9b2J", r"a\x9b2J"),
+        ("gpj.\u202eexe", r"gpj.\u202eexe"),
+        ("\u2066x\u2028y", r"\u2066x y"),
+        ("caf\udce9", r"caf\udce9"),
+    ],
+)
+def test_what_would_steer_a_terminal_is_told_as_an_escape(name, told) -> None:
+    assert plain(name) == told

@@ -123,11 +123,27 @@ def test_first_iterations_on_a_sample_end_as_low_as_iterations_on_all(monkeypatc
     assert inertia(1) > whole * 1.05  # so the limit above means something
 
 
+def test_groups_so_rare_that_a_sample_misses_some_keep_their_clusters(monkeypatch):
+    rng = np.random.default_rng(1)
+    rare = (20 * rng.standard_normal((40, 16))).repeat(6, 0) + 0.5 * rng.standard_normal((240, 16))
+    points = np.concatenate([rng.standard_normal((39_760, 16)), rare]).astype(np.float32)
+
+    def found() -> tuple[float, list[int]]:
+        runs = [cluster(points, 50, seed, n_init=1, max_iter=40) for seed in range(4)]
+        return sum(run.inertia for run in runs), [int(run.sizes.min()) for run in runs]
+
+    sampled, least = found()
+    monkeypatch.setattr(kmeans, "AHEAD_LEAST", len(points))
+    whole, expected = found()
+    assert least == expected == [6] * 4  # no point alone, in place of a group of six
+    assert sampled < 1.03 * whole
+
+
 def seen(monkeypatch) -> list[tuple[int, int]]:
     """How many points each of Lloyd's runs has, and how many iterations it may take."""
     runs: list[tuple[int, int]] = []
     real = kmeans.lloyd
-    monkeypatch.setattr(kmeans, "lloyd", lambda *a: runs.append((len(a[0]), a[2])) or real(*a))
+    monkeypatch.setattr(kmeans, "lloyd", lambda *a, **given: runs.append((len(a[0]), a[2])) or real(*a, **given))
     return runs
 
 

@@ -131,6 +131,16 @@ def test_four_points_are_clustered_as_by_hand(on):
     assert held.spread() == pytest.approx(1)
 
 
+def test_a_centroid_without_points_takes_one_or_stays_as_is_asked(on):
+    held = on(FOUR)
+    start = np.array([[1, 0], [-0.8, -0.6], [9, 9]], np.float64)
+    filled = lloyd(held, start, 300, held.spread())
+    assert np.bincount(filled.labels, minlength=3).min() == 1
+    stayed = lloyd(held, start, 300, held.spread(), fill=False)
+    assert stayed.labels.tolist() == [0, 1, 0, 1]
+    np.testing.assert_allclose(stayed.centroids, [[0.9, 0.3], [-0.9, -0.3], [9, 9]], atol=1e-7)
+
+
 def test_chosen_points_are_clustered_as_a_copy_of_them(on):
     points, _ = blobs(4000, 16, 12, spread=1.5)
     rows = np.random.default_rng(1).permutation(4000)[:900]  # in no order
