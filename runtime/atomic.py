@@ -73,7 +73,7 @@ def work_folder(beside: Path) -> Iterator[Path]:
 def _remove_abandoned(parent: Path) -> None:
     """Remove work folders of processes of this host that were killed; of others nothing can be known."""
     ours = re.compile(rf"\..+\.work-{re.escape(_host())}-(\d{{1,9}})-[a-z0-9_]+")
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, OutputFileError):
         for folder in parent.iterdir():
             found = ours.fullmatch(folder.name)
             if found and not _is_alive(int(found[1])) and folder.is_dir():
@@ -95,21 +95,25 @@ def _is_alive(process: int) -> bool:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a folder, which goes with the process however it ends; false where another has it."""
-    descriptor = None
-    is_free = True
+    """Hold the lock of a folder, which goes with the process however it ends; false where another has it.
+
+    Raises:
+        OutputFileError: the folder can't be opened.
+    """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        is_free = False
-    except OSError:  # a file system without locks: the process number alone tells
-        pass
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    is_free = True
     try:
+        with contextlib.suppress(OSError):  # a file system without locks: the process number alone tells
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                is_free = False
         yield is_free
     finally:
-        if descriptor is not None:
-            os.close(descriptor)
+        os.close(descriptor)
 
 
 def _host() -> str:

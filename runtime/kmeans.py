@@ -114,8 +114,8 @@ def cluster(
     for number, generator in enumerate(np.random.default_rng(seed).spawn(n_init), 1):
         say = after(f"start {number} of {n_init}: ", tell)
         say("choosing centroids")
-        start = plus_plus(points[sample_rows(len(points), k, generator)], k, generator)
-        fit = _fit(where, start, max_iter, spread, generator, say)
+        rows = sample_rows(len(points), k, generator)
+        fit = _fit(where, plus_plus(points[rows], k, generator), max_iter, spread, generator, say)
         distances = distances_to(points, fit.centroids, fit.labels)
         inertia = float((distances**2).sum())
         if best is None or inertia < best[0]:
@@ -154,6 +154,7 @@ def _fit(
         return lloyd(where, start, max_iter, spread, tell)
     rows = np.sort(generator.choice(len(where), size, replace=False))
     sampled = lloyd(where.choose(rows), start, ahead, spread, after("on a sample, ", tell), fill=False)
+    del start  # thousands of centroids are megabytes
     fit = lloyd(where, sampled.centroids, max_iter - sampled.iterations, spread, tell)
     return replace(fit, iterations=sampled.iterations + fit.iterations)
 

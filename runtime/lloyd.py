@@ -26,7 +26,7 @@ TOLERANCE = 1e-4
 """It ends where centroids move, in all and squared, by less than this share of the points' mean variance in a
 coordinate: scikit-learn's default."""
 
-_ROWS = 512
+_ROWS, _PART = 64, 8192
 _EQUAL = 1e-10
 """A point whose squared distance to its centroid is below this share of `spread` doesn't fill an empty cluster."""
 
@@ -94,14 +94,15 @@ class NumpyPoints:
         return float(self._sum(lambda block: ((block - mean) ** 2).sum())) / len(self)
 
     def _sum(self, of: Callable[[Float32], Any]) -> Any:  # noqa: ANN401  # a number or an array, as `of` gives
-        """The sum of what each block of the points gives, added in their order."""
-        rows = blocks(len(self), _ROWS)
-        found: list[Any] = [None] * len(rows)
+        """The sum of what each block of the points gives, added in their order; little is held meanwhile."""
+        parts = blocks(len(self), _PART)
+        found: list[Any] = [None] * len(parts)
 
         def fill(number: int) -> None:
-            found[number] = of(self._points[rows[number]])
+            part = parts[number]
+            found[number] = sum(of(self._points[rows]) for rows in blocks(part.stop, _ROWS)[part.start // _ROWS :])
 
-        in_threads(fill, range(len(rows)))
+        in_threads(fill, range(len(parts)))
         return sum(found)
 
 
@@ -141,7 +142,7 @@ def lloyd(
         fill: whether a centroid without points takes one; else it stays where it is.
     """
     k, width = start.shape
-    centroids, sums = start.copy(), np.zeros_like(start)
+    centroids, sums = start, np.zeros_like(start)  # start is not changed
     labels = np.zeros(0, np.int32)
     for iteration in range(1, max_iter + 1):
         found, centroids = _assigned(points, centroids, spread, fill)
@@ -155,8 +156,7 @@ def lloyd(
         labels = found
         sizes = np.bincount(labels, minlength=k)[:, None]
         moved = np.divide(sums, sizes, out=centroids.copy(), where=sizes > 0)
-        centroids -= moved  # the old ones are not needed any more
-        shift = float(np.einsum("ij,ij->", centroids, centroids))
+        shift = sum(float(np.square(centroids[rows] - moved[rows]).sum()) for rows in blocks(k, _ROWS))
         centroids = moved
         if shift <= TOLERANCE * spread / width:
             break

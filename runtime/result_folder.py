@@ -17,6 +17,7 @@ from typing import Any
 
 from runtime.atomic import cannot_write, locked, publish, sync_folder, uninterrupted, work_folder
 from runtime.errors import OutputFileError, UsageError, one_line
+from runtime.store.records import RECORD
 
 SUMMARY = "summary.json"
 
@@ -66,7 +67,9 @@ def result_folder(out: Path, kind: Kind) -> Iterator[Path]:
 def _check_loss(out: Path, kind: Kind) -> None:
     """Replace neither embeddings nor what other programs call `summary.json`."""
     try:
-        held = next(out.glob("part-*.parquet"), None) if out.is_dir() else None
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"--out {out} is no folder: give it another name")
+        held = next((one for what in ("part-*.parquet", RECORD) for one in out.glob(what)), None)
         if held is not None:
             raise UsageError(f"--out {out} holds embeddings ({held.name}): give it a folder of its own")
         if not (out / SUMMARY).is_file():

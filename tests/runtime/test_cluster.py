@@ -322,7 +322,7 @@ def test_an_out_inside_the_embeddings_is_fine(embeddings):
 
 @pytest.mark.parametrize(
     ("place", "message"),
-    [("nowhere/out", "does not exist; make it first"), ("file", "File exists"), ("file/out", "can't write")],
+    [("nowhere/out", "does not exist; make it first"), ("file", "is no folder: give it another name"), ("file/out", "can't write")],
 )
 def test_an_out_that_can_not_be_made_is_refused(embeddings, tmp_path, capsys, place, message):
     (tmp_path / "file").write_text("mine")
@@ -431,6 +431,16 @@ def test_a_signal_waits_until_everything_is_published(embeddings, out, capsys, m
     assert run(embeddings, "--k", 3, "--out", out) == INTERRUPTED
     assert is_whole(out)
     assert json.loads((out / SUMMARY).read_text())["k"] == 3
+
+
+@pytest.mark.parametrize("kind", ["parquet", "npy"])
+def test_another_store_is_no_place_for_clusters(embeddings, tmp_path, capsys, kind):
+    other = tmp_path / "other"
+    with open_writer(other, {}, kind) as writer:
+        writer.add(["/r"], ["a.png"], np.ones((1, 4), np.float32))
+    before = names(other)
+    assert "holds embeddings (" in refused(capsys, embeddings, "--k", 2, "--out", other)
+    assert names(other) == before
 
 
 def test_a_second_run_into_the_same_folder_is_refused(embeddings, out, capsys):
