@@ -23,7 +23,8 @@ _Item = TypeVar("_Item")
 NOISE = -1
 """The label of a point in no cluster, as scikit-learn has it."""
 
-_ROWS = 4096
+_ROWS = 256
+"""Points that are copied at a time, in each thread."""
 _SQUARES = (1e-30, 1e36)
 """Between these, squared distances and sums of products are far from the ends of float32."""
 _SCORES = 1 << 18
@@ -150,7 +151,7 @@ def distances_to(points: Vectors, centroids: Float64, labels: npt.NDArray[np.int
         apart = points[rows] - centroids[labels[rows]]  # float64: a difference of float32 loses what is near
         distances[rows] = np.sqrt(np.einsum("ij,ij->i", apart, apart))
 
-    in_threads(fill, blocks(len(points), _ROWS // 16))
+    in_threads(fill, blocks(len(points), _ROWS))
     return distances
 
 
@@ -170,8 +171,8 @@ def add_rows(sums: Float64, points: Vectors, labels: Int32, rows: npt.NDArray[np
     def add(segment: tuple[int, int]) -> None:
         start, end = segment
         total = np.zeros(points.shape[1])
-        for begin in range(start, end, _ROWS // 16):
-            total += points[rows[begin : min(begin + _ROWS // 16, end)]].sum(axis=0, dtype=np.float64)
+        for begin in range(start, end, _ROWS):
+            total += points[rows[begin : min(begin + _ROWS, end)]].sum(axis=0, dtype=np.float64)
         sums[owners[start]] += sign * total
 
     in_threads(add, list(zip(starts.tolist(), ends.tolist(), strict=True)))
@@ -208,7 +209,7 @@ def nearest(points: Vectors, centroids: Float64, besides: Int32 | None = None) -
         labels[rows] = scores.argmin(axis=1)
 
     with one_blas_thread():
-        in_threads(fill, blocks(len(points), int(np.clip(_SCORES // len(centroids), 256, _ROWS))))
+        in_threads(fill, blocks(len(points), int(np.clip(_SCORES // len(centroids), _ROWS, 4 * _ROWS))))
     return labels
 
 
