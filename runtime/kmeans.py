@@ -138,25 +138,37 @@ def _fit(
     generator: np.random.Generator,
     tell: Callable[[str], None],
 ) -> Fit:
-    """Lloyd's iterations from one start: by cuVS, or on a sample where there are many points, then on all of them.
+    """Lloyd's iterations from one start: the first ones faster where that can be, the last ones on all points."""
+    near, iterations = _approach(where, start, int(AHEAD_ITERATIONS * max_iter), spread, generator, tell)
+    del start  # thousands of centroids are megabytes
+    fit = lloyd(where, near, max_iter - iterations, spread, tell)
+    return replace(fit, iterations=iterations + fit.iterations)
+
+
+def _approach(
+    where: Points,
+    start: Float64,
+    max_iter: int,
+    spread: float,
+    generator: np.random.Generator,
+    tell: Callable[[str], None],
+) -> tuple[Float64, int]:
+    """Centroids (k, C) after at most `max_iter` fast iterations, and how many: by cuVS, or on a sample of many.
 
     Far from its end an iteration moves centroids by more than a sample errs, at an eighth of the time. A centroid that
     is nearest to none of the sample stays: it may be the only one of points so rare that the sample has none of them.
     """
-    ahead = int(AHEAD_ITERATIONS * max_iter)
-    if ahead and isinstance(where, Approaching):
-        tell(f"cuVS iterates, at most {ahead} times")
-        near, iterations = where.approach(start, ahead)
-        fit = lloyd(where, near, max_iter - iterations, spread, tell)
-        return replace(fit, iterations=iterations + fit.iterations)
+    if not max_iter:
+        return start, 0
+    if isinstance(where, Approaching):
+        tell(f"cuVS iterates, at most {max_iter} times")
+        return where.approach(start, max_iter)
     size = max(len(where) // AHEAD, AHEAD_PER_CLUSTER * len(start), AHEAD_LEAST)
-    if not ahead or size > len(where) // 4:
-        return lloyd(where, start, max_iter, spread, tell)
+    if size > len(where) // 4:
+        return start, 0
     rows = np.sort(generator.choice(len(where), size, replace=False))
-    sampled = lloyd(where.choose(rows), start, ahead, spread, after("on a sample, ", tell), fill=False)
-    del start  # thousands of centroids are megabytes
-    fit = lloyd(where, sampled.centroids, max_iter - sampled.iterations, spread, tell)
-    return replace(fit, iterations=sampled.iterations + fit.iterations)
+    fit = lloyd(where.choose(rows), start, max_iter, spread, after("on a sample, ", tell), fill=False)
+    return fit.centroids, fit.iterations
 
 
 def _on(points: Float32, device: str) -> Points:

@@ -99,8 +99,9 @@ class NumpyPoints:
         found: list[Any] = [None] * len(parts)
 
         def fill(number: int) -> None:
-            part = parts[number]
-            found[number] = sum(of(self._points[rows]) for rows in blocks(part.stop, _ROWS)[part.start // _ROWS :])
+            end = parts[number].stop
+            begins = range(parts[number].start, end, _ROWS)
+            found[number] = sum(of(self._points[begin : min(begin + _ROWS, end)]) for begin in begins)
 
         in_threads(fill, range(len(parts)))
         return sum(found)

@@ -10,13 +10,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol, Self, TextIO
 
+FIRST_LINE = 2.0
+"""Seconds after which a reader wonders whether it still runs."""
 SECONDS_BETWEEN_LINES = 10.0
 _WINDOW = 30.0
 """Seconds over which the speed is taken: a run's first images are slow, and its end may be another disk."""
-
-
-FIRST_LINE = 2.0
-"""Seconds after which a reader wonders whether it still runs."""
 
 
 class NowAndThen:

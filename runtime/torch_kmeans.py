@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from runtime.clustering import Float32, Float64, Int32, score_bias
+from runtime.clustering import Float32, Float64, Int32, blocks, score_bias
 from runtime.errors import BackendError, one_line
 
 ROWS = 8192
@@ -96,15 +96,15 @@ class TorchPoints:
 
     def spread(self) -> float:  # noqa: D102
         with self._translated():
-            blocks = [self._points[rows] for rows in self._blocks()]  # views
-            mean = sum(block.sum(dim=0, dtype=self._torch.float64) for block in blocks) / len(self)
-            return float(sum((block - mean).square().sum() for block in blocks)) / len(self)
+            views = [self._points[rows] for rows in self._blocks()]
+            mean = sum(view.sum(dim=0, dtype=self._torch.float64) for view in views) / len(self)
+            return float(sum((view - mean).square().sum() for view in views)) / len(self)
 
     def _tensor(self, array: npt.NDArray[Any]) -> Any:  # noqa: ANN401  # torch.Tensor, which must not be imported here
         return self._torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
     def _blocks(self) -> list[slice]:
-        return [slice(start, min(start + ROWS, len(self))) for start in range(0, len(self), ROWS)]
+        return blocks(len(self), ROWS)
 
     @contextlib.contextmanager
     def _full_float32(self) -> Iterator[None]:

@@ -59,9 +59,7 @@ def check(arguments: argparse.Namespace) -> None:
     from runtime.manifest import read_manifest
     from runtime.report import check_outputs, check_target
 
-    out, place = arguments.out, arguments.report
-    is_in_new = place.parent == out and not out.exists()  # it will be made, where its own folder exists
-    check_target(out.with_name(place.name) if is_in_new else place)
+    check_target(arguments.report, to_be_made=arguments.out)
     if arguments.model is not None:
         check_outputs(read_manifest(arguments.model), str(arguments.model))
         with load(arguments.model, arguments.provider):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtime.cluster_options import MAX_SEED
 from runtime.commands import options
 from runtime.errors import CheckError, UsageError, plain
 
@@ -42,7 +43,6 @@ other model is compared with the first, seed by seed. Images that not every mode
 
 exit code: 0 if the models were evaluated, 1 if a model could embed no image, 2 for bad use or data that is damaged"""
 
-MAX_SEED = 2**32 - 1
 MAX_SEEDS = 10_000
 
 
