@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from exporter.itae import ItaeConfig
+from exporter.methods.itae.options import ItaeConfig
+from exporter.options import ExportSpec
 from exporter.result import ExportResult
-from exporter.spec import ExportSpec
 
 if TYPE_CHECKING:
-    from exporter.progress import Progress
+    from exporter.steps import Progress
 
 __all__ = ["ExportResult", "ExportSpec", "ItaeConfig", "export"]
 
@@ -26,9 +26,9 @@ def export(spec: ExportSpec, progress: Progress | None = None) -> ExportResult:
         progress: tells what is going on; None: silence.
 
     Raises:
-        ItaeError: one of the kinds of `runtime.errors`.
+        ItaeError: one of the kinds of `runtime.contract.errors`.
     """
     from exporter import pipeline  # torch takes seconds to import: not for --help
-    from exporter.progress import Progress as Silence
+    from exporter.steps import Progress as Silence
 
     return pipeline.export(spec, progress or Silence(quiet=True))

@@ -6,14 +6,15 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from exporter import export, fusion
+from exporter import export
 from exporter.arguments import parser, to_spec
-from exporter.progress import Progress
-from runtime.command import run
+from exporter.build import fusion
+from exporter.steps import Progress
+from runtime.contract.console import run
 
 if TYPE_CHECKING:
     from exporter.result import ExportResult
-    from runtime.manifest import Manifest, ParityCheck
+    from runtime.contract.manifest import Manifest, ParityCheck
 
 
 def main(argv: Sequence[str] | None = None) -> int:

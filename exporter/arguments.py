@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from exporter.architecture import ARCHITECTURES
-from exporter.itae import SIDES, SOURCES, ItaeConfig
-from exporter.spec import BACKENDS, INPUTS, OUTPUTS, POOLINGS, POS_EMBEDS, PRECISIONS, ExportSpec
-from runtime.command import Parser
-from runtime.errors import UsageError
+from exporter.methods.itae.options import SIDES, SOURCES, ItaeConfig
+from exporter.models.architecture import ARCHITECTURES
+from exporter.options import BACKENDS, INPUTS, OUTPUTS, POOLINGS, POS_EMBEDS, PRECISIONS, ExportSpec
+from runtime.contract.console import Parser
+from runtime.contract.errors import UsageError
 
 EXAMPLES = """\
 examples:

@@ -10,36 +10,27 @@ from pathlib import Path
 
 import onnx
 
-from exporter import (
-    engine,
-    fusion,
-    gate,
-    golden_sample,
-    half_range,
-    materialize,
-    parity,
-    position,
-    surgery,
-    timing_cache,
-    trace,
-    weights,
-)
-from exporter.engine import BackendName
-from exporter.golden_sample import Sample
-from exporter.progress import Progress
-from exporter.publish import Product, publish
+from exporter import surgery, trace
+from exporter.build import engine, fusion, timing_cache
+from exporter.build.engine import BackendName
+from exporter.build.publish import Product, publish
+from exporter.models import position, weights
+from exporter.models.weights import Origin
+from exporter.options import ExportSpec
+from exporter.proof import gate, golden_sample, half_range, parity
+from exporter.proof.golden_sample import Sample
 from exporter.result import ExportResult
-from exporter.spec import ExportSpec
-from exporter.weights import Origin
-from runtime.atomic import cannot_write, work_folder, write_atomically
-from runtime.manifest import Builder, Fusion, Manifest, ParityCheck
+from exporter.steps import Progress
+from exporter.surgery import materialize
+from runtime.contract.atomic import cannot_write, work_folder, write_atomically
+from runtime.contract.manifest import Builder, Fusion, Manifest, ParityCheck
 
 
 def export(spec: ExportSpec, progress: Progress) -> ExportResult:
     """From weights to a published model; nothing appears at `spec.out` before all of it is right.
 
     Raises:
-        ItaeError: one of the kinds of `runtime.errors`; the message speaks to the user.
+        ItaeError: one of the kinds of `runtime.contract.errors`; the message speaks to the user.
     """
     backend = engine.choose_backend(spec.backend) if spec.makes_engine else None
     spec.check_folder()

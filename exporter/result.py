@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.manifest import Manifest
+from runtime.contract.manifest import Manifest
 
 
 @dataclass(frozen=True)

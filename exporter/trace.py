@@ -20,8 +20,8 @@ import torch
 from onnxscript import ir
 from transformers import AttentionInterface
 
-from exporter.architecture import PATCH
-from exporter.spec import ExportSpec
+from exporter.models.architecture import PATCH
+from exporter.options import ExportSpec
 
 ATTENTION = "itae_traced"
 OPSET = 20

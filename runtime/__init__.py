@@ -13,10 +13,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from runtime.errors import ItaeError
+from runtime.contract.errors import ItaeError
 
 if TYPE_CHECKING:
-    from runtime.model import Model
+    from runtime.embedding.model import Model
 
 __all__ = ["ItaeError", "Model", "load"]
 
@@ -40,12 +40,12 @@ def load(
             runs as it is, and an engine is executable code.
 
     Raises:
-        ItaeError: the model is missing, altered or too new, or can't run here; see `runtime.errors`.
+        ItaeError: the model is missing, altered or too new, or can't run here; see `runtime.contract.errors`.
     """
     from pathlib import Path
 
     from runtime.backends import open_session
-    from runtime.model import Model  # here, so that `--help` and the exporter pay for none of it
+    from runtime.embedding.model import Model  # here, so that `--help` and the exporter pay for none of it
 
     return Model(open_session(Path(path), provider, device=device, threads=threads, verify_hash=verify_hash))
 
@@ -53,7 +53,7 @@ def load(
 def __getattr__(name: str) -> type[Model]:
     """`Model`, imported when it is asked for: it brings numpy and Pillow, which `--help` can do without."""
     if name == "Model":
-        from runtime.model import Model
+        from runtime.embedding.model import Model
 
         return Model
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.command import Parser, run
-from runtime.errors import UsageError
+from runtime.contract.console import Parser, run
+from runtime.contract.errors import UsageError
 
 COMMANDS = ("embed", "cluster", "evaluate", "verify", "bench", "info", "doctor")
 """A file each in `runtime/commands`. They are imported inside of `run`, whose handlers make Ctrl-C one line."""

@@ -16,9 +16,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter import engine, fusion, materialize, position, surgery, trace, weights
-from exporter.itae import ItaeConfig
-from exporter.spec import PRECISIONS, ExportSpec
+from exporter import surgery, trace
+from exporter.build import engine, fusion
+from exporter.methods.itae.options import ItaeConfig
+from exporter.models import position, weights
+from exporter.options import PRECISIONS, ExportSpec
+from exporter.surgery import materialize
 
 SIZES = ("vits14", "vitb14")
 COLUMNS = (None, *(ItaeConfig(layers, attenuate=how) for layers in ("last", "all") for how in

@@ -16,9 +16,13 @@ import numpy as np
 import onnxruntime
 import torch
 
-from exporter import golden_sample, materialize, position, reference, surgery, trace, weights
-from exporter.itae import ItaeConfig
-from exporter.spec import ExportSpec, Precision
+from exporter import surgery, trace
+from exporter.methods.itae import reference
+from exporter.methods.itae.options import ItaeConfig
+from exporter.models import position, weights
+from exporter.options import ExportSpec, Precision
+from exporter.proof import golden_sample
+from exporter.surgery import materialize
 
 SIZES = ("vits14", "vits14_reg", "vitb14", "vitb14_reg", "vitl14", "vitl14_reg")
 IMAGE_SIZES = ((224, 224), (224, 308), (518, 518))

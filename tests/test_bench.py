@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import exporter.architecture
-from exporter.architecture import Architecture, architecture
-from runtime.errors import ManifestError, UsageError
+import exporter.models.architecture
+from exporter.models.architecture import Architecture, architecture
+from runtime.contract.errors import ManifestError, UsageError
 from scripts.benchmark import __main__ as bench
 from scripts.benchmark import measure, plot, report
 from scripts.benchmark.contestants import CONTESTANTS, REFERENCE, choose
@@ -151,7 +151,7 @@ def test_the_gpus_table_gives_images_a_second_and_the_share_of_the_peak():
 
 
 def test_a_short_run_reports_what_it_promises(tmp_path, monkeypatch, capfd):
-    monkeypatch.setitem(exporter.architecture.ARCHITECTURES, "tiny", TINY)
+    monkeypatch.setitem(exporter.models.architecture.ARCHITECTURES, "tiny", TINY)
     monkeypatch.setattr(bench, "_devices", lambda: ["cpu"])
     file = tmp_path / "bench.json"
     arguments = [
@@ -190,7 +190,7 @@ def test_a_short_run_reports_what_it_promises(tmp_path, monkeypatch, capfd):
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
 def test_openvino_runs_our_file_by_the_runtimes_own_backend_and_transformers_beside_it(tmp_path, monkeypatch, capfd):
-    monkeypatch.setitem(exporter.architecture.ARCHITECTURES, "tiny", TINY)
+    monkeypatch.setitem(exporter.models.architecture.ARCHITECTURES, "tiny", TINY)
     monkeypatch.setattr(bench, "_devices", lambda: ["cpu"])
     file = tmp_path / "bench.json"
     names = "openvino-itae-last,openvino-transformers"

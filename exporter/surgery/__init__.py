@@ -8,18 +8,18 @@ from pathlib import Path
 import onnx
 import onnx_graphsurgeon as gs
 
-from exporter.spec import ExportSpec
+from exporter.methods.itae.graph.inject import inject_itae
+from exporter.options import ExportSpec
 from exporter.surgery.attention import count_attention, find_attention
 from exporter.surgery.cls_only import cls_only
 from exporter.surgery.edit import import_graph, is_ours
 from exporter.surgery.half_precision import half_precision
-from exporter.surgery.inject_itae import inject_itae
-from exporter.surgery.report import PassReport
+from exporter.surgery.pass_report import PassReport
 from exporter.surgery.scale_queries import scale_queries
 from exporter.surgery.select_outputs import select_outputs
 from exporter.surgery.split_bias_gelu import split_bias_gelu
 from exporter.surgery.uint8_input import uint8_input
-from runtime.errors import SurgeryError
+from runtime.contract.errors import SurgeryError
 
 Pass = Callable[[gs.Graph, ExportSpec], PassReport]
 

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 
 from exporter.surgery.edit import is_ours, producer, shape_of
 from exporter.surgery.pattern import AnyOf, Const, Match, Miss, Op, Scalar, Var, match, maybe
-from runtime.errors import SurgeryError
+from runtime.contract.errors import SurgeryError
 
 
 def _perm(*order: int) -> MappingProxyType[str, list[int]]:

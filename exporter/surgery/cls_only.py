@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from exporter.spec import ExportSpec
+from exporter.options import ExportSpec
 from exporter.surgery.attention import AttentionSite, find_attention
 from exporter.surgery.edit import Editor, cut, is_constant, producer, shape_of
-from exporter.surgery.report import PassReport
-from runtime.errors import SurgeryError
+from exporter.surgery.pass_report import PassReport
+from runtime.contract.errors import SurgeryError
 
 ROW_WISE = ("Add", "Cast", "Gelu", "Identity", "LayerNormalization", "MatMul", "Mul", "Sigmoid")
 """What a block does after its attention; none of it lets one token see another."""

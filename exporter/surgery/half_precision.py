@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from exporter.spec import ExportSpec
+from exporter.options import ExportSpec
 from exporter.surgery.edit import Editor, constant_value, is_constant, producer, shape_of
-from exporter.surgery.report import PassReport
+from exporter.surgery.pass_report import PassReport
 
 HALVES: dict[str, np.dtype[np.generic]] = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 """numpy has no bfloat16 of its own; onnx and onnx-graphsurgeon take that of ml_dtypes."""
@@ -31,8 +31,8 @@ DATA_INPUTS = {"Reshape": 1, "Slice": 1, "Gather": 1, "Squeeze": 1, "Unsqueeze":
 def half_precision(graph: gs.Graph, spec: ExportSpec) -> PassReport:
     """Turn a float32 graph into a mixed one, strongly typed, if `spec` asks for fp16 or bf16.
 
-    A weight becomes a Cast of the float32 weight, which `exporter.materialize` turns into a half-precision weight when
-    it writes the file: the surgery itself never reads weights.
+    A weight becomes a Cast of the float32 weight, which `exporter.surgery.materialize` turns into a half-precision
+    weight when it writes the file: the passes themselves never read weights.
     """
     report = PassReport("half_precision")
     precision = spec.resolved_precision

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from exporter.spec import ExportSpec
+from exporter.options import ExportSpec
 from exporter.surgery.attention import find_attention
 from exporter.surgery.edit import Editor, replace_uses, shape_of
-from exporter.surgery.report import PassReport
+from exporter.surgery.pass_report import PassReport
 
 
 def scale_queries(graph: gs.Graph, spec: ExportSpec) -> PassReport:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from exporter.spec import ExportSpec
-from exporter.surgery.detect import ARTIFACT, NORM
+from exporter.methods.itae.graph.detect import ARTIFACT, NORM
+from exporter.options import ExportSpec
 from exporter.surgery.edit import PREFIX, Editor, cut, shape_of
-from exporter.surgery.report import PassReport
-from runtime.errors import SurgeryError
+from exporter.surgery.pass_report import PassReport
+from runtime.contract.errors import SurgeryError
 
 SMALLEST_LENGTH = np.float32(1e-12)
 """As in torch.nn.functional.normalize: keeps zero zero."""

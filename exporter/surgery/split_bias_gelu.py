@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from exporter.spec import ExportSpec
+from exporter.options import ExportSpec
 from exporter.surgery.edit import Editor, is_constant, producer, shape_of
-from exporter.surgery.report import PassReport
+from exporter.surgery.pass_report import PassReport
 
 
 def split_bias_gelu(graph: gs.Graph, spec: ExportSpec) -> PassReport:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from exporter.spec import ExportSpec
+from exporter.options import ExportSpec
 from exporter.surgery.edit import Editor, replace_uses, shape_of
-from exporter.surgery.report import PassReport
-from runtime.errors import SurgeryError
-from runtime.preprocess import MEAN, STD
+from exporter.surgery.pass_report import PassReport
+from runtime.contract.errors import SurgeryError
+from runtime.images.preprocess import MEAN, STD
 
 
 def uint8_input(graph: gs.Graph, spec: ExportSpec) -> PassReport:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.errors import UsageError
+from runtime.contract.errors import UsageError
 
 if TYPE_CHECKING:
     from runtime.backends.session import Session
@@ -36,7 +36,7 @@ def open_session(
         ManifestError: the model, its external data or its manifest is missing, altered or too new.
         BackendError: this machine lacks the library, driver or GPU that the model needs.
     """
-    from runtime.manifest import verified_manifest  # here, so that `--help` pays for nothing of it
+    from runtime.contract.manifest import verified_manifest  # here, so that `--help` pays for nothing of it
 
     if provider not in PROVIDERS:
         raise UsageError(f"no provider {provider!r}: choose from {', '.join(PROVIDERS)}")

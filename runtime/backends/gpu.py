@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from runtime.backends.cuda import require_gpu
 from runtime.backends.session import translated
-from runtime.errors import BackendError
+from runtime.contract.cuda import require_gpu
+from runtime.contract.errors import BackendError
 
 Handle = Any
 """A stream, an event or memory of the GPU's library; only a `Gpu` looks inside."""

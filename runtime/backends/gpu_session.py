@@ -29,8 +29,8 @@ from runtime.backends.session import (
     translated,
 )
 from runtime.backends.tensors import check_tensor, taken
-from runtime.errors import UsageError
-from runtime.manifest import Manifest, TensorInfo
+from runtime.contract.errors import UsageError
+from runtime.contract.manifest import Manifest, TensorInfo
 
 _KEPT = 2
 """Slots kept for the next batch: as many as one stream uses."""

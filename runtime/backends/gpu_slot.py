@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runtime.backends.gpu import Gpu, Handle, Memory
 from runtime.backends.session import Array, image_bytes, image_shape
-from runtime.manifest import Manifest, TensorInfo
+from runtime.contract.manifest import Manifest, TensorInfo
 
 
 class Slot:

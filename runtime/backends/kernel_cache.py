@@ -15,8 +15,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from runtime.atomic import write_atomically
-from runtime.errors import OutputFileError
+from runtime.contract.atomic import write_atomically
+from runtime.contract.errors import OutputFileError
 
 TrtObject = Any
 """An object of TensorRT's bindings, which ship no types."""

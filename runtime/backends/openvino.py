@@ -20,8 +20,8 @@ from runtime.backends.session import (
     failed,
     translated,
 )
-from runtime.errors import BackendError, UsageError
-from runtime.manifest import Manifest
+from runtime.contract.errors import BackendError, UsageError
+from runtime.contract.manifest import Manifest
 
 SETTINGS = {
     # By default it computes an fp32 model in bf16 where the CPU has instructions for that (AMX, AVX512_BF16) and says

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.atomic import uninterrupted
 from runtime.backends.session import (
     Array,
     Arrays,
@@ -18,8 +17,9 @@ from runtime.backends.session import (
     failed,
     translated,
 )
-from runtime.errors import BackendError, UsageError
-from runtime.manifest import Manifest
+from runtime.contract.atomic import uninterrupted
+from runtime.contract.errors import BackendError, UsageError
+from runtime.contract.manifest import Manifest
 
 _ERRORS_ONLY = 3
 _CPU = "CPUExecutionProvider"

@@ -14,8 +14,8 @@ from runtime.backends.gpu import open_gpu
 from runtime.backends.gpu_session import GpuSession
 from runtime.backends.ort import import_onnxruntime, load_model
 from runtime.backends.session import check_path, image_shape
-from runtime.errors import BackendError
-from runtime.manifest import Manifest
+from runtime.contract.errors import BackendError
+from runtime.contract.manifest import Manifest
 
 _CUDA = "CUDAExecutionProvider"
 

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from runtime.errors import BackendError, CheckError, InputError, ItaeError, UsageError, one_line
-from runtime.manifest import Manifest, TensorInfo
+from runtime.contract.errors import BackendError, CheckError, InputError, ItaeError, UsageError, one_line
+from runtime.contract.manifest import Manifest, TensorInfo
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]

@@ -10,8 +10,8 @@ import numpy as np
 
 from runtime.backends.gpu import DlpackTensor
 from runtime.backends.session import Array, Session, check_shape, chosen_batch, run_in_batches
-from runtime.errors import InputError, one_line
-from runtime.manifest import Manifest
+from runtime.contract.errors import InputError, one_line
+from runtime.contract.manifest import Manifest
 
 CPU, CUDA, PINNED = 1, 2, 3
 """DLDeviceType, dlpack.h."""

@@ -18,8 +18,8 @@ from runtime.backends.gpu import Gpu, open_gpu
 from runtime.backends.gpu_session import GpuSession
 from runtime.backends.kernel_cache import KernelCache
 from runtime.backends.session import image_shape
-from runtime.errors import BackendError, ManifestError, one_line
-from runtime.manifest import Manifest
+from runtime.contract.errors import BackendError, ManifestError, one_line
+from runtime.contract.manifest import Manifest
 
 TrtObject = Any
 """An object of TensorRT's bindings, which ship no types."""

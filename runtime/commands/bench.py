@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from runtime.commands import options
-from runtime.errors import UsageError
+from runtime.contract.errors import UsageError
 
 WHAT = "measure a model's latency, images a second, load time and memory"
 EXAMPLES = """examples:
@@ -44,8 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     import json
 
     from runtime.backends import open_session
-    from runtime.bench import as_json, as_text, bench, check_sizes
-    from runtime.manifest import read_manifest
+    from runtime.checks.bench import as_json, as_text, bench, check_sizes
+    from runtime.contract.manifest import read_manifest
 
     if arguments.seed < 0:
         raise UsageError(f"--seed {arguments.seed}: must be 0 or more")

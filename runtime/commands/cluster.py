@@ -9,20 +9,21 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from runtime import cluster_options
-from runtime.cluster_options import AUTO, Settings
+from runtime.clustering import options as cluster_options
+from runtime.clustering.options import AUTO, Settings
 from runtime.commands import cluster_report, options
-from runtime.errors import plain
+from runtime.contract.errors import plain
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from runtime.assign import OldClusters
-    from runtime.choose_k import Curve
-    from runtime.clustering import Clustering, Float32
-    from runtime.gallery import Gallery, Key
-    from runtime.metrics import Metrics
-    from runtime.minibatch import StoreReader
+    from runtime.clustering.assign import OldClusters
+    from runtime.clustering.choose_k import Curve
+    from runtime.clustering.clusters import Clustering, Float32
+    from runtime.clustering.metrics import Metrics
+    from runtime.clustering.minibatch import StoreReader
+    from runtime.contract.keys import Key
+    from runtime.report.gallery import Gallery
     from runtime.store import Store
     from runtime.store.moved import Moved
 
@@ -115,8 +116,9 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings.parse(arguments)
     cluster_report.check(arguments)
     started = time.monotonic()
-    from runtime import assign, choose_k, cluster_output
-    from runtime.minibatch import StoreReader
+    from runtime.clustering import assign, choose_k
+    from runtime.clustering import results as cluster_output
+    from runtime.clustering.minibatch import StoreReader
 
     def say(line: str) -> None:
         if not arguments.quiet:
@@ -130,14 +132,17 @@ def run(arguments: argparse.Namespace) -> int:
     with cluster_output.output_folder(out, arguments.embeddings, settings.assign) as work:
         clustering, curve = _assigned(reader, old, say) if old is not None else _clustered(reader, settings, say)
         roots, paths = _names(store)
-        from runtime import cluster_summary  # and what draws, now that the points are out of memory
+        from runtime.clustering import (
+            summary as cluster_summary,  # and what draws, now that the points are out of memory
+        )
 
         def key_of(row: int) -> Key:
             return moved.now(roots[row]), paths[row]
 
         classes, scores = _scored(arguments.labels, roots, paths, clustering, say)
         picture = _drawn(clustering, key_of, say)
-        summary = cluster_summary.summarize(clustering, settings, reader.metric, store, picture, scores, curve, old)
+        drawn = {"clusters": picture.clusters, "images": picture.images, "unreadable": len(picture.unreadable)}
+        summary = cluster_summary.summarize(clustering, settings, reader.metric, store, drawn, scores, curve, old)
         more = {} if curve is None else {cluster_output.SILHOUETTE: choose_k.draw(curve)}
         summary = cluster_output.publish_results(out, work, roots, paths, clustering, picture.png, summary, more)
     sys.stdout.write(f"{json.dumps(summary, indent=2)}\n" if arguments.json else cluster_summary.as_text(summary, out))
@@ -155,7 +160,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _opened(folder: Path, say: Say) -> Store:
     """The embeddings; there is at least one."""
-    from runtime.errors import InputError
+    from runtime.contract.errors import InputError
     from runtime.store import Store
 
     store = Store(folder)
@@ -168,7 +173,7 @@ def _opened(folder: Path, say: Say) -> Store:
 
 def _metric(settings: Settings, old: OldClusters | None, store: Store, say: Say) -> str:
     """By which it is clustered: as was asked for, or as the older run was."""
-    from runtime import assign
+    from runtime.clustering import assign
 
     if old is None:
         return settings.metric or "cosine"
@@ -188,7 +193,7 @@ def _moved(images_root: Sequence[str], store: Store) -> Moved:
 
 def _assigned(reader: StoreReader, old: OldClusters, say: Say) -> tuple[Clustering, None]:
     """The clusters of an older run."""
-    from runtime import assign
+    from runtime.clustering import assign
 
     store = reader.store
     say(f"assigning {len(store):,} embeddings of width {store.width} to {len(old.centroids):,} clusters")
@@ -197,8 +202,8 @@ def _assigned(reader: StoreReader, old: OldClusters, say: Say) -> tuple[Clusteri
 
 def _clustered(reader: StoreReader, settings: Settings, say: Say) -> tuple[Clustering, Curve | None]:
     """New clusters, and the curve of `--k auto`; the points are in memory no longer than this takes."""
-    from runtime.kmeans import check_k
-    from runtime.progress import NowAndThen
+    from runtime.clustering.kmeans import check_k
+    from runtime.contract.progress import NowAndThen
 
     store = reader.store
     points = reader.load(NowAndThen(say)) if settings.algorithm != "minibatch" else None
@@ -215,7 +220,7 @@ def _clustered(reader: StoreReader, settings: Settings, say: Say) -> tuple[Clust
 
 def _cluster(reader: StoreReader, points: Float32 | None, settings: Settings, k: int | None, tell: Say) -> Clustering:
     """The clusters that `settings` ask for; k is the number of them where it is known."""
-    from runtime import algorithms, kmeans, minibatch
+    from runtime.clustering import algorithms, kmeans, minibatch
 
     if points is None:
         assert k is not None
@@ -231,7 +236,7 @@ def _curve(reader: StoreReader, points: Float32 | None, settings: Settings, say:
     """The silhouette of each k of `settings.k_range`, on a sample."""
     import numpy as np
 
-    from runtime import algorithms, choose_k, kmeans
+    from runtime.clustering import algorithms, choose_k, kmeans
 
     assert settings.k_range is not None
     low, high = settings.k_range
@@ -267,7 +272,7 @@ def _scored(
     """The classes that `--labels` takes from names, and how well the clusters agree with them."""
     if labels is None:
         return None, None
-    from runtime import metrics
+    from runtime.clustering import metrics
 
     classes = metrics.folder_classes(roots, paths)
     scores = metrics.score(classes, clustering.labels, len(clustering.sizes))
@@ -278,9 +283,10 @@ def _scored(
 
 def _drawn(clustering: Clustering, key_of: Callable[[int], Key], say: Say) -> Gallery:
     """The picture: a row for each cluster, and for the noise behind them."""
-    from runtime import gallery
-    from runtime.clustering import NOISE
-    from runtime.sources import location
+    from runtime.contract.keys import location
+    from runtime.contract.labels import NOISE
+    from runtime.report import gallery
+    from runtime.sources import read_image
 
     say("drawing the most central images")
     groups = list(enumerate(clustering.members()))
@@ -290,7 +296,8 @@ def _drawn(clustering: Clustering, key_of: Callable[[int], Key], say: Say) -> Ga
         [
             gallery.Cluster(number, len(members), [key_of(row) for row in members[: gallery.MAX_IMAGES]])
             for number, members in groups
-        ]
+        ],
+        read_image,
     )
     if picture.unreadable:
         first = location(*picture.unreadable[0])

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.commands import options
-from runtime.errors import UsageError
+from runtime.contract.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from runtime.choose_k import Curve
-    from runtime.clustering import Clustering
-    from runtime.minibatch import StoreReader
-    from runtime.report import Artifacts, Key
+    from runtime.clustering.choose_k import Curve
+    from runtime.clustering.clusters import Clustering
+    from runtime.clustering.minibatch import StoreReader
+    from runtime.contract.keys import Key
+    from runtime.report import Artifacts
     from runtime.store import Store
 
 
@@ -56,8 +57,9 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.report is None:
         return
     from runtime import load
-    from runtime.manifest import read_manifest
-    from runtime.report import check_outputs, check_target
+    from runtime.commands.report_artifacts import check_outputs
+    from runtime.contract.manifest import read_manifest
+    from runtime.report import check_target
 
     check_target(arguments.report, to_be_made=arguments.out)
     if arguments.model is not None:
@@ -93,7 +95,9 @@ def write(
         ItaeError: the model can't be run, or the file can't be written.
     """
     from runtime import report
-    from runtime.clustering import nearest_other
+    from runtime.clustering.clusters import nearest_other
+    from runtime.commands.report_clusters import count_confusion, describe_clusters
+    from runtime.sources.at_hand import at_hand
 
     store, labels = reader.store, clustering.labels
     other = nearest_other(reader.parts(), clustering)
@@ -104,18 +108,19 @@ def write(
         facts=_facts(arguments, store, summary, seconds),
         notes=_notes(store),
         curve=None if curve is None else report.Curve(curve.ks, curve.silhouettes, curve.best),
-        clusters=report.describe_clusters(clustering, other, key_of, classes=classes),
+        clusters=describe_clusters(clustering, other, key_of, classes=classes),
         map=report.draw_map(reader.sample, labels, key_of, classes=classes, seed=arguments.seed or 0),
-        confusion=None if classes is None else report.count_confusion(labels, classes),
+        confusion=None if classes is None else count_confusion(labels, classes),
         artifacts=_artifacts(arguments, store, len(labels), key_of),
     )
-    written = report.write_report(arguments.report, made)
+    written = report.write_report(arguments.report, made, at_hand)
     line = f"report {arguments.report}: {written.bytes / 1000:,.0f} kB, {written.images:,} images"
     return line + (f", {len(written.unreadable):,} of them can't be read any more" if written.unreadable else "")
 
 
 def _headlines(labels: npt.NDArray[np.integer], summary: Mapping[str, Any]) -> list[Any]:
-    from runtime.report import NOISE, Headline
+    from runtime.contract.labels import NOISE
+    from runtime.report import Headline
 
     sizes = summary["sizes"]  # of --assign, some may be 0
     found = [
@@ -203,7 +208,7 @@ def _artifacts(arguments: argparse.Namespace, store: Store, n: int, key_of: Call
     if arguments.model is None:
         return None
     from runtime import load
-    from runtime.report import sample_artifacts
+    from runtime.commands.report_artifacts import sample_artifacts
 
     with load(Path(arguments.model), arguments.provider) as model:
         same = store.origin.get("model_sha256") == model.manifest.files.model.sha256

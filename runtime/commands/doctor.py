@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from runtime.commands import options
 
 if TYPE_CHECKING:
-    from runtime.doctor import Attempt, Diagnosis, Machine
+    from runtime.checks.doctor import Attempt, Diagnosis, Machine
 
 WHAT = "tell what this machine can run, and whether a model runs here"
 EXAMPLES = """examples:
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Examine this machine and `arguments.model`; gives the exit code."""
-    from runtime.doctor import as_json, examine
+    from runtime.checks.doctor import as_json, examine
 
     diagnosis = examine(arguments.model)
     text = json.dumps(as_json(diagnosis), indent=2) if arguments.json else as_text(diagnosis)

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from runtime.commands import options
-from runtime.errors import CheckError, UsageError, plain
+from runtime.contract.errors import CheckError, UsageError, plain
 
 if TYPE_CHECKING:
-    from runtime.embedder import Embedder, Outcome
-    from runtime.manifest import Manifest
+    from runtime.contract.manifest import Manifest
+    from runtime.embedding.embedder import Embedder, Outcome
     from runtime.store.moved import Moved
     from runtime.store.writer import StoreWriter
 
@@ -82,14 +82,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Embed `arguments.images` into `arguments.out`; gives the exit code.
 
     Raises:
-        ItaeError: see `runtime.embedder.embed_sources`; what was embedded before is in the store.
+        ItaeError: see `runtime.embedding.embedder.embed_sources`; what was embedded before is in the store.
     """
     from runtime.backends.session import check_names
-    from runtime.embedder import embed_sources, origin
-    from runtime.images import MAX_PIXELS
-    from runtime.manifest import read_manifest
-    from runtime.pipeline import silence_pillow
-    from runtime.progress import progress
+    from runtime.contract.manifest import read_manifest
+    from runtime.contract.progress import progress
+    from runtime.embedding.embedder import embed_sources, origin
+    from runtime.embedding.stream import silence_pillow
+    from runtime.images.decode import MAX_PIXELS
     from runtime.sources import open_sources
     from runtime.store.writer import open_writer
 
@@ -135,8 +135,8 @@ def _placed(arguments: argparse.Namespace, manifest: Manifest) -> tuple[str, lis
 def _embedder(arguments: argparse.Namespace, provider: str, devices: Sequence[int | None]) -> Iterator[Embedder]:
     """The model, loaded, in this process or in a worker for each of several devices."""
     from runtime.backends import PROVIDERS, open_session
-    from runtime.images import MAX_PIXELS
-    from runtime.pipeline import embed_stream
+    from runtime.embedding.stream import embed_stream
+    from runtime.images.decode import MAX_PIXELS
 
     verify = options.verify_hash(arguments)
     cores = len(os.sched_getaffinity(0))
@@ -147,7 +147,7 @@ def _embedder(arguments: argparse.Namespace, provider: str, devices: Sequence[in
     }
     provider = provider if provider in PROVIDERS else "auto"  # an engine's builder
     if len(devices) > 1:
-        from runtime.workers import Settings, device_workers
+        from runtime.embedding.workers import Settings, device_workers
 
         threads = max(1, cores // len(devices)) if devices[0] is None else None
         settings = Settings(arguments.model, provider, verify, threads=threads, **how)
@@ -173,7 +173,7 @@ def _report(arguments: argparse.Namespace, outcome: Outcome, seconds: float) -> 
     Raises:
         CheckError: no image is embedded.
     """
-    from runtime.sources import location
+    from runtime.contract.keys import location
 
     out = arguments.out
     if outcome.embedded + outcome.present == 0:

@@ -12,20 +12,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.cluster_options import MAX_SEED
+from runtime.clustering.options import MAX_SEED
 from runtime.commands import options
-from runtime.errors import CheckError, UsageError, plain
+from runtime.contract.errors import CheckError, UsageError, plain
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from runtime.backends.session import Session
-    from runtime.datasets import Dataset
-    from runtime.embedder import Embedder
-    from runtime.embedding_cache import EmbeddedDataset
-    from runtime.evaluation_report import DatasetResult
-    from runtime.manifest import Manifest
+    from runtime.contract.manifest import Manifest
+    from runtime.embedding.embedder import Embedder
+    from runtime.evaluation.cache import EmbeddedDataset
+    from runtime.evaluation.datasets import Dataset
+    from runtime.evaluation.presentation import DatasetResult
 
 WHAT = "score how well models' embeddings cluster, on labelled data, by the paper's protocol"
 EXAMPLES = """examples:
@@ -93,12 +93,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     from runtime.backends.session import check_names, chosen_batch
     from runtime.commands import evaluate_report
-    from runtime.datasets import open_dataset
-    from runtime.evaluation_output import KIND, SCORES, scores_parquet
-    from runtime.evaluation_report import as_json, as_text
-    from runtime.manifest import read_manifest
-    from runtime.pipeline import silence_pillow
-    from runtime.result_folder import publish_result, result_folder
+    from runtime.contract.manifest import read_manifest
+    from runtime.embedding.stream import silence_pillow
+    from runtime.evaluation.datasets import open_dataset
+    from runtime.evaluation.presentation import as_json, as_text
+    from runtime.evaluation.scores import KIND, SCORES, scores_parquet
+    from runtime.store.result_folder import publish_result, result_folder
 
     silence_pillow()
     names = _names(arguments.model)
@@ -184,8 +184,8 @@ def _embed_all(
     """The embeddings by model, then by data set; one model is in memory at a time, and none that has nothing to do."""
     import tempfile
 
-    from runtime.datasets.dataset import stratified
-    from runtime.embedding_cache import default_cache
+    from runtime.evaluation.cache import default_cache
+    from runtime.evaluation.datasets.dataset import stratified
 
     rows = [stratified(one.labels, arguments.limit or len(one), arguments.seed) for one in datasets]
     chosen = list(zip(datasets, rows, strict=True))
@@ -215,8 +215,8 @@ def _embed_by(
     cache: Path,
 ) -> list[EmbeddedDataset]:
     """The chosen rows of each data set by one model."""
-    from runtime.embedding_cache import embed_dataset
-    from runtime.progress import progress
+    from runtime.contract.progress import progress
+    from runtime.evaluation.cache import embed_dataset
 
     # No --no-verify-hash here: embeddings are kept under the hash that the manifest claims.
     provider = options.provider_of(arguments, manifest)
@@ -237,7 +237,7 @@ def _embed_by(
 def _loaded_when_asked(model: Path, provider: str, batch: int | None) -> Iterator[Callable[[str], Embedder]]:
     """What gives the loaded model, saying why; it is loaded when it is first asked."""
     from runtime.backends import open_session
-    from runtime.pipeline import embed_stream
+    from runtime.embedding.stream import embed_stream
 
     with contextlib.ExitStack() as stack:
 
@@ -254,9 +254,9 @@ def _loaded_when_asked(model: Path, provider: str, batch: int | None) -> Iterato
 
 def _evaluate(arguments: argparse.Namespace, by_model: list[EmbeddedDataset]) -> DatasetResult:
     """Cluster and compare the embeddings of one data set."""
-    from runtime.embedding_cache import of_common_images
-    from runtime.evaluation import NORMALISATIONS, compare, evaluate
-    from runtime.evaluation_report import DatasetResult
+    from runtime.evaluation.cache import of_common_images
+    from runtime.evaluation.presentation import DatasetResult
+    from runtime.evaluation.protocol import NORMALISATIONS, compare, evaluate
 
     dataset = by_model[0].dataset
     chosen = len(by_model[0].rows) + len(by_model[0].left_out)

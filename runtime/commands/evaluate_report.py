@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING
 from runtime.commands import options
 
 if TYPE_CHECKING:
-    from runtime.evaluation import Evaluation
-    from runtime.evaluation_report import DatasetResult
-    from runtime.report import Artifacts, Headline, Key, Table
+    from runtime.contract.keys import Key
+    from runtime.evaluation.presentation import DatasetResult
+    from runtime.evaluation.protocol import Evaluation
+    from runtime.report import Artifacts, Headline, Table
 
 MASKS = ("artifact_mask", "artifact_norm")
 
@@ -30,9 +32,11 @@ def write(arguments: argparse.Namespace, results: Sequence[DatasetResult]) -> st
         ItaeError: a model can't be run, or the file can't be written.
     """
     from runtime import report
-    from runtime.clustering import nearest_other
-    from runtime.evaluation import METRICS, points_of
-    from runtime.paper import is_random
+    from runtime.clustering.clusters import nearest_other
+    from runtime.commands.report_clusters import count_confusion, describe_clusters
+    from runtime.evaluation.paper import is_random
+    from runtime.evaluation.protocol import METRICS, points_of
+    from runtime.sources.at_hand import at_hand
 
     shown = max(results[0].evaluations, key=lambda one: one.mean("acc"))
     points, labels = points_of(shown.embedded, shown.normalisation), shown.clustering.labels
@@ -52,14 +56,16 @@ def write(arguments: argparse.Namespace, results: Sequence[DatasetResult]) -> st
         facts=_facts(arguments, results),
         notes=notes if random else [],
         tables=[_table(result) for result in results],
-        clusters=report.describe_clusters(
+        clusters=describe_clusters(
             shown.clustering, nearest_other([points], shown.clustering), key_of, classes=classes
         ),
         map=report.draw_map(points.__getitem__, labels, key_of, classes=classes, seed=arguments.seed),
-        confusion=report.count_confusion(labels, classes),
+        confusion=count_confusion(labels, classes),
         artifacts=_artifacts(arguments, results[0], keys),
     )
-    written = report.write_report(arguments.report, made, shown.embedded.dataset.read_image)
+    written = report.write_report(
+        arguments.report, made, functools.partial(at_hand, read=shown.embedded.dataset.read_image)
+    )
     line = f"report {arguments.report}: {written.bytes / 1000:,.0f} kB, {written.images:,} images"
     return line + (f", {len(written.unreadable):,} of them can't be read any more" if written.unreadable else "")
 
@@ -79,7 +85,7 @@ def _headline(one: Evaluation, metric: str) -> Headline:
 
 def _table(result: DatasetResult) -> Table:
     """A data set's models beside each other, and beside the paper's figures where these apply."""
-    from runtime.evaluation_report import WHAT_P_MEANS, notes, rows
+    from runtime.evaluation.presentation import WHAT_P_MEANS, notes, rows
     from runtime.report import Table
 
     header, *body = rows(result)
@@ -98,7 +104,7 @@ def _table(result: DatasetResult) -> Table:
 def _artifacts(arguments: argparse.Namespace, result: DatasetResult, keys: Sequence[Key]) -> Artifacts | None:
     """What the first model flags that has outputs which tell; none where no model has."""
     from runtime import load
-    from runtime.report import sample_artifacts
+    from runtime.commands.report_artifacts import sample_artifacts
 
     for path, one in zip(arguments.model, result.embedded, strict=True):
         if all(name in one.manifest.output_names() for name in MASKS):
@@ -110,7 +116,7 @@ def _artifacts(arguments: argparse.Namespace, result: DatasetResult, keys: Seque
 
 
 def _facts(arguments: argparse.Namespace, results: Sequence[DatasetResult]) -> list[tuple[str, str]]:
-    from runtime.evaluation_report import describe
+    from runtime.evaluation.presentation import describe
 
     first = results[0]
     facts = [

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ManifestError: the model, its external data or its manifest is missing, altered or too new.
     """
-    from runtime.manifest import verified_manifest
+    from runtime.contract.manifest import verified_manifest
 
     manifest = verified_manifest(arguments.model, options.verify_hash(arguments))
     sys.stdout.write(manifest.to_json().decode())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from runtime.backends import PROVIDERS
 
 if TYPE_CHECKING:
-    from runtime.records import Manifest
+    from runtime.contract.schema import Manifest
 
 
 def text(argument: str) -> str:

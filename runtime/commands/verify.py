@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtime.backends import PROVIDERS
 from runtime.commands import options
-from runtime.errors import ItaeError, ParityError, UsageError
+from runtime.contract.errors import ItaeError, ParityError, UsageError
 
 if TYPE_CHECKING:
-    from runtime.against import Against
-    from runtime.against_criteria import Limits
-    from runtime.manifest import Manifest
+    from runtime.checks.against import Against
+    from runtime.checks.criteria import Limits
+    from runtime.contract.manifest import Manifest
     from runtime.sources.item import Entry
 
 Result = TypeVar("Result")
@@ -90,14 +90,14 @@ def run(arguments: argparse.Namespace) -> int:
     model: Path = arguments.model
     changed = {name: value for name in _LIMITS if (value := getattr(arguments, name)) is not None}
     if arguments.against is not None:
-        from runtime import against_report as report
+        from runtime.checks import against_report as report
 
         result = _reported(arguments, report.as_junit, lambda: _compare(arguments, changed))
         _print(arguments, report.as_json(result) if arguments.json else report.as_text(result))
         if result.failures:
             raise ParityError(f"{model} is off beside {arguments.against}: {'; '.join(result.failures)}")
         return 0
-    from runtime import verify as golden
+    from runtime.checks import verify as golden
 
     checked = options.verify_hash(arguments)
     alone = {_ALONE[name]: value for name, value in changed.items()}
@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Check options that argparse can't."""
-    from runtime.manifest import manifest_path, parity_path
+    from runtime.contract.manifest import manifest_path, parity_path
 
     if arguments.against is None:
         for name in _WITH_AGAINST:
@@ -137,7 +137,7 @@ def _reported(
     arguments: argparse.Namespace, as_junit: Callable[[Path, Result | ItaeError], bytes], check: Callable[[], Result]
 ) -> Result:
     """What `check` gives, or its error, also written as a JUnit report where one is asked for."""
-    from runtime.atomic import write_atomically
+    from runtime.contract.atomic import write_atomically
 
     outcome: Result | ItaeError
     try:
@@ -158,9 +158,9 @@ def _print(arguments: argparse.Namespace, report: str | dict[str, Any]) -> None:
 
 def _compare(arguments: argparse.Namespace, changed: dict[str, float]) -> Against:
     """Compare the model with --against on --images, with progress on stderr."""
-    from runtime.against import check_comparable, differences, verify_against
     from runtime.backends import open_session
-    from runtime.progress import progress
+    from runtime.checks.against import check_comparable, differences, verify_against
+    from runtime.contract.progress import progress
 
     entries, total = _pictures(arguments)
     checked = options.verify_hash(arguments)
@@ -187,7 +187,7 @@ def _compare(arguments: argparse.Namespace, changed: dict[str, float]) -> Agains
 
 def _pictures(arguments: argparse.Namespace) -> tuple[Iterator[Entry], int]:
     """The pictures of --images, --limit of them, and how many these are."""
-    from runtime.pipeline import silence_pillow
+    from runtime.embedding.stream import silence_pillow
     from runtime.sources import open_sources
 
     silence_pillow()
@@ -207,6 +207,6 @@ def _pictures(arguments: argparse.Namespace) -> tuple[Iterator[Entry], int]:
 def _limits(model: Manifest, other: Manifest, changed: dict[str, float]) -> Limits:
     import dataclasses
 
-    from runtime.against_criteria import default_limits
+    from runtime.checks.criteria import default_limits
 
     return dataclasses.replace(default_limits(model, other), **changed)

@@ -1,13 +1,9 @@
 """A report as one HTML file that opens offline: numbers, images of each cluster, a map, what ITAE flags.
 
-    a clustering and keys -> describe_clusters, draw_map, count_confusion, sample_artifacts -> Report -> write_report
-
-`cluster` and `evaluate` fill a `Report`; what they leave out is not shown.
+`cluster` and `evaluate` fill the records of `content`, `write_report` draws them; what is left out is not shown.
+Imports `contract` and `images`: what reads the images of keys is given to it.
 """
 
-from runtime.clustering import NOISE
-from runtime.report.artifacts import check_outputs, sample_artifacts
-from runtime.report.choose import count_confusion, describe_clusters
 from runtime.report.content import (
     Artifacts,
     Cluster,
@@ -15,10 +11,10 @@ from runtime.report.content import (
     Curve,
     FlaggedImage,
     Headline,
-    Key,
     Layout,
     Map,
     Norms,
+    OpenImages,
     Report,
     Shown,
     Table,
@@ -27,26 +23,21 @@ from runtime.report.layout import draw_map
 from runtime.report.write import Written, check_target, write_report
 
 __all__ = [
-    "NOISE",
     "Artifacts",
     "Cluster",
     "Confusion",
     "Curve",
     "FlaggedImage",
     "Headline",
-    "Key",
     "Layout",
     "Map",
     "Norms",
+    "OpenImages",
     "Report",
     "Shown",
     "Table",
     "Written",
-    "check_outputs",
     "check_target",
-    "count_confusion",
-    "describe_clusters",
     "draw_map",
-    "sample_artifacts",
     "write_report",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from runtime.clustering import NOISE
+from runtime.contract.labels import NOISE
 from runtime.report import marks
 from runtime.report.content import Cluster, Curve, Norms
 from runtime.report.elements import Html, element, join, number

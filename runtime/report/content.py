@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-Key = tuple[str, str]
-"""Root, where it lies now, and path of an image, as `runtime.sources.read_image` takes them."""
-ReadImage = Callable[[str, str], Image.Image]
-"""Decodes the image of a key; raises InputError: `runtime.sources.read_image`, or what a data set has instead."""
+from runtime.contract.keys import Key
+from runtime.images.decode import ReadImage
+
+OpenImages = Callable[[Iterable[Key]], AbstractContextManager[ReadImage]]
+"""Prepares the images of some keys, roots as they are now, and gives what decodes one: `sources.at_hand.at_hand`."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from runtime.report.content import Key, Layout, Map
+from runtime.contract.keys import Key
+from runtime.report.content import Layout, Map
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

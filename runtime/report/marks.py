@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.clustering import NOISE
+from runtime.contract.labels import NOISE
 from runtime.report.elements import Html, element, join
 
 COLORS, SHAPES = 10, 4

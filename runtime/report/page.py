@@ -7,8 +7,9 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 
+from runtime.contract.keys import Key
 from runtime.report import charts, marks, pictures, tables
-from runtime.report.content import Headline, Key, Report
+from runtime.report.content import Headline, Report
 from runtime.report.elements import Html, element, join, raw
 
 

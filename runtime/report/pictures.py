@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from runtime.clustering import NOISE
+from runtime.contract.keys import Key
+from runtime.contract.labels import NOISE
 from runtime.report import charts, marks
-from runtime.report.content import Artifacts, Cluster, FlaggedImage, Key, Map, Shown
+from runtime.report.content import Artifacts, Cluster, FlaggedImage, Map, Shown
 from runtime.report.elements import Html, data_uri, element, join, script_json, visible
 
 Webp = Mapping[Key, bytes | None]

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
-from runtime.errors import InputError
-from runtime.images import quiet_pillow
-from runtime.preprocess import resize_and_crop
-from runtime.report.content import Key, ReadImage
-from runtime.sources import read_image
+from runtime.contract.errors import InputError
+from runtime.contract.keys import Key
+from runtime.images.decode import ReadImage, quiet_pillow
+from runtime.images.preprocess import resize_and_crop
 
 BUDGET = 9_000_000
 """Bytes of all thumbnails of a file, which base64 makes a third more; with the rest a report stays below 15 MB."""
@@ -35,7 +34,7 @@ class Wanted:
     """What a resized image covers and which crop of it a model sees, each H, W; none: the square."""
 
 
-def make_thumbnails(wanted: Sequence[Wanted], budget: int = BUDGET, read: ReadImage = read_image) -> list[bytes | None]:
+def make_thumbnails(wanted: Sequence[Wanted], read: ReadImage, budget: int = BUDGET) -> list[bytes | None]:
     """WebP of each image, by a few threads; None where it can't be read. The same images give the same bytes."""
     pixels = sum(one.side**2 for one in wanted)
 

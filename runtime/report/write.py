@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.atomic import cannot_write, write_atomically
-from runtime.errors import OutputFileError, UsageError
-from runtime.report.content import Key, ReadImage, Report
+from runtime.contract.atomic import cannot_write, write_atomically
+from runtime.contract.errors import OutputFileError, UsageError
+from runtime.contract.keys import Key
+from runtime.report.content import OpenImages, Report
 from runtime.report.page import render
 from runtime.report.thumbnails import Wanted, make_thumbnails
-from runtime.sources import read_image
-from runtime.sources.at_hand import at_hand
 
 SUFFIXES = (".html", ".htm")
 _SHEET_SIDE, _MAP_SIDE, _MODEL_SIDE = 96, 64, 224
@@ -51,16 +50,16 @@ def check_target(path: Path, to_be_made: Path | None = None) -> None:
         raise cannot_write(path, error) from error
 
 
-def write_report(path: Path, report: Report, read: ReadImage = read_image) -> Written:
-    """Write a report, whole or not at all; the same report of the same images, read by `read`, gives the same bytes.
+def write_report(path: Path, report: Report, open_images: OpenImages) -> Written:
+    """Write a report, whole or not at all; the same report of the same images gives the same bytes.
 
     Raises:
         UsageError, OutputFileError: as `check_target`, or the disk is full.
     """
     check_target(path)
     wanted = _wanted(report)
-    with at_hand([one.key for one in wanted], read) as read_one:
-        made = make_thumbnails(wanted, read=read_one)
+    with open_images([one.key for one in wanted]) as read:
+        made = make_thumbnails(wanted, read)
     tiles = {one.key: webp for one, webp in zip(wanted, made, strict=True) if one.model_view is None}
     views = {one.key: webp for one, webp in zip(wanted, made, strict=True) if one.model_view is not None}
     page = render(report, tiles, views.__getitem__).encode()

@@ -13,13 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
-from runtime.errors import InputError, UsageError, one_line
-from runtime.images import MAX_PIXELS, max_bytes
-from runtime.keys import Keys
+from runtime.contract.errors import InputError, UsageError, one_line
+from runtime.contract.keys import Keys
+from runtime.images.decode import MAX_PIXELS, max_bytes
 from runtime.sources.files import NOT_UTF8, File, Folder, Unusable, resolved
 from runtime.sources.item import Entry, IsWanted, Item, Source, Unreadable
 from runtime.sources.lists import text_list
-from runtime.sources.names import SUFFIXES, expand_braces, is_remote, is_utf8, kind_of, location, printable
+from runtime.sources.names import SUFFIXES, expand_braces, is_remote, is_utf8, kind_of, printable
 from runtime.sources.parquet import open_parquet
 from runtime.sources.reading import load_item, read_image
 from runtime.sources.remote import (
@@ -34,7 +34,7 @@ from runtime.sources.remote import (
 )
 from runtime.sources.tars import Tar
 
-__all__ = ["Item", "Sources", "Unreadable", "load_item", "location", "open_sources", "read_image"]
+__all__ = ["Item", "Sources", "Unreadable", "load_item", "open_sources", "read_image"]
 
 STDIN = "-"
 _MAX_COUNTED = 8 << 30

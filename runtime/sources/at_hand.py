@@ -6,22 +6,20 @@ import contextlib
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
 
-from runtime.atomic import cannot_write
-from runtime.errors import InputError
-from runtime.images import MAX_PIXELS, decode_image, max_bytes
+from runtime.contract.atomic import cannot_write
+from runtime.contract.errors import InputError
+from runtime.contract.keys import Key
+from runtime.images.decode import MAX_PIXELS, ReadImage, decode_image, max_bytes
 from runtime.sources.item import Item, Source
 from runtime.sources.parquet import open_parquet
 from runtime.sources.reading import container, read_image
 from runtime.sources.tars import Tar
-
-Key = tuple[str, str]
-ReadImage = Callable[[str, str], Image.Image]
 
 
 @contextlib.contextmanager

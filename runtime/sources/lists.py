@@ -8,7 +8,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterator
 
-from runtime.errors import InputError, one_line
+from runtime.contract.errors import InputError, one_line
 from runtime.sources.files import NOT_UTF8, resolved
 from runtime.sources.item import Entry, IsWanted, Item, Unreadable
 from runtime.sources.names import check_inside, is_remote, is_utf8, printable

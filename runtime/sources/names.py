@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from runtime.errors import InputError, UsageError
+from runtime.contract.errors import InputError, UsageError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 """Which files of a folder or members of a tar count as images, in any case; a file that is named itself needs none."""
@@ -51,11 +51,6 @@ def kind_of(name: str) -> Literal["tar", "parquet", "list", "image"]:
 def is_remote(argument: str) -> bool:
     """Whether fsspec reads it."""
     return "://" in argument
-
-
-def location(root: str, path: str) -> str:
-    """Where an image is, as text: `/photos/cats/1.jpg`, `/x.tar/cats/1.jpg`, `s3://b/x.jpg`."""
-    return f"{root}{path}" if root.endswith("/") or not path else f"{root}/{path}"
 
 
 def check_inside(path: str) -> None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from runtime.errors import InputError
+from runtime.contract.errors import InputError
 from runtime.sources.files import Unusable
 from runtime.sources.item import Entry, IsWanted, Item, Source, Unreadable
 from runtime.sources.lists import PathList

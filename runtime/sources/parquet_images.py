@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.errors import InputError, one_line
+from runtime.contract.errors import InputError, one_line
 from runtime.sources.item import Entry, IsWanted, Item, Unreadable
 from runtime.sources.names import printable
 from runtime.sources.remote import open_binary

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from runtime.errors import InputError
-from runtime.images import MAX_PIXELS, decode_file, decode_image, max_bytes
+from runtime.contract.errors import InputError
+from runtime.images.decode import MAX_PIXELS, decode_file, decode_image, max_bytes
 from runtime.sources.item import Item
 from runtime.sources.names import TAR_SUFFIXES, check_inside, is_remote
 from runtime.sources.parquet_images import read_row

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from runtime.errors import BackendError, InputError, UsageError, one_line
+from runtime.contract.errors import BackendError, InputError, UsageError, one_line
+from runtime.contract.keys import location
 from runtime.sources.files import entry
 from runtime.sources.item import Entry, IsWanted
-from runtime.sources.names import is_image, is_remote, location
+from runtime.sources.names import is_image, is_remote
 
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
 _PACKAGES |= {"http": "aiohttp", "https": "aiohttp", "abfs": "adlfs", "az": "adlfs"}

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
-from runtime.errors import InputError
+from runtime.contract.errors import InputError
 
 BLOCK = tarfile.BLOCKSIZE
 _MAX_EXTENSION = 1 << 20

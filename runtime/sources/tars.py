@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from threading import Lock
 from typing import BinaryIO
 
-from runtime.errors import InputError, one_line
-from runtime.keys import Keys
+from runtime.contract.errors import InputError, one_line
+from runtime.contract.keys import Keys
 from runtime.sources.files import NOT_UTF8
 from runtime.sources.item import Entry, IsWanted, Item, Unreadable
 from runtime.sources.names import is_image, is_remote, is_utf8, printable

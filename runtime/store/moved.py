@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.errors import UsageError
+from runtime.contract.errors import UsageError
 
 
 class Moved:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.atomic import cannot_write
-from runtime.errors import InputError
+from runtime.contract.atomic import cannot_write
+from runtime.contract.errors import InputError
 from runtime.store.records import AGAIN, Embeddings, Float32, StoreRecord
 
 VECTORS = "embeddings.npy"

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from runtime.atomic import atomic_file
-from runtime.errors import InputError, one_line
+from runtime.contract.atomic import atomic_file
+from runtime.contract.errors import InputError, one_line
 from runtime.store.records import AGAIN, FORMAT, Embeddings, Float32, fingerprint
 
 METADATA_KEY = b"itae"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.errors import InputError
+from runtime.contract.errors import InputError
 from runtime.store.npy_file import NpyFiles
 from runtime.store.parquet_parts import PartFile, open_part, part_files, release_memory
 from runtime.store.records import AGAIN, Embeddings, Float32, Kind, fingerprint, read_record

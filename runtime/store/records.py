@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pydantic
 from pydantic import Field
 
-from runtime.atomic import write_atomically
-from runtime.errors import InputError, one_line
+from runtime.contract.atomic import write_atomically
+from runtime.contract.errors import InputError, one_line
 
 Float32 = npt.NDArray[np.float32]
 Kind = Literal["parquet", "npy"]

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from runtime.atomic import cannot_write, locked
-from runtime.errors import OutputFileError, UsageError
-from runtime.keys import Keys
+from runtime.contract.atomic import cannot_write, locked
+from runtime.contract.errors import OutputFileError, UsageError
+from runtime.contract.keys import Keys
 from runtime.store.npy_file import PATHS, VECTORS
 from runtime.store.parquet_parts import has_parts, open_part, part_files
 from runtime.store.reader import Store

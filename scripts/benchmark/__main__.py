@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from exporter.architecture import Architecture, architecture
-from runtime.backends.cuda import require_gpu
-from runtime.command import Parser, run
-from runtime.errors import BackendError, CheckError, OutputFileError, UsageError
+from exporter.models.architecture import Architecture, architecture
+from runtime.contract.console import Parser, run
+from runtime.contract.cuda import require_gpu
+from runtime.contract.errors import BackendError, CheckError, OutputFileError, UsageError
 from scripts.benchmark import cluster, embed
 from scripts.benchmark.contestants import CONTESTANTS, REFERENCE, Contestant, Device, choose
 from scripts.benchmark.gpu import gpu_name

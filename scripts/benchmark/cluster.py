@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from runtime.clustering import Float32, distances_to, nearest
-from runtime.command import Parser
-from runtime.errors import CheckError, UsageError
+from runtime.clustering.clusters import Float32, distances_to, nearest
+from runtime.contract.console import Parser
+from runtime.contract.errors import CheckError, UsageError
 from runtime.store.writer import open_writer
 from scripts.benchmark.measure import orders
 

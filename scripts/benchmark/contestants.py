@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from exporter.itae import ItaeConfig
-from runtime.errors import UsageError
+from exporter.methods.itae.options import ItaeConfig
+from runtime.contract.errors import UsageError
 
 Device = Literal["cpu", "cuda"]
 

@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from exporter.architecture import architecture
+from exporter.models.architecture import architecture
 from runtime.backends import open_session
 from runtime.backends.session import Session
-from runtime.command import Parser
-from runtime.embedder import embed_sources
-from runtime.errors import CheckError, UsageError
-from runtime.images import load_image
-from runtime.pipeline import embed_stream
-from runtime.preprocess import preprocess
-from runtime.progress import Silent
+from runtime.contract.console import Parser
+from runtime.contract.errors import CheckError, UsageError
+from runtime.contract.progress import Silent
+from runtime.embedding.embedder import embed_sources
+from runtime.embedding.stream import embed_stream
+from runtime.images.decode import load_image
+from runtime.images.preprocess import preprocess
 from runtime.sources import open_sources
 from runtime.store import Store
 from runtime.store.writer import open_writer

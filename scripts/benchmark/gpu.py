@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from exporter.architecture import PATCH, Architecture
+from exporter.models.architecture import PATCH, Architecture
 from runtime.backends.gpu_session import GpuSession
 from scripts.benchmark.prepare import IMAGE_SIZE
 from scripts.benchmark.runners import Job

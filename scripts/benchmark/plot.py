@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import BackendError, OutputFileError
+from runtime.contract.errors import BackendError, OutputFileError
 from scripts.benchmark.measure import Race
 from scripts.benchmark.report import LABELS, OURS
 

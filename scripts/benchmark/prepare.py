@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exporter.architecture import Architecture
-from runtime.errors import BackendError, BuildError, one_line
-from runtime.parity import LIMITS
+from exporter.models.architecture import Architecture
+from runtime.contract.comparison import LIMITS
+from runtime.contract.errors import BackendError, BuildError, one_line
 from scripts.benchmark.contestants import OURS, PLAIN, WEIGHTS, Contestant
 
 Float32 = npt.NDArray[np.float32]
@@ -63,7 +63,7 @@ def prepare(arch: Architecture, contestants: Sequence[Contestant], folder: Path)
 def _ours(arch: Architecture, contestant: Contestant, folder: Path) -> Prepared:
     """Our graph by the exporter itself, which compares it with eager PyTorch and leaves the golden sample of that."""
     from exporter import ExportSpec, export
-    from runtime.golden import read_golden
+    from runtime.contract.golden import read_golden
 
     path = folder / contestant.file
     itae = OURS[contestant.graph or ""]
@@ -85,7 +85,8 @@ def _transformers(arch: Architecture) -> tuple[Any, Check]:
     """The model of transformers with its own position embedding, and what it makes of some pictures in float64."""
     import torch
 
-    from exporter import golden_sample, weights
+    from exporter.models import weights
+    from exporter.proof import golden_sample
 
     model: Any = weights.load(arch, WEIGHTS).model
     pictures = np.stack([golden_sample.candidate(index, IMAGE_SIZE, IMAGE_SIZE) for index in range(SAMPLES)])

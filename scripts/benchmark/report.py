@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exporter.architecture import architecture
+from exporter.models.architecture import architecture
 from scripts.benchmark.contestants import CONTESTANTS, Device
 from scripts.benchmark.gpu import flops_per_image, peak_tflops
 from scripts.benchmark.measure import Race, Timing

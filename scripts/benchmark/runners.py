@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from exporter.architecture import Architecture
+from exporter.models.architecture import Architecture
 from scripts.benchmark.contestants import WEIGHTS, Contestant
 from scripts.benchmark.prepare import OUTPUTS
 
@@ -113,7 +113,7 @@ class Torch:
     def __init__(self, job: Job) -> None:
         import torch
 
-        from exporter import weights
+        from exporter.models import weights
 
         self._torch = torch
         torch.set_num_threads(job.threads)

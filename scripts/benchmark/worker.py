@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from runtime.errors import one_line
+from runtime.contract.errors import one_line
 from scripts.benchmark.runners import Job, load
 
 Float32 = npt.NDArray[np.float32]

@@ -13,11 +13,11 @@ from dataclasses import fields
 import pytest
 
 from exporter.__main__ import main
-from exporter.architecture import ARCHITECTURES
 from exporter.arguments import EXAMPLES, parser, to_spec
-from exporter.itae import ItaeConfig
-from exporter.spec import ExportSpec
-from runtime.errors import UsageError
+from exporter.methods.itae.options import ItaeConfig
+from exporter.models.architecture import ARCHITECTURES
+from exporter.options import ExportSpec
+from runtime.contract.errors import UsageError
 
 HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "onnx_graphsurgeon", "tensorrt", "tensorrt_rtx", "safetensors")
 

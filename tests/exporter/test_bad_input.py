@@ -23,12 +23,16 @@ import onnx
 import pytest
 import torch
 
-from exporter import architecture, engine, golden_sample, materialize, pipeline, trace, weights
+from exporter import pipeline, trace
 from exporter.__main__ import main
-from exporter.architecture import Architecture
-from runtime.errors import BackendError, BuildError, ManifestError
-from runtime.golden import read_golden
-from runtime.manifest import manifest_path, verified_manifest
+from exporter.build import engine
+from exporter.models import architecture, weights
+from exporter.models.architecture import Architecture
+from exporter.proof import golden_sample
+from exporter.surgery import materialize
+from runtime.contract.errors import BackendError, BuildError, ManifestError
+from runtime.contract.golden import read_golden
+from runtime.contract.manifest import manifest_path, verified_manifest
 
 TINY = Architecture("tiny", width=48, heads=3, depth=2, registers=4, swiglu=True)
 ARGV = ("--size", "tiny", "--weights", "random:1", "--image-size", "28x42", "--parity-samples", "2")
@@ -419,7 +423,7 @@ def test_a_failing_build_is_exit_code_1_and_publishes_not_even_the_onnx(bad_inpu
 
 def wrong_attenuation(monkeypatch):
     """The surgery masks where the reference takes the minimum."""
-    inject = importlib.import_module("exporter.surgery.inject_itae")
+    inject = importlib.import_module("exporter.methods.itae.graph.inject")
     real = inject.attenuate
 
     def mask(edit, site, artifact, itae, prefix):
@@ -430,7 +434,7 @@ def wrong_attenuation(monkeypatch):
 
 def wrong_artifacts(monkeypatch):
     """The surgery looks at the low side alone."""
-    inject = importlib.import_module("exporter.surgery.inject_itae")
+    inject = importlib.import_module("exporter.methods.itae.graph.inject")
     real = inject.find_artifacts
 
     def low(edit, norm, itae, prefix):
@@ -535,7 +539,7 @@ STATIONS = {
     "gate": (pipeline.gate, "open_checked"),
     "parity": (pipeline.parity, "run"),
     "build": (engine, "build"),
-    "publish": (importlib.import_module("exporter.publish"), "record_file"),
+    "publish": (importlib.import_module("exporter.build.publish"), "record_file"),
 }
 
 
@@ -614,7 +618,9 @@ def test_the_manifest_takes_its_place_last(bad_input_export, tmp_path, monkeypat
 IN_THE_MIDDLE = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent ignores
-from exporter import architecture, golden_sample, trace
+from exporter import trace
+from exporter.models import architecture
+from exporter.proof import golden_sample
 from exporter.__main__ import main
 architecture.ARCHITECTURES["tiny"] = architecture.Architecture(
     "tiny", width=48, heads=3, depth=2, registers=4, swiglu=True

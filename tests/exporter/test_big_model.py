@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.manifest import verified_manifest
+from runtime.contract.manifest import verified_manifest
 
 ROOT = Path(__file__).parents[2]
 MOST = 1.5
@@ -19,8 +19,9 @@ MEMORY, DISK = 12 << 30, 15 << 30
 
 EXPORT = """
 import sys
-from exporter import ExportSpec, export, materialize
-from exporter.architecture import Architecture
+from exporter import ExportSpec, export
+from exporter.surgery import materialize
+from exporter.models.architecture import Architecture
 
 materialize.INLINE_LIMIT = 0  # weights on disk, as those of 2 GiB and more are
 arch = Architecture("wide", width=int(sys.argv[1]), heads=8, depth=4, swiglu=True)

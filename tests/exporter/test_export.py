@@ -14,14 +14,18 @@ import pytest
 import torch
 from PIL import Image
 
-from exporter import engine, fusion, materialize, position, reference, surgery, trace, weights
+from exporter import surgery, trace
 from exporter.__main__ import main
-from exporter.architecture import architecture
-from exporter.golden_sample import candidate, normalize
-from exporter.itae import ItaeConfig
-from exporter.spec import ExportSpec
-from runtime.golden import read_golden
-from runtime.manifest import verified_manifest
+from exporter.build import engine, fusion
+from exporter.methods.itae import reference
+from exporter.methods.itae.options import ItaeConfig
+from exporter.models import position, weights
+from exporter.models.architecture import architecture
+from exporter.options import ExportSpec
+from exporter.proof.golden_sample import candidate, normalize
+from exporter.surgery import materialize
+from runtime.contract.golden import read_golden
+from runtime.contract.manifest import verified_manifest
 
 ROOT = Path(__file__).parents[2]
 ATOL = 1e-4

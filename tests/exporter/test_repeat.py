@@ -10,8 +10,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXPORT = """
 import sys
-from exporter import ExportSpec, export, materialize
-from exporter.architecture import Architecture
+from exporter import ExportSpec, export
+from exporter.surgery import materialize
+from exporter.models.architecture import Architecture
 
 materialize.INLINE_LIMIT = int(sys.argv[2])
 arch = Architecture("tiny", width=48, heads=3, depth=3, registers=4, swiglu=True)

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from runtime import atomic
-from runtime.atomic import work_folder
-from runtime.errors import OutputFileError
+from runtime.contract import atomic
+from runtime.contract.atomic import work_folder
+from runtime.contract.errors import OutputFileError
 
 HOLD = """
 import sys
 from pathlib import Path
-from runtime.atomic import work_folder
+from runtime.contract.atomic import work_folder
 with work_folder(beside=Path(sys.argv[1])) as folder:
     (folder / "half-written").write_bytes(bytes(1000))
     print(folder, flush=True)

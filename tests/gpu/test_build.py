@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from exporter import engine_log
 from exporter.__main__ import main
-from exporter.engine import choose_backend
-from runtime.backends.cuda import require_gpu
-from runtime.manifest import read_manifest
+from exporter.build import build_log
+from exporter.build.engine import choose_backend
+from runtime.contract.cuda import require_gpu
+from runtime.contract.manifest import read_manifest
 
 pytestmark = pytest.mark.gpu
 
@@ -50,7 +50,7 @@ def test_vits14_engine_is_built(tmp_path, backend, precision):
 @pytest.mark.parametrize("told_by", ["the log or the inspector", "the inspector alone"])
 def test_fusion_is_told(tmp_path, monkeypatch, backend, told_by):
     if told_by == "the inspector alone":
-        monkeypatch.setattr(engine_log, "logged_kernels", lambda _: ())
+        monkeypatch.setattr(build_log, "logged_kernels", lambda _: ())
     command = ["--size", "vits14", "--weights", "random:0", "--batch", "1,8,16", "--attenuate", "mask", "--quiet"]
     assert main([*command, "--backend", backend, "--require-fusion", "--out", str(tmp_path / "x.engine")]) == 0
     found = read_manifest(tmp_path / "x.engine").fusion

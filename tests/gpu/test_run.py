@@ -14,14 +14,14 @@ import pytest
 from exporter import ExportSpec, export
 from runtime import load
 from runtime.backends import open_session
-from runtime.backends.cuda import require_gpu
 from runtime.backends.gpu import CudaGpu
 from runtime.backends.gpu_session import GpuSession
 from runtime.backends.kernel_cache import cache_path
 from runtime.backends.session import batch_limits
-from runtime.doctor import examine
-from runtime.errors import InputError, UsageError
-from runtime.verify import verify
+from runtime.checks.doctor import examine
+from runtime.checks.verify import verify
+from runtime.contract.cuda import require_gpu
+from runtime.contract.errors import InputError, UsageError
 
 pytestmark = pytest.mark.gpu
 

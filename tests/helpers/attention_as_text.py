@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import onnx.parser
 
-from exporter.architecture import Architecture
-from exporter.spec import ExportSpec
+from exporter.models.architecture import Architecture
+from exporter.options import ExportSpec
 
 B, N, C, H, D = 2, 5, 8, 2, 4
 """N = CLS + a 2×2 grid of patches."""

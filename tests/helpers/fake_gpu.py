@@ -17,7 +17,7 @@ import numpy as np
 
 from runtime.backends.gpu import ALIGNMENT, Memory, View
 from runtime.backends.session import image_bytes, image_shape
-from runtime.manifest import Manifest
+from runtime.contract.manifest import Manifest
 
 
 @dataclass(eq=False)

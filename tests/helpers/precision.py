@@ -12,10 +12,13 @@ import torch
 import trouble
 from tiny_dinov2 import open_session
 
-from exporter import golden_sample, materialize, reference, surgery, trace
-from exporter.architecture import Architecture
-from exporter.itae import ItaeConfig
-from exporter.spec import ExportSpec, Precision
+from exporter import surgery, trace
+from exporter.methods.itae import reference
+from exporter.methods.itae.options import ItaeConfig
+from exporter.models.architecture import Architecture
+from exporter.options import ExportSpec, Precision
+from exporter.proof import golden_sample
+from exporter.surgery import materialize
 
 SWIGLU = Architecture("swiglu", width=256, heads=4, depth=6, registers=4, swiglu=True)
 """ViT-g's MLP in a small model."""

@@ -10,22 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from runtime.clustering import NOISE, Clustering, add_rows, distances_to, nearest_other
-from runtime.report import (
-    Artifacts,
-    Cluster,
-    Confusion,
-    Curve,
-    FlaggedImage,
-    Headline,
-    Key,
-    Norms,
-    Report,
-    Table,
-    count_confusion,
-    describe_clusters,
-    draw_map,
-)
+from runtime.clustering.clusters import Clustering, add_rows, distances_to, nearest_other
+from runtime.commands.report_clusters import count_confusion, describe_clusters
+from runtime.contract.keys import Key
+from runtime.contract.labels import NOISE
+from runtime.report import Artifacts, Cluster, Confusion, Curve, FlaggedImage, Headline, Norms, Report, Table, draw_map
 
 HUES = [(200, 40, 40), (40, 170, 60), (40, 80, 200), (200, 170, 30)]
 

@@ -11,10 +11,13 @@ import numpy as np
 import onnxruntime
 import torch
 
-from exporter import materialize, position, reference, surgery, trace, weights
-from exporter.architecture import PATCH, Architecture
-from exporter.itae import ItaeConfig
-from exporter.spec import ExportSpec
+from exporter import surgery, trace
+from exporter.methods.itae import reference
+from exporter.methods.itae.options import ItaeConfig
+from exporter.models import position, weights
+from exporter.models.architecture import PATCH, Architecture
+from exporter.options import ExportSpec
+from exporter.surgery import materialize
 
 # Models this small are slower on several threads than on one.
 torch.set_num_threads(1)

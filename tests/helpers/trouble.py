@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from exporter import checkpoint, position, weights
-from exporter.architecture import TRAINED_GRID, Architecture
-from exporter.spec import ExportSpec
+from exporter.models import checkpoint, position, weights
+from exporter.models.architecture import TRAINED_GRID, Architecture
+from exporter.options import ExportSpec
 
 CHANNEL = 7
 """The residual channel that is large."""

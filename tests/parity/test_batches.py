@@ -9,10 +9,12 @@ import pytest
 import tiny_dinov2
 from onnx import helper, numpy_helper
 
-from exporter import materialize, position, surgery, trace, weights
-from exporter.golden_sample import candidate, normalize
-from exporter.itae import ItaeConfig
-from exporter.spec import ExportSpec
+from exporter import surgery, trace
+from exporter.methods.itae.options import ItaeConfig
+from exporter.models import position, weights
+from exporter.options import ExportSpec
+from exporter.proof.golden_sample import candidate, normalize
+from exporter.surgery import materialize
 
 EVERYTHING = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
 FAR = 2e-6

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_dinov2 import run
 
-from exporter import reference
-from exporter.itae import ItaeConfig
+from exporter.methods.itae import reference
+from exporter.methods.itae.options import ItaeConfig
 
 ATOL = 1e-4
 """The promise in float32 at real size; here about 5e-6 is seen."""

@@ -1,7 +1,7 @@
 """The figures of Meta's own code: facebookresearch/dinov2, float32, on weights and images made from numbers alone.
 
 `data/meta_golden.npz` holds, by size and image size, the CLS embedding after the final norm (2, 384) and the first
-patch token after it. The recipe of the checkpoint is written out here once more, apart from `exporter.weights`.
+patch token after it. The recipe of the checkpoint is written out here once more, apart from `exporter.models.weights`.
 """
 
 import zlib
@@ -12,9 +12,12 @@ import onnxruntime
 import pytest
 import torch
 
-from exporter import materialize, position, reference, surgery, trace, weights
-from exporter.architecture import architecture
-from exporter.spec import ExportSpec
+from exporter import surgery, trace
+from exporter.methods.itae import reference
+from exporter.models import position, weights
+from exporter.models.architecture import architecture
+from exporter.options import ExportSpec
+from exporter.surgery import materialize
 
 GOLDEN = Path(__file__).parents[1] / "data" / "meta_golden.npz"
 ATOL = 1e-4

@@ -11,10 +11,10 @@ from precision import NARROW, SWIGLU, TROUBLES, compare, measure, pictures
 from tiny_dinov2 import run
 from trouble import FLOAT16_MAX, KINDS, troubled
 
-from exporter import reference
-from exporter.itae import ItaeConfig
-from exporter.spec import ExportSpec
-from runtime.parity import LIMITS
+from exporter.methods.itae import reference
+from exporter.methods.itae.options import ItaeConfig
+from exporter.options import ExportSpec
+from runtime.contract.comparison import LIMITS
 
 half_precision = importlib.import_module("exporter.surgery.half_precision")  # the package has a pass of that name
 SEED = 0

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter import reference
-from exporter.itae import ItaeConfig
+from exporter.methods.itae import reference
+from exporter.methods.itae.options import ItaeConfig
 
 THRESHOLDS = [
     *(

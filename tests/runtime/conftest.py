@@ -12,8 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from runtime.golden import Golden, golden_bytes
-from runtime.manifest import (
+from runtime.contract.comparison import LIMITS
+from runtime.contract.golden import Golden, golden_bytes
+from runtime.contract.manifest import (
     Backbone,
     Builder,
     Files,
@@ -26,8 +27,7 @@ from runtime.manifest import (
     parity_path,
     record_file,
 )
-from runtime.parity import LIMITS
-from runtime.preprocess import standard_preprocessing
+from runtime.images.preprocess import standard_preprocessing
 
 SIDE, PATCH, HIDDEN, WIDTH = 42, 14, 8, 6
 PATCHES = (SIDE // PATCH) ** 2

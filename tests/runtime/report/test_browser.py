@@ -8,6 +8,7 @@ from browser import CHROMIUM, open_browser
 from reports import small_report
 
 from runtime.report import write_report
+from runtime.sources.at_hand import at_hand
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium here: install Debian's chromium (.ci/run does where it may)"
@@ -20,7 +21,7 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     made = small_report(folder / "images", 4, 30)
     (folder / "images" / made.map.keys[lone_points(made.map.layouts[0].positions)[0]][1]).unlink()  # a placeholder
-    write_report(folder / "r.html", made)
+    write_report(folder / "r.html", made, at_hand)
     return folder / "r.html"
 
 
@@ -230,7 +231,7 @@ def test_a_hostile_name_stays_a_name(browser, tmp_path):
     root, _ = made.map.keys[0]
     keys = [(root, HOSTILE), *made.map.keys[1:]]
     object.__setattr__(made.map, "keys", keys)
-    write_report(tmp_path / "r.html", made)
+    write_report(tmp_path / "r.html", made, at_hand)
     browser.problems.clear()
     browser.requests.clear()
     browser.open((tmp_path / "r.html").as_uri())
@@ -244,7 +245,7 @@ def test_a_hostile_name_stays_a_name(browser, tmp_path):
 
 def test_the_policy_stops_a_script_that_got_in(browser, tmp_path):
     """So that the test above can fail: the policy holds even where escaping would not."""
-    write_report(tmp_path / "r.html", small_report(tmp_path / "images", 2, 2))
+    write_report(tmp_path / "r.html", small_report(tmp_path / "images", 2, 2), at_hand)
     text = (tmp_path / "r.html").read_text()
     (tmp_path / "r.html").write_text(
         text.replace("<main", "<script>window.hacked = 1</script><img src=x onerror='window.hacked=2'><main", 1)

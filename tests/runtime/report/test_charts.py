@@ -5,7 +5,8 @@ import re
 import pytest
 from reports import Parsed
 
-from runtime.report import NOISE, Cluster, Curve, Norms, charts
+from runtime.contract.labels import NOISE
+from runtime.report import Cluster, Curve, Norms, charts
 
 
 def sizes(*sizes: int, noise: int = 0) -> list[Cluster]:

@@ -11,19 +11,11 @@ import numpy as np
 import pytest
 from reports import described, parse, picture, small_report
 
-from runtime.report import (
-    Cluster,
-    Curve,
-    Headline,
-    Report,
-    Shown,
-    Table,
-    count_confusion,
-    draw_map,
-    write_report,
-)
+from runtime.commands.report_clusters import count_confusion
+from runtime.report import Cluster, Curve, Headline, Report, Shown, Table, draw_map, write_report
 from runtime.report.content import Confusion
 from runtime.report.elements import visible
+from runtime.sources.at_hand import at_hand
 
 HOSTILE = [
     "<script>alert(1)<script>.png",
@@ -42,7 +34,7 @@ HOSTILE = [
 
 @pytest.fixture
 def page(tmp_path):
-    write_report(tmp_path / "r.html", small_report(tmp_path / "images"))
+    write_report(tmp_path / "r.html", small_report(tmp_path / "images"), at_hand)
     return parse(tmp_path / "r.html")
 
 
@@ -153,7 +145,7 @@ def test_the_map_tells_cluster_class_and_name_of_each_point(page):
 def test_the_same_report_is_the_same_file(tmp_path):
     report = small_report(tmp_path / "images")
     for name in ("a.html", "b.html"):
-        write_report(tmp_path / name, report)
+        write_report(tmp_path / name, report, at_hand)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
@@ -190,7 +182,7 @@ def test_a_hostile_name_changes_no_tag_of_the_page(tmp_path, hostile):
             confusion=count_confusion(labels, [word, "b", "c"]),
             artifacts=replace(small_report(tmp_path / "artifacts").artifacts, model=word, note=word, detection=word),
         )  # fmt: skip
-        write_report(tmp_path / f"{to}.html", report)
+        write_report(tmp_path / f"{to}.html", report, at_hand)
 
     write(hostile, hostile, "hostile")
     write("sub/x.png" if "/" in hostile else "x.png", "x", "harmless")
@@ -204,12 +196,12 @@ def test_a_hostile_name_changes_no_tag_of_the_page(tmp_path, hostile):
 
 def test_a_name_that_is_no_utf8_is_told(tmp_path):
     report = Report("t", [], clusters=[Cluster(0, 1, [Shown(("/nowhere", "\udcff.png"))])])
-    write_report(tmp_path / "r.html", report)
+    write_report(tmp_path / "r.html", report, at_hand)
     assert "\\udcff.png" in (tmp_path / "r.html").read_text("utf-8")
 
 
 def test_only_what_is_there_is_shown(tmp_path):
-    write_report(tmp_path / "r.html", Report("t", [("a", "b")]))
+    write_report(tmp_path / "r.html", Report("t", [("a", "b")]), at_hand)
     page = parse(tmp_path / "r.html")
     assert [got["id"] for got in page.all("section")] == ["facts"]
     assert not page.all("img")
@@ -218,7 +210,7 @@ def test_only_what_is_there_is_shown(tmp_path):
 @pytest.mark.parametrize("labels", [True, False], ids=["labels", "no labels"])
 @pytest.mark.parametrize(("k", "each"), [(1, 1), (1, 30), (2, 1), (45, 2)], ids=str)
 def test_any_number_of_clusters_makes_a_page(tmp_path, k, each, labels):
-    write_report(tmp_path / "r.html", small_report(tmp_path / "images", k, each, labels=labels))
+    write_report(tmp_path / "r.html", small_report(tmp_path / "images", k, each, labels=labels), at_hand)
     page = parse(tmp_path / "r.html")
     assert len(page.all("section", class_="sheet")) == k
     assert bool(page.map()["labels"]) == labels
@@ -232,7 +224,7 @@ def test_noise_is_named_and_has_its_own_mark(tmp_path):
         "t", [], clusters=described(points, labels, lambda row: (key[0], f"{row}.png")),
         map=draw_map(points.__getitem__, labels, lambda row: (key[0], f"{row}.png")),
     )  # fmt: skip
-    write_report(tmp_path / "r.html", report)
+    write_report(tmp_path / "r.html", report, at_hand)
     page = parse(tmp_path / "r.html")
     assert page.all("section", id="cluster-noise")
     assert page.map()["clusters"] == [["0", 2, 0], ["noise", 2, -1]]
@@ -242,14 +234,14 @@ def test_noise_is_named_and_has_its_own_mark(tmp_path):
 def test_large_confusion_is_a_picture_with_words(tmp_path):
     classes = [f"class {number}" for number in range(60)]
     report = Report("t", [], confusion=count_confusion(np.arange(60) % 40, classes))
-    write_report(tmp_path / "r.html", report)
+    write_report(tmp_path / "r.html", report, at_hand)
     (image,) = parse(tmp_path / "r.html").all("img")
     assert "60 classes and 40 clusters" in image["alt"]
 
 
 def test_a_flat_or_single_score_is_still_a_curve(tmp_path):
     for curve in (Curve([2], [0.1], 2), Curve([2, 3], [0.1, 0.1], 3)):
-        write_report(tmp_path / "r.html", Report("t", [], curve=curve))
+        write_report(tmp_path / "r.html", Report("t", [], curve=curve), at_hand)
         assert "nan" not in (tmp_path / "r.html").read_text().lower().split("<script")[0].split("</style>")[1]
 
 
@@ -257,7 +249,7 @@ def test_a_large_confusion_has_each_class_with_its_cluster_in_a_table(tmp_path):
     labels = np.repeat(np.arange(39), 4)
     classes = [f"class {number:02d}" for number in labels]
     classes[:3] = ["class 01"] * 2 + ["class 40"]  # of cluster 0: one its own class's, one of a class that gets none
-    write_report(tmp_path / "r.html", Report("t", [], confusion=count_confusion(labels, classes)))
+    write_report(tmp_path / "r.html", Report("t", [], confusion=count_confusion(labels, classes)), at_hand)
     text = " ".join(parse(tmp_path / "r.html").text.split())
     assert "All classes as a table" in text
     assert "class 01 1 4 of 6 67%" in text
@@ -268,7 +260,7 @@ def test_a_large_confusion_has_each_class_with_its_cluster_in_a_table(tmp_path):
 def test_a_confusion_of_more_classes_than_a_picture_has_pixels_is_a_table(tmp_path):
     n = 16_384
     confusion = Confusion([str(number) for number in range(n)], [0], np.ones((n, 1), np.int64), ["0"])
-    write_report(tmp_path / "r.html", Report("t", [], confusion=confusion))
+    write_report(tmp_path / "r.html", Report("t", [], confusion=confusion), at_hand)
     page = parse(tmp_path / "r.html")
     assert not page.all("img")
     assert "All classes as a table" in page.text

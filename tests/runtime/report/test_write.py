@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 from reports import HUES, noise, parse, picture, small_report
 
-from runtime.errors import OutputFileError, UsageError
+from runtime.contract.errors import OutputFileError, UsageError
 from runtime.report import Cluster, Report, Shown, check_target, write, write_report
 from runtime.report.thumbnails import BUDGET, Wanted, make_thumbnails
+from runtime.sources import read_image
+from runtime.sources.at_hand import at_hand
 
 
 def opened(webp: bytes) -> Image.Image:
@@ -22,7 +24,7 @@ def test_a_thumbnail_is_the_middle_of_the_image(tmp_path):
     whole = Image.new("RGB", (300, 100), HUES[0])
     whole.paste(HUES[2], (100, 0, 200, 100))
     whole.save(tmp_path / "x.png")
-    (webp,) = make_thumbnails([Wanted((str(tmp_path), "x.png"), 96)])
+    (webp,) = make_thumbnails([Wanted((str(tmp_path), "x.png"), 96)], read_image)
     small = opened(webp).convert("RGB")
     assert small.size == (96, 96)
     for place in ((2, 2), (93, 48), (48, 93)):
@@ -30,7 +32,7 @@ def test_a_thumbnail_is_the_middle_of_the_image(tmp_path):
 
 
 def test_a_tiny_image_is_not_enlarged(tmp_path):
-    (webp,) = make_thumbnails([Wanted(picture(tmp_path, "x.png", size=(20, 40)), 96)])
+    (webp,) = make_thumbnails([Wanted(picture(tmp_path, "x.png", size=(20, 40)), 96)], read_image)
     assert opened(webp).size == (40, 40)
 
 
@@ -39,7 +41,7 @@ def test_the_models_view_is_its_crop(tmp_path):
     whole.paste(HUES[2], (160, 0, 240, 100))
     whole.save(tmp_path / "x.png")
     wanted = Wanted((str(tmp_path), "x.png"), 224, ((50, 50), (40, 30)))
-    (webp,) = make_thumbnails([wanted])
+    (webp,) = make_thumbnails([wanted], read_image)
     small = opened(webp).convert("RGB")
     assert small.size == (30, 40)
     assert max(abs(a - b) for a, b in zip(small.getpixel((2, 20)), HUES[2], strict=True)) < 24
@@ -49,7 +51,7 @@ def test_what_cannot_be_read_is_none_and_the_others_go_on(tmp_path):
     (tmp_path / "text.png").write_text("not an image")
     good = picture(tmp_path, "good.png")
     keys = [(str(tmp_path), "gone.png"), good, (str(tmp_path), "text.png"), (str(tmp_path), "../../etc/passwd")]
-    made = make_thumbnails([Wanted(key, 64) for key in keys])
+    made = make_thumbnails([Wanted(key, 64) for key in keys], read_image)
     assert [webp is not None for webp in made] == [False, True, False, False]
 
 
@@ -57,7 +59,7 @@ def test_an_image_inside_a_tar_is_found(tmp_path):
     picture(tmp_path, "x.png")
     with tarfile.open(tmp_path / "t.tar", "w") as tar:
         tar.add(tmp_path / "x.png", "a/x.png")
-    (webp,) = make_thumbnails([Wanted((str(tmp_path / "t.tar"), "a/x.png"), 64)])
+    (webp,) = make_thumbnails([Wanted((str(tmp_path / "t.tar"), "a/x.png"), 64)], read_image)
     assert webp is not None
 
 
@@ -65,7 +67,7 @@ def test_an_image_inside_a_tar_is_found(tmp_path):
 def test_what_compresses_worst_keeps_to_the_budget(tmp_path, budget):
     keys = [noise(tmp_path, f"{number}.png", number) for number in range(20)]
     wanted = [Wanted(key, 96 if number % 2 else 64) for number, key in enumerate(keys)]
-    sizes = [len(webp) for webp in make_thumbnails(wanted, budget)]
+    sizes = [len(webp) for webp in make_thumbnails(wanted, read_image, budget)]
     assert 0 < sum(sizes) <= budget
     assert sum(sizes) > budget / 20  # and it is used
 
@@ -80,7 +82,7 @@ def test_the_largest_report_keeps_below_15_megabytes(tmp_path):
     wanted = [Wanted((str(tmp_path), name), side) for name in names[:24]]
     wanted += [Wanted((str(tmp_path), name), map_side) for name in names[24:]]
     share = sum(one.side**2 for one in wanted) / (3000 * side**2 + 2000 * map_side**2)
-    made = make_thumbnails(wanted, int(BUDGET * share))
+    made = make_thumbnails(wanted, read_image, int(BUDGET * share))
     assert sum(map(len, made)) <= BUDGET * share
     assert min(opened(webp).width for webp in made) >= 32
     assert BUDGET * 4 / 3 < 15e6 - 2.5e6  # so much is left for markup and the map's data
@@ -90,7 +92,7 @@ def test_an_image_that_is_gone_is_a_placeholder_with_words(tmp_path):
     report = small_report(tmp_path / "images")
     gone = report.clusters[0].central[0].key
     (tmp_path / "images" / gone[1]).unlink()
-    written = write_report(tmp_path / "r.html", report)
+    written = write_report(tmp_path / "r.html", report, at_hand)
     assert written.unreadable == (gone,)
     assert written.images == 18
     page = parse(tmp_path / "r.html")
@@ -104,13 +106,13 @@ def test_an_image_that_is_gone_is_a_placeholder_with_words(tmp_path):
 def test_an_image_is_read_where_it_lies_now(tmp_path):
     key = picture(tmp_path / "new", "x.png")
     report = Report("t", [], clusters=[Cluster(0, 1, [Shown(key)])])
-    assert write_report(tmp_path / "r.html", report).unreadable == ()
+    assert write_report(tmp_path / "r.html", report, at_hand).unreadable == ()
 
 
 def test_another_file_is_replaced_and_the_size_told(tmp_path):
     target = tmp_path / "r.html"
     target.write_text("old")
-    written = write_report(target, Report("new", []))
+    written = write_report(target, Report("new", []), at_hand)
     assert target.read_text().startswith("<!doctype html>")
     assert target.stat().st_size == written.bytes
 
@@ -122,9 +124,9 @@ def test_a_report_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
     def fail(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("runtime.atomic.os.fsync", fail)
+    monkeypatch.setattr("runtime.contract.atomic.os.fsync", fail)
     with pytest.raises(OutputFileError, match="No space left"):
-        write_report(target, Report("new", []))
+        write_report(target, Report("new", []), at_hand)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("r.html", "old")]
 
 

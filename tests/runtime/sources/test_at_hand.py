@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from runtime.errors import InputError, OutputFileError
+from runtime.contract.errors import InputError, OutputFileError
 from runtime.sources import read_image
 from runtime.sources.at_hand import at_hand
 

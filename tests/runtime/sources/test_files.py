@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from runtime.errors import InputError, UsageError
-from runtime.sources import Item, Unreadable, load_item, location, open_sources, read_image
+from runtime.contract.errors import InputError, UsageError
+from runtime.contract.keys import location
+from runtime.sources import Item, Unreadable, load_item, open_sources, read_image
 from runtime.sources.names import expand_braces
 
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from runtime.errors import InputError, ItaeError, UsageError
-from runtime.sources import Item, Unreadable, load_item, location, open_sources
+from runtime.contract.errors import InputError, ItaeError, UsageError
+from runtime.contract.keys import location
+from runtime.sources import Item, Unreadable, load_item, open_sources
 from runtime.sources.lists import text_list
 
 

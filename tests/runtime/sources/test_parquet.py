@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from runtime.errors import InputError
+from runtime.contract.errors import InputError
 from runtime.sources import Item, Unreadable, load_item, open_sources, parquet_images, read_image
 
 

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from runtime.errors import BackendError, InputError, UsageError
-from runtime.sources import Item, Unreadable, load_item, location, open_sources, read_image, remote
+from runtime.contract.errors import BackendError, InputError, UsageError
+from runtime.contract.keys import location
+from runtime.sources import Item, Unreadable, load_item, open_sources, read_image, remote
 
 
 @pytest.fixture(params=["file", "memory"])

@@ -6,8 +6,9 @@ import tarfile
 import numpy as np
 import pytest
 
-from runtime.errors import InputError
-from runtime.sources import Item, Unreadable, load_item, location, open_sources, read_image, tar_members, tars
+from runtime.contract.errors import InputError
+from runtime.contract.keys import location
+from runtime.sources import Item, Unreadable, load_item, open_sources, read_image, tar_members, tars
 
 
 def member(name: str, data: bytes = b"", **fields) -> tuple[tarfile.TarInfo, bytes]:

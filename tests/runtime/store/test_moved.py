@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import UsageError
+from runtime.contract.errors import UsageError
 from runtime.store.moved import Moved
 
 

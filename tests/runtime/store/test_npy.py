@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stores import assert_same, rows, write
 
-from runtime.errors import InputError
+from runtime.contract.errors import InputError
 from runtime.store import Embeddings, Store
 from runtime.store.npy_file import header, key_of, line_of
 

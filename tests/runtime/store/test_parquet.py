@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from stores import assert_same, rows, write
 
-from runtime.errors import InputError
+from runtime.contract.errors import InputError
 from runtime.store import Embeddings, Store, parquet_parts, records, sinks
 
 

@@ -14,7 +14,7 @@ import pytest
 from pyarrow import parquet
 from stores import assert_same, rows, write
 
-from runtime.errors import InputError, OutputFileError, UsageError
+from runtime.contract.errors import InputError, OutputFileError, UsageError
 from runtime.store import Embeddings, Store, sinks, writer
 from runtime.store.writer import open_writer
 

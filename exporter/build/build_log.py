@@ -1,0 +1,173 @@
+"""What TensorRT says while it builds: its errors, and the kernels it chose.
+
+No call names the kernels of a plan without a GPU; the verbose log does, in one last message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType, ModuleType
+from typing import Any
+
+from runtime.contract.errors import BuildError
+
+TrtObject = Any
+"""An object of TensorRT's bindings, which ship no types."""
+Log = Callable[[str, str], None]
+"""Takes a severity (`verbose`, `info`, `warning`, `error`, `internal error`) and a message."""
+
+MAX_ERRORS = 3
+MAX_ERROR_CHARS = 1200
+"""Of one line: TensorRT quotes whole tensors."""
+_KERNEL = re.compile(r"^Name: (.+?), LayerType: (\w*),(.*)$", re.MULTILINE)
+_ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+_NO_WORK = ("shape_call", "signal", "wait")
+"""Types of layers that only synchronise streams or compute shapes: no kernel runs."""
+_NO_DRIVER = "cudaError 35"
+"""In a line that TensorRT-RTX adds to every error where there is no GPU; it would read as the cause."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel of an engine."""
+
+    name: str
+    """As the builder calls it, such as `_gemm_mha_v2_myl0_15`."""
+    nodes: frozenset[str]
+    """Names of the ONNX nodes that it computes, wholly or in part."""
+
+
+class BuildLog:
+    """Keeps the errors and the kernels of one build, and hands every message on.
+
+    TensorRT swallows what is raised in a callback and goes on. So it is kept in `raised`, which ends the
+    build (`trt_monitor`) and is raised again after it (`stopped_by_callbacks`).
+    """
+
+    def __init__(self, forward: Log | None = None) -> None:
+        """`forward` gets every message; none: they are only read."""
+        self._forward = forward
+        self._lock = threading.Lock()  # the builder may log from several threads
+        self._errors: list[str] = []
+        self.kernels: tuple[Kernel, ...] = ()
+        """In the order of execution."""
+        self.complaints = 0
+        """Warnings and errors so far."""
+        self.raised: BaseException | None = None
+
+    def record(self, severity: str, message: str) -> None:
+        """Take one message; never raises."""
+        try:
+            with self._lock:
+                if message.startswith("Layers:"):
+                    self.kernels = logged_kernels(message)
+                if severity == "warning" or severity.endswith("error"):
+                    self.complaints += 1
+                if severity.endswith("error"):
+                    self._errors.append(message)
+                if self._forward is not None and self.raised is None:
+                    self._forward(severity, message)
+        except BaseException as error:  # Ctrl-C too: see the class
+            self.raised = error
+
+    def last_errors(self) -> str:
+        """The builder's own last words on one line, the same only once; empty if it gave none."""
+        latest_first = dict.fromkeys(one_line(error) for error in reversed(self._errors))
+        return "; ".join(reversed(list(latest_first)[:MAX_ERRORS]))
+
+
+def one_line(text: str) -> str:
+    """The text without its line breaks and without complaints about a missing driver, cut where very long."""
+    lines = text.splitlines()
+    line = " ".join(" ".join([line for line in lines if _NO_DRIVER not in line] or lines).split())
+    return line if len(line) <= MAX_ERROR_CHARS else line[:MAX_ERROR_CHARS] + "..."
+
+
+def logged_kernels(layers: str) -> tuple[Kernel, ...]:
+    """The kernels in the message `Layers:` of a verbose log with detailed profiling verbosity."""
+    return _kernels(_KERNEL.findall(layers))
+
+
+def inspected_kernels(text: str) -> tuple[Kernel, ...]:
+    """The kernels in the JSON of an engine inspector; none where it has not the expected form."""
+    try:
+        layers = json.loads(text)["Layers"]
+        return _kernels([(one["Name"], one["LayerType"], one.get("Metadata", "")) for one in layers])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ()
+
+
+def _kernels(layers: list[tuple[str, str, str]]) -> tuple[Kernel, ...]:
+    """Name, type and text of each layer; the text has its ONNX nodes, as `[ONNX Layer: node_matmul]`."""
+    return tuple(
+        Kernel(name, frozenset(_ONNX_NODE.findall(text))) for name, kind, text in layers if kind not in _NO_WORK
+    )
+
+
+@contextlib.contextmanager
+def stopped_by_callbacks(log: BuildLog) -> Iterator[None]:
+    """A block that runs the builder and then raises what `log` kept, a Ctrl-C included.
+
+    Python raises a Ctrl-C in whatever it runs next, during a build a callback, where it would be lost.
+    """
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        log.raised = KeyboardInterrupt()
+
+    # Only the main thread may set handlers; one that does not raise Ctrl-C stays, "ignore" too.
+    ours = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if threading.current_thread() is threading.main_thread()
+        and signal.getsignal(number) is signal.default_int_handler
+    ]
+    for number in ours:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    except BuildError:  # there is no engine because it was stopped
+        if log.raised is None:
+            raise
+    finally:
+        for number in ours:
+            signal.signal(number, signal.default_int_handler)
+    if log.raised is not None:
+        raise log.raised
+
+
+def trt_logger(trt: ModuleType, log: BuildLog) -> TrtObject:
+    """A TensorRT logger that records in `log`; `trt.Logger` would print to stdout."""
+
+    class Logger(trt.ILogger):  # type: ignore[name-defined,misc]  # the base is known at run time only
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)  # pybind11 refuses super().__init__
+
+        def log(self, severity: TrtObject, message: str) -> None:
+            log.record(severity.name.lower().replace("_", " "), message)
+
+    return Logger()
+
+
+def trt_monitor(trt: ModuleType, log: BuildLog) -> TrtObject:
+    """A TensorRT progress monitor that stops the build once `log` has something to raise."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined,misc]  # the base is known at run time only
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            pass
+
+        def phase_finish(self, phase_name: str) -> None:
+            pass
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return log.raised is None
+
+    return Monitor()

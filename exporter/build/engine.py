@@ -1,0 +1,278 @@
+"""ONNX to a TensorRT plan: one code path for TensorRT 10, 11 and TensorRT-RTX.
+
+All three share one Python interface. TensorRT needs a GPU to build, and without one it crashes the process
+instead of saying so; TensorRT-RTX builds on any machine and compiles for the GPU where the engine is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal
+
+from exporter.build import timing_cache
+from exporter.build.build_log import (
+    BuildLog,
+    Kernel,
+    Log,
+    TrtObject,
+    inspected_kernels,
+    one_line,
+    stopped_by_callbacks,
+    trt_logger,
+    trt_monitor,
+)
+from runtime.contract.atomic import cannot_write
+from runtime.contract.cuda import require_gpu
+from runtime.contract.errors import BackendError, BuildError
+from runtime.contract.manifest import Builder
+
+if TYPE_CHECKING:
+    from onnx import ValueInfoProto
+
+BackendName = Literal["tensorrt", "tensorrt-rtx"]
+
+_MODULES: dict[BackendName, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+_EXTRAS: dict[BackendName, str] = {"tensorrt": "gpu", "tensorrt-rtx": "rtx"}
+_OLDEST: dict[BackendName, int] = {"tensorrt": 10, "tensorrt-rtx": 1}
+"""Major versions. Before TensorRT 10 precision was the builder's choice and not the graph's."""
+_DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+"""TensorRT's data types that numpy calls otherwise."""
+
+Tensors = tuple[tuple[str, str], ...]
+"""Name and data type (`float32`, `float16`, `uint8`, `bool` ...) of each tensor."""
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """What to build; the inputs' names and shapes are the ONNX file's."""
+
+    backend: BackendName
+    """As `choose_backend` gave it."""
+    batch: tuple[int, int, int]
+    """min, opt, max of dimension 0 of every input; all equal: a fixed batch."""
+    workspace_mib: int | None = None
+    """What a kernel may use for scratch memory; none: all that the GPU has."""
+    timing_cache: bytes | None = field(default=None, repr=False)
+    """Timings of earlier builds, empty at first; none: no cache is kept."""
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """What was built."""
+
+    builder: Builder
+    """Name and version of the library, and the platform that the plan is for, such as `linux-x86_64`."""
+    inputs: Tensors
+    outputs: Tensors
+    kernels: tuple[Kernel, ...]
+    """Every kernel of the engine in the order of execution; none where the library doesn't tell."""
+    plan_bytes: int
+    timing_cache: bytes | None = field(default=None, repr=False)
+    """The timings, those of this build added, where a cache is kept."""
+
+
+@dataclass(frozen=True)
+class _Built:
+    """What TensorRT gave, in its own memory."""
+
+    plan: TrtObject
+    tensors: tuple[Tensors, Tensors]
+    kernels: tuple[Kernel, ...]
+    timing_cache: bytes | None
+
+
+def choose_backend(requested: Literal["auto", "tensorrt", "tensorrt-rtx"]) -> BackendName:
+    """The library to build with; `auto` is TensorRT where it and a GPU are, else TensorRT-RTX.
+
+    Raises:
+        BackendError: what was asked for isn't here; the message says what to install.
+    """
+    reasons = []
+    for candidate in _candidates(requested):
+        try:
+            _load(candidate)
+        except BackendError as error:
+            reasons.append(str(error))
+        else:
+            return candidate
+    raise BackendError("; or ".join(reasons))
+
+
+def _candidates(requested: Literal["auto", "tensorrt", "tensorrt-rtx"]) -> tuple[BackendName, ...]:
+    if requested == "tensorrt-rtx":
+        return ("tensorrt-rtx",)
+    try:
+        require_gpu("--backend tensorrt")
+    except BackendError as error:
+        if requested == "tensorrt":
+            raise BackendError(f"{error}; --backend tensorrt-rtx builds without one") from error
+        return ("tensorrt-rtx",)
+    return ("tensorrt",) if requested == "tensorrt" else ("tensorrt", "tensorrt-rtx")
+
+
+def build(onnx: Path, plan: Path, request: EngineRequest, log: Log | None = None) -> EngineResult:
+    """Build the engine of `onnx` and write it to `plan`, a file in a work folder: not atomically.
+
+    Precision is the graph's own (strong typing), float32 is never rounded to TF32, and external weights are
+    found beside `onnx`. TensorRT-RTX gives the same bytes again for the same file; TensorRT times kernels.
+
+    Args:
+        onnx: a model that passed the checker, dimension 0 of every input dynamic or of the asked-for size.
+        plan: where to write.
+        request: library, batch sizes and memory.
+        log: gets the builder's own log, message by message.
+
+    Raises:
+        BackendError: the library isn't here or can't start.
+        BuildError: the file is broken, or the library refuses it; the message has its own last words.
+        InputError: the library refuses the timing cache.
+        OutputFileError: `plan` can't be written.
+    """
+    inputs, outputs = _onnx_tensors(onnx)
+    trt = _load(request.backend)
+    build_log = BuildLog(log)
+    with stopped_by_callbacks(build_log):
+        built = _serialize(trt, onnx, request, build_log)
+    if built.tensors != (inputs, outputs):
+        raise BuildError(f"{onnx}: TensorRT read inputs and outputs {built.tensors}, the file has {(inputs, outputs)}")
+    serialized = built.plan
+    try:
+        with plan.open("wb") as file:
+            file.write(serialized)
+    except OSError as error:
+        raise cannot_write(plan, error) from error
+    return EngineResult(
+        builder=Builder(
+            name=request.backend,
+            version=trt.__version__,
+            platform=f"{sys.platform}-{platform.machine().lower()}",
+        ),
+        inputs=inputs,
+        outputs=outputs,
+        kernels=built.kernels,
+        plan_bytes=serialized.nbytes,
+        timing_cache=built.timing_cache,
+    )
+
+
+def _serialize(trt: ModuleType, onnx: Path, request: EngineRequest, log: BuildLog) -> _Built:
+    """Parse and build."""
+    logger = trt_logger(trt, log)
+    try:
+        builder = trt.Builder(logger)
+    except (TypeError, RuntimeError) as error:  # a null pointer from C++, where CUDA does not start
+        raise BackendError(f"{request.backend} does not start: {log.last_errors() or error}") from error
+    # TensorRT 10 needs the flag, 11 and RTX know it and are always so.
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(onnx)):
+        raise BuildError(f"{request.backend} can't read {onnx}: {_parser_errors(parser) or log.last_errors()}")
+    monitor = trt_monitor(trt, log)  # must outlive the config
+    config = _config(trt, builder, request, monitor)
+    config.add_optimization_profile(_profile(builder, network, request, onnx))
+    cache = timing_cache.attach(config, request.timing_cache, log)  # must outlive the build
+    serialized = builder.build_serialized_network(network, config)
+    if serialized is None:
+        words = log.last_errors() or "it gave no reason; see --verbose"
+        raise BuildError(f"{request.backend} {trt.__version__} gave no engine: {words}")
+    timings = bytes(cache.serialize()) if cache is not None else None
+    kernels = log.kernels or _inspect(trt, logger, serialized)
+    return _Built(serialized, _network_tensors(network), kernels, timings)
+
+
+def _parser_errors(parser: TrtObject) -> str:
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    return "; ".join(one_line(f"{error.node_operator()}: {error.desc()}") for error in errors)
+
+
+def _config(trt: ModuleType, builder: TrtObject, request: EngineRequest, monitor: TrtObject) -> TrtObject:
+    config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # on by default: ten bits of mantissa under the name of float32
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the log has no kernels
+    config.progress_monitor = monitor
+    if request.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_mib << 20)
+    return config
+
+
+def _inspect(trt: ModuleType, logger: TrtObject, serialized: TrtObject) -> tuple[Kernel, ...]:
+    """The kernels as the engine itself tells them, for a log without: needs the GPU that the engine is for."""
+    try:
+        require_gpu("the engine inspector")
+    except BackendError:
+        return ()
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(serialized)
+    if engine is None:
+        return ()
+    inspector = engine.create_engine_inspector()
+    return inspected_kernels(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def _profile(builder: TrtObject, network: TrtObject, request: EngineRequest, onnx: Path) -> TrtObject:
+    profile = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        shape = tuple(tensor.shape)
+        sizes = {-1, request.batch[0]} if len(set(request.batch)) == 1 else {-1}
+        if not shape or shape[0] not in sizes or min(shape[1:], default=1) < 1:
+            raise BuildError(
+                f"{onnx}: input {tensor.name} has shape {shape}; dimension 0 must be dynamic "
+                f"(or the fixed batch) and the others fixed, for batch {request.batch}"
+            )
+        profile.set_shape(tensor.name, *((size, *shape[1:]) for size in request.batch))
+    return profile
+
+
+def _network_tensors(network: TrtObject) -> tuple[Tensors, Tensors]:
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    outputs = [network.get_output(index) for index in range(network.num_outputs)]
+
+    def describe(tensors: list[TrtObject]) -> Tensors:
+        names = [(tensor.name, tensor.dtype.name) for tensor in tensors]
+        return tuple((name, _DTYPES.get(dtype, dtype.lower())) for name, dtype in names)
+
+    return describe(inputs), describe(outputs)
+
+
+def _onnx_tensors(path: Path) -> tuple[Tensors, Tensors]:
+    """Inputs and outputs of an ONNX file; TensorRT's own parser takes an empty file for a model."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except (OSError, DecodeError) as error:
+        raise BuildError(f"can't read the ONNX file {path}: {error}") from error
+
+    def describe(values: Iterable[ValueInfoProto]) -> Tensors:
+        return tuple((v.name, onnx.helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type).name) for v in values)
+
+    if not graph.input or not graph.output:
+        raise BuildError(f"the ONNX file {path} has no inputs or no outputs: it is empty or truncated")
+    return describe(graph.input), describe(graph.output)
+
+
+def _load(backend: BackendName) -> ModuleType:
+    """Import the library of `backend`.
+
+    Raises:
+        BackendError: it is missing, does not load, or is too old.
+    """
+    hint = f"pip install 'itae[{_EXTRAS[backend]}]'"
+    try:
+        module = importlib.import_module(_MODULES[backend])
+    except ModuleNotFoundError as error:
+        raise BackendError(f"{backend} is not installed here: {hint}") from error
+    except (ImportError, OSError, RuntimeError) as error:  # a package without its shared libraries
+        raise BackendError(f"{backend} is installed but does not load ({error}): {hint}") from error
+    version = str(module.__version__)
+    if int(version.split(".")[0]) < _OLDEST[backend]:
+        raise BackendError(f"{backend} {version} is too old, {_OLDEST[backend]} or newer is needed: {hint} --upgrade")
+    return module

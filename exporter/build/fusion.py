@@ -1,0 +1,111 @@
+"""Whether each attention is one kernel: the graph's attention sites against the kernels of the engine.
+
+The builder says of each kernel which ONNX nodes it computes. An attention is fused where one kernel computes its first
+MatMul, its Softmax and its second MatMul, whatever that kernel is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from runtime.contract.errors import FusionError
+from runtime.contract.manifest import Fusion
+
+if TYPE_CHECKING:
+    from exporter.options import ExportSpec
+
+FUSES = ("fp16", "bf16")
+"""Precisions in which TensorRT fuses attention over all queries; a single query's it fuses in fp32 too, at times."""
+
+
+class Kernel(Protocol):
+    """What is read of a kernel, as `exporter.build.build_log` gives it."""
+
+    @property
+    def name(self) -> str:
+        """As the builder calls it."""
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        """The ONNX nodes that it computes."""
+
+
+def unfusable_layers(spec: ExportSpec) -> dict[int, str]:
+    """The layers whose attention the options keep from being one kernel, each with the reason.
+
+    It is the precision alone: the surgery writes every attenuation so that the attention can stay one kernel.
+    """
+    if spec.resolved_precision in FUSES:
+        return {}
+    reason = f"TensorRT fuses attention over all queries in {' and '.join(FUSES)} only"
+    return dict.fromkeys(range(spec.backbone.depth), reason)
+
+
+def read_fusion(
+    sites: Sequence[frozenset[str]], kernels: Sequence[Kernel], unfusable: Mapping[int, str]
+) -> Fusion | None:
+    """Which kernels serve each attention; none where the builder names no kernels.
+
+    Args:
+        sites: the nodes of each attention, by layer, as `exporter.surgery.attention_nodes` gives them.
+        kernels: of the engine, in the order of execution.
+        unfusable: as `unfusable_layers` gives it.
+    """
+    if not kernels:
+        return None
+    serving = [[kernel for kernel in kernels if kernel.nodes & site] for site in sites]
+    fused = [any(site <= kernel.nodes for kernel in serving[layer]) for layer, site in enumerate(sites)]
+    unfused = tuple(layer for layer, is_fused in enumerate(fused) if not is_fused)
+    return Fusion(
+        sites=len(sites),
+        expected=sum(layer not in unfusable for layer in range(len(sites))),
+        fused=sum(fused),
+        kernels=tuple(tuple(kernel.name for kernel in one) for one in serving),
+        unfused_layers=unfused,
+        reasons=tuple(unfusable.get(layer) for layer in unfused),
+        engine_kernels=len(kernels),
+    )
+
+
+def require(fusion: Fusion | None) -> None:
+    """Hold an engine to `--require-fusion`.
+
+    Raises:
+        FusionError: an attention is not fused that could be, or the builder doesn't tell.
+    """
+    leave = "leave --require-fusion out to take the engine as it is"
+    if fusion is None:
+        raise FusionError(f"the builder names no kernels, so that fused attention can't be told from others; {leave}")
+    short = [layer for layer, why in zip(fusion.unfused_layers, fusion.reasons, strict=True) if why is None]
+    if short:
+        raise FusionError(
+            f"--require-fusion: attention is not fused in {_layers(short)}, where the options allow it "
+            f"({fusion.fused} of {fusion.sites} are); layer {short[0]} became {', '.join(fusion.kernels[short[0]])}: "
+            f"try another version of the builder, or {leave}"
+        )
+
+
+def describe(fusion: Fusion | None) -> str:
+    """One line for people."""
+    if fusion is None:
+        return "not told by the builder"
+    text = f"attention fused: {fusion.fused} of {fusion.sites}"
+    why: dict[str | None, list[int]] = {}
+    for layer, reason in zip(fusion.unfused_layers, fusion.reasons, strict=True):
+        why.setdefault(reason, []).append(layer)
+    for reason, layers in why.items():
+        text += f"; not {_layers(layers)}: {reason or 'the builder chose otherwise'}"
+    return f"{text}; {fusion.engine_kernels} kernels in all"
+
+
+def _layers(layers: Sequence[int]) -> str:
+    """`layer 3`, `layers 0-2,5`."""
+    parts: list[list[int]] = []
+    for layer in layers:
+        if parts and layer == parts[-1][-1] + 1:
+            parts[-1].append(layer)
+        else:
+            parts.append([layer])
+    text = ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
+    return f"layer {text}" if len(layers) == 1 else f"layers {text}"

@@ -1,0 +1,73 @@
+"""DINOv2's sizes as data.
+
+Source: facebookresearch/dinov2, `dinov2/hub/backbones.py` and `dinov2/models/vision_transformer.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from runtime.contract.errors import UsageError
+
+PATCH = 14
+"""Side of a patch in pixels, for every size."""
+TRAINED_GRID = 37
+"""Side, in patches, of the grid that the position embedding was trained on (518 px)."""
+REGISTERS = 4
+"""Register tokens of the `_reg` models."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One DINOv2 backbone: `depth` blocks of `heads` heads of `head_dim` channels, C = width = H · d."""
+
+    name: str
+    width: int
+    heads: int
+    depth: int
+    registers: int = 0
+    swiglu: bool = False
+    hub: str | None = None
+    """Repository of the official weights on the Hugging Face hub."""
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one head (d)."""
+        return self.width // self.heads
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches: CLS and registers (1 + R)."""
+        return 1 + self.registers
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden channels of the MLP; SwiGLU keeps two thirds, rounded up to a multiple of 8."""
+        return (self.width * 4 * 2 // 3 + 7) // 8 * 8 if self.swiglu else self.width * 4
+
+    def with_registers(self) -> Architecture:
+        """The `_reg` model of this size."""
+        hub = self.hub and self.hub.replace("dinov2-", "dinov2-with-registers-")
+        return replace(self, name=f"{self.name}_reg", registers=REGISTERS, hub=hub)
+
+
+_PLAIN = (
+    Architecture("vits14", width=384, heads=6, depth=12, hub="facebook/dinov2-small"),
+    Architecture("vitb14", width=768, heads=12, depth=12, hub="facebook/dinov2-base"),
+    Architecture("vitl14", width=1024, heads=16, depth=24, hub="facebook/dinov2-large"),
+    Architecture("vitg14", width=1536, heads=24, depth=40, swiglu=True, hub="facebook/dinov2-giant"),
+)
+
+ARCHITECTURES = {a.name: a for plain in _PLAIN for a in (plain, plain.with_registers())}
+
+
+def architecture(size: str) -> Architecture:
+    """The backbone called `size`.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    try:
+        return ARCHITECTURES[size]
+    except KeyError:
+        raise UsageError(f"unknown size {size!r}: choose one of {', '.join(ARCHITECTURES)}") from None

@@ -1,0 +1,192 @@
+"""Where weights come from: the hub, a file, a folder, or a seed; and the model that they make."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import huggingface_hub.utils
+import numpy as np
+import torch
+import transformers
+from huggingface_hub import errors as hub_errors
+from huggingface_hub import hf_hub_download
+from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+from exporter.models import checkpoint
+from exporter.models.architecture import PATCH, TRAINED_GRID, Architecture
+from runtime.contract.errors import UsageError, WeightsError
+
+CANT_REACH = "can't reach the Hugging Face hub"
+"""scripts/quickstart looks for these words."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where weights came from."""
+
+    source: str
+    """As asked for, `auto` resolved: `hf:facebook/dinov2-base`."""
+    revision: str | None
+    """The hub's commit."""
+    sha256: str
+    """Over names, shapes and float32 bytes of all parameters: the same wherever the same weights came from."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A loaded model, and where its weights came from."""
+
+    model: torch.nn.Module
+    """A DINOv2 of transformers, float32, in eval mode, its position embedding as trained."""
+    origin: Origin
+
+
+def load(arch: Architecture, weights: str) -> Weights:
+    """Load the weights that `--weights` names into a model of this architecture.
+
+    Raises:
+        UsageError: the option's form is wrong.
+        WeightsError: the hub can't be reached, or the checkpoint can't be read or isn't of this model.
+    """
+    revision = None
+    if weights == "auto":
+        if arch.hub is None:
+            raise UsageError(f"--weights auto: {arch.name} has no official weights")
+        weights = f"hf:{arch.hub}"
+    kind, _, rest = weights.partition(":")
+    if kind == "random":
+        tensors = random_tensors(arch, _seed(weights, rest))
+    elif kind == "hf":
+        tensors, revision = _from_hub(arch, rest)
+    else:
+        tensors = _from_path(arch, Path(weights))
+    parameters = checkpoint.translate(tensors, arch, weights)
+    del tensors
+    model = build_model(arch, parameters)
+    return Weights(model, Origin(weights, revision, hash_parameters(parameters)))
+
+
+def build_model(arch: Architecture, parameters: checkpoint.Tensors) -> torch.nn.Module:
+    """A DINOv2 of transformers that uses exactly these tensors, in eval mode; nothing is copied."""
+    options = {
+        "hidden_size": arch.width,
+        "num_hidden_layers": arch.depth,
+        "num_attention_heads": arch.heads,
+        "image_size": TRAINED_GRID * PATCH,
+        "patch_size": PATCH,
+        "use_swiglu_ffn": arch.swiglu,
+    }
+    model: Any
+    with torch.device("meta"):  # no time and memory for an initialisation that is thrown away
+        if arch.registers:
+            model = Dinov2WithRegistersModel(
+                Dinov2WithRegistersConfig(num_register_tokens=arch.registers, **options)  # type: ignore[arg-type]
+            )
+        else:
+            model = Dinov2Model(Dinov2Config(**options))  # type: ignore[arg-type]
+    model.load_state_dict(parameters, strict=True, assign=True)
+    return cast("torch.nn.Module", model.eval().requires_grad_(False))
+
+
+def random_tensors(arch: Architecture, seed: int) -> checkpoint.Tensors:
+    """A checkpoint in Meta's naming with every tensor drawn, scaled so that activations stay sane at any depth.
+
+    Each tensor has a generator of its own, seeded by `seed` and its name, so that it doesn't depend on the others.
+    """
+    entries = checkpoint.meta_entries(arch)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # numpy draws without Python's lock
+        return dict(zip(entries, threads.map(partial(_draw, seed), entries, entries.values()), strict=True))
+
+
+def _draw(seed: int, name: str, entry: checkpoint.Entry) -> torch.Tensor:
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    x = torch.from_numpy(rng.standard_normal(entry.shape, dtype=np.float32))
+    last = name.rpartition(".")[2]
+    if last == "bias":
+        x *= 0.05
+    elif last == "gamma":
+        x = x.mul_(0.1).add_(0.3)
+    elif last == "weight" and "norm" in name:
+        x = x.mul_(0.2).add_(1)
+    elif last == "weight":
+        gain = 1.2 if x.ndim == 2 else 1.0
+        x *= gain / float(np.sqrt(np.prod(entry.shape[1:])))
+    else:
+        x *= 0.2
+    return x
+
+
+def hash_parameters(parameters: checkpoint.Tensors) -> str:
+    """SHA-256 over name, shape and float32 bytes of each parameter, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(parameters):
+        tensor = parameters[name]
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(np.ascontiguousarray(tensor.numpy()).data)
+    return digest.hexdigest()
+
+
+def _seed(weights: str, text: str) -> int:
+    if weights == "random":
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise UsageError(f"--weights {weights}: the seed must be a whole number, as in random:0")
+    return int(text)
+
+
+def _from_path(arch: Architecture, path: Path) -> checkpoint.Tensors:
+    if not path.exists():
+        raise WeightsError(
+            f"--weights {path}: no such file or folder (and neither `auto`, `hf:REPO[@REVISION]` nor `random[:SEED]`)"
+        )
+    if path.is_dir() and (path / "config.json").is_file():
+        checkpoint.check_config(path / "config.json", arch)
+    return checkpoint.read_checkpoint(path)
+
+
+def _from_hub(arch: Architecture, reference: str) -> tuple[checkpoint.Tensors, str]:
+    """Tensors and commit of `REPO[@REVISION]`, through the hub's cache."""
+    repository, _, revision = reference.partition("@")
+    config = _download(repository, revision, "config.json")
+    checkpoint.check_config(config, arch)
+    commit = config.parent.name  # the cache calls a snapshot's folder after its commit
+    path = _download(repository, commit, "model.safetensors")
+    return checkpoint.read_checkpoint(path), commit
+
+
+def _download(repository: str, revision: str, filename: str) -> Path:
+    name = f"{repository}@{revision}" if revision else repository
+    try:
+        return Path(hf_hub_download(repository, filename, revision=revision or None))
+    except hub_errors.HFValidationError as error:
+        raise UsageError(f"--weights hf:{name}: not the name of a repository, such as facebook/dinov2-base") from error
+    except hub_errors.RepositoryNotFoundError as error:
+        raise WeightsError(f"the Hugging Face hub has no repository {repository}, or it is private") from error
+    except hub_errors.RevisionNotFoundError as error:
+        raise WeightsError(f"the Hugging Face hub has no revision {revision} of {repository}") from error
+    except hub_errors.RemoteEntryNotFoundError as error:
+        raise WeightsError(f"{name} on the Hugging Face hub has no file {filename}") from error
+    except (hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled) as error:
+        raise WeightsError(
+            f"{CANT_REACH} and {name} is not in its cache: check the network, or give "
+            "--weights a file (.pth, .safetensors), a folder, or random:SEED to try things out"
+        ) from error
+    except (hub_errors.HfHubHTTPError, OSError) as error:
+        raise WeightsError(f"the Hugging Face hub did not give {filename} of {name}: {error}") from error
+    except Exception as error:  # its HTTP library's own, which is one or another by version
+        raise WeightsError(f"{CANT_REACH} for {filename} of {name}: {error or type(error).__name__}") from error
+
+
+def quiet_libraries() -> None:
+    """Keep transformers' and the hub's progress bars and warnings off the terminal: errors are ours to tell."""
+    libraries: tuple[Any, ...] = (transformers.utils.logging, huggingface_hub.utils.logging)  # untyped
+    for logging in libraries:
+        logging.set_verbosity_error()
+    libraries[0].disable_progress_bar()

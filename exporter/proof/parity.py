@@ -1,0 +1,83 @@
+"""Parity: the ONNX graph on ONNX Runtime against eager PyTorch, on every export."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporter.options import ExportSpec
+from runtime.contract.comparison import compare
+from runtime.contract.errors import ParityError
+from runtime.contract.manifest import ParityCheck, Purpose
+
+if TYPE_CHECKING:
+    from exporter.proof.golden_sample import Sample
+
+Array = np.ndarray[Any, Any]
+TOGETHER = 4
+"""Images in one batch. The first sample is run alone, the others together: a graph may be wrong for one of the two."""
+
+
+def run(session: Any, images: Array) -> dict[str, Array]:  # noqa: ANN401  # onnxruntime ships no types
+    """Outputs by name, of a model on ONNX Runtime; images (S, ...) as it takes them."""
+    names = [output.name for output in session.get_outputs()]
+    (name,) = (one.name for one in session.get_inputs())
+    starts = [0, *range(1, len(images), TOGETHER), len(images)]
+    batches = [session.run(names, {name: images[a:b]}) for a, b in itertools.pairwise(starts) if a < b]
+    return {key: np.concatenate(values) for key, values in zip(names, zip(*batches, strict=True), strict=True)}
+
+
+def further_checks(spec: ExportSpec, samples: list[Sample]) -> list[tuple[Purpose, ExportSpec, Sample]]:
+    """What else to operate and check: a cosine in half precision would let a wrong attenuation pass.
+
+    So the same surgery is checked in fp32 too, in bf16 instead, which ONNX Runtime's CPU can't run; and where the
+    options flag too little, at another threshold.
+    """
+    outputs = tuple(dict.fromkeys((*spec.outputs, "embedding", *(("artifact_mask",) if spec.itae else ()))))
+    # Other outputs must not bring the last block's other rows back: it would be another surgery.
+    exact = dataclasses.replace(spec, precision="fp32", outputs=outputs, cls_only=spec.computes_cls_only)
+    further: list[tuple[Purpose, ExportSpec, Sample]] = []
+    if spec.resolved_precision != "fp32":
+        further.append(("the same surgery in fp32", exact, samples[0]))
+    further += [
+        ("another threshold, in fp32", dataclasses.replace(exact, itae=sample.itae), sample) for sample in samples[1:]
+    ]
+    return further
+
+
+def check(got: dict[str, Array], sample: Sample, spec: ExportSpec, purpose: Purpose) -> ParityCheck:
+    """Compare a model's outputs with its golden sample.
+
+    Args:
+        got: the outputs, as `run` gives them; `artifact_mask` among them where there is ITAE.
+        sample: what eager PyTorch gives.
+        spec: the options that both were made with.
+        purpose: what the comparison is for.
+
+    Raises:
+        ParityError: they disagree by more than the precision allows.
+    """
+    golden = sample.golden
+    comparable = {name: value for name, value in got.items() if name in golden.outputs()}
+    parity = compare(comparable, golden, spec.limits)
+    if not parity.passed:
+        threshold = f" at --threshold {spec.itae.threshold}" if spec.itae else ""
+        raise ParityError(
+            f"the {spec.resolved_precision} graph disagrees with eager PyTorch{threshold}: {'; '.join(parity.failures)}"
+        )
+    return ParityCheck(
+        purpose=purpose,
+        threshold=spec.itae.threshold if spec.itae else None,
+        samples=len(golden.embedding),
+        patches=golden.flags.size,
+        flagged=int(golden.flags.sum()),
+        margins=tuple(float(one.min()) for one in golden.flag_distance) if spec.itae else (),
+        borderline=parity.borderline,
+        left_out=parity.left_out,
+        max_abs=parity.max_abs,
+        min_cosine=parity.min_cosine,
+        effect=sample.effect,
+    )

@@ -1,0 +1,149 @@
+"""What a model is held to beside a reference on users' pictures: the limits of each precision, and the verdicts."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from runtime.checks.agreement import NEIGHBOURS, PICTURES_PER_CLUSTER, Agreement
+from runtime.checks.batch_invariance import BatchInvariance
+from runtime.contract.comparison import LIMITS as PARITY_LIMITS
+from runtime.contract.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the figures are held to; none: not limited."""
+
+    max_abs: float | None
+    min_cosine: float | None
+    min_mean_cosine: float | None
+    min_median_cosine: float | None
+    min_neighbours: float | None
+    min_ari: float | None
+    max_batch_distance: float | None
+
+
+PRECISIONS = ("fp32", "fp16", "bf16")
+"""The most precise first."""
+_BY_PRECISION = {
+    "fp32": Limits(1e-4, 0.999999, 0.9999999, 0.9999999, 0.995, 0.98, None),
+    "fp16": Limits(None, 0.9999, 0.99999, 0.99999, 0.98, 0.95, None),
+    "bf16": Limits(None, 0.998, 0.9998, 0.9998, 0.95, 0.9, None),
+}
+"""Without ITAE. Max abs and the smallest cosine are those of `parity.LIMITS`; the rest by what was measured, with room
+for other weights: see DECISIONS.md."""
+_FLIPPED_COSINE, _FLIPPED_MEAN_COSINE = 0.9, 0.999
+"""With ITAE the limits on the smallest and the mean cosine are no higher than these, and max abs has none.
+
+A norm within rounding of its threshold falls on either side, and the whole embedding moves with its flag: of 500
+pictures one to a cosine of 0.966, the next to 0.9998 (fp16, ITAE in all layers). The golden sample tells such flags
+and leaves them out; of users' pictures the distances aren't known. The median takes no notice of few pictures.
+"""
+
+
+def default_limits(model: Manifest, other: Manifest) -> Limits:
+    """What `model` is held to beside the reference: by the less precise of both, its batches by its own precision."""
+    precision = max((one.options.precision for one in (model, other)), key=PRECISIONS.index)
+    limits = dataclasses.replace(
+        _BY_PRECISION[precision], max_batch_distance=PARITY_LIMITS[model.options.precision].batch_distance
+    )
+    if model.options.itae is None and other.options.itae is None:
+        return limits
+    return dataclasses.replace(
+        limits,
+        max_abs=None,
+        min_cosine=min(limits.min_cosine or 1, _FLIPPED_COSINE),
+        min_mean_cosine=min(limits.min_mean_cosine or 1, _FLIPPED_MEAN_COSINE),
+    )
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A figure and its verdict."""
+
+    key: str
+    """The field of `Limits`."""
+    name: str
+    figure: float | None
+    """None: not compared."""
+    limit: float | None
+    note: str = ""
+    """How the figure came about."""
+    skipped: str | None = None
+    """Why there is no verdict."""
+    failure: str | None = None
+    """Why it is off."""
+
+    @property
+    def relation(self) -> Literal["<=", ">="]:
+        """How the figure of a model that passes stands to the limit."""
+        return "<=" if self.key.startswith("max") else ">="
+
+
+def judge(agreed: Agreement, batches: BatchInvariance | str | None, limits: Limits) -> tuple[Criterion, ...]:
+    """A verdict for each figure.
+
+    Args:
+        agreed: the figures of both models.
+        batches: of the model alone; the error that ended that, or none where no picture could be used.
+        limits: what they are held to.
+    """
+    n, k = len(agreed.cosines), agreed.neighbours_k
+    trivial = None
+    if n <= NEIGHBOURS + 1:
+        others = f"all {k} others are neighbours of each" if k else "one picture has no neighbour"
+        trivial = f"of {n} pictures {others}: give more than {NEIGHBOURS + 1}"
+    few = None if agreed.clusters else f"fewer than {2 * PICTURES_PER_CLUSTER} pictures: give more, or --k"
+    found = [
+        Criterion("max_abs", "max abs", agreed.max_abs, limits.max_abs),
+        Criterion("min_cosine", "min cosine", float(agreed.cosines.min()), limits.min_cosine),
+        Criterion("min_mean_cosine", "mean cosine", float(agreed.cosines.mean()), limits.min_mean_cosine),
+        Criterion("min_median_cosine", "median cosine", float(np.median(agreed.cosines)), limits.min_median_cosine),
+        Criterion("min_neighbours", f"same {k} nearest", agreed.neighbours, limits.min_neighbours, skipped=trivial),
+        Criterion(
+            "min_ari",
+            "ARI of clusters",
+            agreed.ari,
+            limits.min_ari,
+            note=f"k = {agreed.clusters}" if agreed.clusters else "",
+            skipped=few,
+        ),
+    ]
+    return (*map(_judged, found), _judged_batches(batches, limits))
+
+
+def _judged(criterion: Criterion) -> Criterion:
+    """The criterion with its failure, if it is off: no number always is."""
+    figure, limit = criterion.figure, criterion.limit
+    if figure is None or criterion.skipped is not None:
+        return criterion
+    failure = None
+    if not math.isfinite(figure):
+        failure = f"{criterion.name} is no number: an embedding is zero, or holds NaN or infinity"
+    elif limit is not None and not (figure <= limit if criterion.relation == "<=" else figure >= limit):
+        side = "over" if criterion.relation == "<=" else "under"
+        failure = f"{criterion.name} {figure:.8g} is {side} the limit {limit:.8g}"
+    return dataclasses.replace(criterion, failure=failure)
+
+
+def _judged_batches(batches: BatchInvariance | str | None, limits: Limits) -> Criterion:
+    criterion = Criterion("max_batch_distance", "batch distance", None, limits.max_batch_distance)
+    if batches is None:
+        return dataclasses.replace(criterion, skipped="no picture has an embedding of numbers")
+    if isinstance(batches, str):
+        return dataclasses.replace(criterion, failure=batches)
+    if not batches.rows:
+        return dataclasses.replace(criterion, skipped="the model takes one image at a time")
+    sizes = ",".join(map(str, batches.sizes))
+    left_out = f", {len(batches.borderline)} pictures left out" if batches.borderline else ""
+    return dataclasses.replace(
+        criterion,
+        figure=batches.distance,
+        note=f"{batches.rows} rows of batches of {sizes} and the same alone{left_out}",
+        failure="; ".join(batches.failures) or None,
+    )

@@ -1,0 +1,261 @@
+"""What this machine is, which backends it has, and whether a model runs on each of them, with what to do if not."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import math
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from runtime.backends import PROVIDERS, open_session
+from runtime.backends.ort import import_onnxruntime
+from runtime.backends.session import Session, batch_limits, image_shape, run_in_batches
+from runtime.contract.comparison import compare
+from runtime.contract.driver import Driver, read_driver
+from runtime.contract.errors import BackendError, ItaeError, ManifestError, one_line
+from runtime.contract.golden import read_golden
+from runtime.contract.manifest import Manifest, verified_manifest
+
+Result = TypeVar("Result")
+
+PACKAGES = (
+    "itae", "numpy", "pillow", "pyarrow", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx",
+    "cuda-core", "torch",
+)  # fmt: skip
+BACKENDS = {
+    "onnxruntime": "cpu",
+    "onnxruntime-gpu": "gpu",
+    "openvino": "openvino",
+    "tensorrt": "gpu",
+    "tensorrt-rtx": "rtx",
+}
+"""The packages that run models, and the extras that bring them."""
+_CUDA_OF = {"tensorrt-cu12": 12, "tensorrt-cu13": 13, "tensorrt-rtx-cu12": 12, "tensorrt-rtx-cu13": 13}
+"""Packages that are built for one major version of CUDA, which the driver must have or exceed."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What runs here, whatever the model."""
+
+    system: str
+    python: str
+    cpu: str
+    cores: int
+    """That this process may use."""
+    driver: Driver | None
+    no_driver: str | None
+    """Why there is none."""
+    packages: dict[str, str | None]
+    """Version by name; none: not installed."""
+    onnxruntime_providers: tuple[str, ...]
+    faults: tuple[str, ...]
+    """What is broken, with what to do; empty: nothing. A GPU or package that is not there is no fault."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How a model fared on one provider."""
+
+    provider: str
+    runs: bool
+    backend: str | None = None
+    """What ran it, with its version."""
+    problem: str | None = None
+    """Why it doesn't run, or is off, and what to do."""
+    parity: bool | None = None
+    """Whether the golden sample came out as it should; none: it could not be compared."""
+    max_abs: float | None = None
+    load_seconds: float | None = None
+    run_seconds: float | None = None
+    """Of the golden sample, or of one batch where there is none."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the model runs, and is not off."""
+        return self.runs and self.parity is not False
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Machine and model."""
+
+    machine: Machine
+    model: str | None = None
+    built_by: str | None = None
+    """`tensorrt-rtx 1.7.1.116 for linux-x86_64`."""
+    broken: str | None = None
+    """What is wrong with its files."""
+    attempts: tuple[Attempt, ...] = ()
+    """The first is the default provider's."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the model runs by default; without a model, whether nothing is broken."""
+        if self.model is None:
+            return not self.machine.faults
+        return self.broken is None and bool(self.attempts) and self.attempts[0].passed
+
+
+def examine(model: Path | None = None) -> Diagnosis:
+    """Look at this machine, and try `model` on every provider, each in a process of its own: some crash theirs."""
+    machine = look_around()
+    if model is None:
+        return Diagnosis(machine)
+    try:
+        manifest = verified_manifest(model)
+    except ManifestError as error:
+        return Diagnosis(machine, str(model), broken=one_line(error))
+    built_by = f"{manifest.builder.name} {manifest.builder.version} for {manifest.builder.platform}"
+    attempts = []
+    for provider in providers(manifest):
+        try:
+            attempts.append(in_a_process(attempt, model, provider))
+        except BackendError as error:
+            attempts.append(Attempt(provider, runs=False, problem=one_line(error)))
+    return Diagnosis(machine, str(model), built_by, attempts=tuple(attempts))
+
+
+def providers(manifest: Manifest) -> tuple[str, ...]:
+    """What may run a model, the default first: `auto` is ONNX Runtime's `cpu` for ONNX, and all that engines take."""
+    is_onnx = manifest.builder.name == "onnx"
+    return tuple(name for name in PROVIDERS if name != "auto") if is_onnx else ("auto",)
+
+
+def attempt(model: Path, provider: str) -> Attempt:
+    """Load a model on a provider and replay its golden sample once; batches are left to `verify`."""
+    start = time.perf_counter()
+    try:
+        session = open_session(model, provider, verify_hash=False)  # `examine` has checked it
+    except ItaeError as error:
+        return Attempt(provider, runs=False, problem=one_line(error))
+    try:
+        loaded = time.perf_counter() - start
+        return _replay(model, provider, session, loaded)
+    except ItaeError as error:
+        return Attempt(provider, runs=False, backend=session.name, problem=one_line(error))
+    finally:
+        session.close()
+
+
+def _replay(model: Path, provider: str, session: Session, loaded: float) -> Attempt:
+    manifest = session.manifest
+    start = time.perf_counter()
+    try:
+        golden = read_golden(model, manifest)
+    except ManifestError as error:
+        session.run(np.zeros((batch_limits(manifest)[0], *image_shape(manifest.input)), manifest.input.dtype))
+        seconds, problem = time.perf_counter() - start, f"not compared: {one_line(error)}"
+        return Attempt(provider, True, session.name, problem, None, None, loaded, seconds)
+    start = time.perf_counter()
+    got = run_in_batches(session, golden.input)
+    seconds = time.perf_counter() - start
+    parity = compare(got, golden, manifest.parity.limits)
+    off = None if parity.passed else f"its figures are off: {'; '.join(parity.failures)}; see `verify`"
+    max_abs = float(parity.max_abs) if math.isfinite(parity.max_abs) else None  # JSON has no NaN
+    return Attempt(provider, True, session.name, off, parity.passed, max_abs, loaded, seconds)
+
+
+def look_around() -> Machine:
+    """This machine; nothing is imported that could crash without a GPU."""
+    packages = {name: _version(name) for name in PACKAGES}
+    driver, no_driver = None, None
+    try:
+        driver = read_driver()
+    except BackendError as error:
+        no_driver = one_line(error)
+    found, ort_fault = _onnxruntime_providers(packages)
+    return Machine(
+        system=platform.platform(),
+        python=platform.python_version(),
+        cpu=_cpu(),
+        cores=len(os.sched_getaffinity(0)),
+        driver=driver,
+        no_driver=no_driver,
+        packages=packages,
+        onnxruntime_providers=found,
+        faults=tuple(filter(None, [ort_fault, *_faults(packages, driver, no_driver)])),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    """The CPU's own name, which `platform` doesn't tell on Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _onnxruntime_providers(packages: dict[str, str | None]) -> tuple[tuple[str, ...], str | None]:
+    """ONNX Runtime's providers, and what is wrong with it."""
+    if not (packages["onnxruntime"] or packages["onnxruntime-gpu"]):
+        return (), None
+    try:
+        return tuple(import_onnxruntime("what is installed does not load, it").get_available_providers()), None
+    except BackendError as error:
+        return (), one_line(error)
+
+
+def _faults(packages: dict[str, str | None], driver: Driver | None, no_driver: str | None) -> list[str]:
+    faults = []
+    if packages["onnxruntime"] and packages["onnxruntime-gpu"]:
+        faults.append(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: pip uninstall both, "
+            "then pip install 'itae[cpu]' or 'itae[gpu]'"
+        )
+    if not any(packages[name] for name in BACKENDS):
+        faults.append("nothing here runs a model: pip install 'itae[cpu]'")
+    if any(packages[name] for name in ("tensorrt", "tensorrt-rtx")) and packages["cuda-core"] is None:
+        faults.append("TensorRT is installed without cuda-core, which engines need: pip install cuda-core")
+    if no_driver is not None and "CUDA error" in no_driver:
+        faults.append(f"{no_driver}: reboot, or install the driver again")
+    for name, major in _CUDA_OF.items():
+        if driver is not None and _version(name) and int(driver.cuda.partition(".")[0]) < major:
+            faults.append(f"{name} needs a driver for CUDA {major}, here is one for {driver.cuda}: upgrade the driver")
+    return faults
+
+
+def in_a_process(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function in a new process.
+
+    Raises:
+        BackendError: the process died: a library crashed it, or the system ran out of memory.
+    """
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context, initializer=_stdout_to_stderr) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise BackendError(
+                "its process died: a library crashed, or there was not enough memory; compare the versions above with "
+                "the library's own requirements"
+            ) from error
+
+
+def _stdout_to_stderr() -> None:
+    """What libraries print is no part of the report."""
+    os.dup2(2, 1)
+
+
+def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
+    """Everything as data."""
+    attempts = [asdict(one) | {"passed": one.passed} for one in diagnosis.attempts]
+    return asdict(diagnosis) | {"attempts": attempts, "passed": diagnosis.passed}

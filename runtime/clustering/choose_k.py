@@ -1,0 +1,103 @@
+"""`--k auto`: the number of clusters whose silhouette is the highest, and the curve."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.clustering.clusters import Float32, Int32
+from runtime.contract.errors import UsageError
+
+SAMPLE = 4000
+"""Points that are clustered and compared, each with each: 64 MB of distances. Of fewer, all."""
+K_RANGE = (2, 30)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The mean silhouette of each k, of a sample of m points; 1 is the best, 0 means that clusters overlap."""
+
+    ks: tuple[int, ...]
+    silhouettes: tuple[float, ...]
+    points: int
+    """m."""
+
+    @property
+    def best(self) -> int:
+        """The k of the highest silhouette; of equals the smallest."""
+        return self.ks[int(np.argmax(self.silhouettes))]
+
+
+def choose(
+    sample: Float32,
+    metric: str,
+    ks: Sequence[int],
+    cluster: Callable[[Float32, int], Int32],
+    tell: Callable[[int, float], None] = lambda k, silhouette: None,
+) -> Curve:
+    """Cluster a sample with each k and measure.
+
+    Args:
+        sample: (m, C), unit vectors where the metric is cosine.
+        metric: `cosine` or `euclidean`: of the silhouette's distances.
+        ks: 2 or more each, rising; those that m points can't have are left out.
+        cluster: the labels (m,) that points (m, C) get for a k; may raise UsageError for points that are too equal.
+        tell: called with each k and its silhouette.
+
+    Raises:
+        UsageError: no k is left.
+    """
+    from sklearn.metrics import pairwise_distances, silhouette_score
+
+    distances = pairwise_distances(sample, metric=metric).astype(np.float32)
+    np.fill_diagonal(distances, 0)  # of rounding
+    found: dict[int, float] = {}
+    for k in ks:
+        if k >= len(sample):  # with k = m each silhouette is 0 by definition
+            break
+        try:
+            labels = cluster(sample, k)
+        except UsageError:  # fewer distinct points
+            break
+        found[k] = float(silhouette_score(distances, labels, metric="precomputed"))
+        tell(k, found[k])
+    if not found:
+        raise UsageError(
+            f"--k auto: no k of {ks[0]} to {ks[-1]} can be tried on {len(sample)} embeddings; give --k or --k-range"
+        )
+    return Curve(tuple(found), tuple(found.values()), len(sample))
+
+
+def draw(curve: Curve) -> bytes:
+    """The curve as a PNG."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    width, height, left, top, right, bottom = 720, 360, 64, 48, 24, 48
+    low, high = min(0.0, *curve.silhouettes), max(1e-3, *curve.silhouettes)
+    first, last = curve.ks[0], max(curve.ks[-1], curve.ks[0] + 1)
+
+    def place(k: int, silhouette: float) -> tuple[float, float]:
+        across = (k - first) / (last - first)
+        up = (silhouette - low) / (high - low)
+        return left + across * (width - left - right), height - bottom - up * (height - top - bottom)
+
+    picture = Image.new("RGB", (width, height), "white")
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
+    pen.text((left, 14), f"silhouette of {curve.points:,} embeddings; best at k = {curve.best}", (24, 24, 24), font)
+    for silhouette in (low, high):
+        y = place(first, silhouette)[1]
+        pen.line((left, y, width - right, y), (220, 220, 220))
+        pen.text((8, y - 8), f"{silhouette:.3f}", (96, 96, 96), font)
+    for k in sorted({first, curve.best, curve.ks[-1]}):
+        pen.text((place(k, low)[0] - 6, height - bottom + 12), str(k), (96, 96, 96), font)
+    points = [place(k, silhouette) for k, silhouette in zip(curve.ks, curve.silhouettes, strict=True)]
+    pen.line(points, (40, 90, 200), 2)
+    for (x, y), k in zip(points, curve.ks, strict=True):
+        radius = 6 if k == curve.best else 3
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), (40, 90, 200))
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()

@@ -1,0 +1,106 @@
+"""What a model flags: run again on a sample of images, with its outputs `artifact_mask` and `artifact_norm`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from runtime.contract.errors import InputError, UsageError
+from runtime.contract.keys import Key
+from runtime.contract.manifest import Manifest
+from runtime.embedding.model import Model
+from runtime.images.decode import ReadImage
+from runtime.report.content import Artifacts, FlaggedImage, Norms
+from runtime.report.layout import sample_rows
+from runtime.sources import read_image
+from runtime.sources.at_hand import at_hand
+
+MOST_IMAGES = 24
+"""Images that the model is run on."""
+MASK, NORM = "artifact_mask", "artifact_norm"
+_BINS = 40
+_AT_ONCE = 8
+"""Decoded images in memory."""
+
+
+def check_outputs(manifest: Manifest, path: str) -> None:
+    """Check, before anything long is begun, that the model tells its artifacts; raises UsageError."""
+    if missing := [name for name in (MASK, NORM) if name not in manifest.output_names()]:
+        raise UsageError(
+            f"--model {path} has no output {missing[0]}: export one with --outputs embedding,{MASK},{NORM}"
+        )
+
+
+def sample_artifacts(
+    model: Model,
+    n: int,
+    key_of: Callable[[int], Key],
+    *,
+    seed: int = 0,
+    note: str = "",
+    read: ReadImage = read_image,
+) -> Artifacts | None:
+    """Run the model on a random sample of n images; None where not one of them can be read.
+
+    Args:
+        model: with the outputs `artifact_mask` and `artifact_norm`.
+        n: how many images there are.
+        key_of: gives the key of one, under its root as it is now.
+        seed: of the sample.
+        note: what a reader must know of it.
+        read: decodes the image of a key.
+    """
+    check_outputs(model.manifest, model.name)
+    keys = [key_of(row) for row in sample_rows(n, MOST_IMAGES, seed).tolist()]
+    found, outputs = _run(model, keys, read)
+    if not found:
+        return None
+    mask, norm = (np.concatenate([one[name] for one in outputs]) for name in (MASK, NORM))  # (m, K, P)
+    manifest = model.manifest
+    height, width = manifest.options.image_size
+    itae = manifest.options.itae
+    assert itae is not None  # or the exporter had refused these outputs
+    patch = manifest.model.patch
+    return Artifacts(
+        model=model.name,
+        detection=f"{itae.source} norms, {itae.threshold}, side {itae.side}",
+        grid=(height // patch, width // patch),
+        cover=manifest.preprocessing.resize_cover,
+        crop=manifest.preprocessing.crop,
+        images=[FlaggedImage(key, share.tolist()) for key, share in zip(found, mask.mean(axis=1), strict=True)],
+        norms=[_norms(layer, norm[:, place], mask[:, place]) for place, layer in enumerate(itae.layers)],
+        seed=seed,
+        note=note,
+    )
+
+
+def _run(model: Model, keys: Sequence[Key], read: ReadImage) -> tuple[list[Key], list[Mapping[str, npt.NDArray[Any]]]]:
+    """Run the model on some images; gives the keys of those that can be read, and their outputs in batches."""
+    found: list[Key] = []
+    outputs: list[Mapping[str, npt.NDArray[Any]]] = []
+    with at_hand(keys, read) as read_one:
+        for start in range(0, len(keys), _AT_ONCE):
+            some = keys[start : start + _AT_ONCE]
+            images = {key: image for key in some if (image := _read(key, read_one)) is not None}
+            if images:
+                found += images
+                outputs.append(model.run(list(images.values()), [MASK, NORM]))
+    return found, outputs
+
+
+def _read(key: Key, read: ReadImage) -> Image.Image | None:
+    try:
+        return read(*key)
+    except InputError:
+        return None
+
+
+def _norms(layer: int, norm: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> Norms:
+    """The histogram of a layer: (m, P) norms and flags."""
+    edges = np.histogram_bin_edges(norm.astype(np.float64), _BINS)  # float32 has no 40 steps where norms hardly differ
+    normal, flagged = (np.histogram(norm[flag], edges)[0].tolist() for flag in (~mask, mask))
+    return Norms(layer, edges.tolist(), normal, flagged)

@@ -1,0 +1,82 @@
+"""What the commands `exporter` and `runtime` share: one-line errors and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from runtime.contract.errors import ItaeError, UsageError, one_line
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line: no usage text before them."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print."""
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
+def run(program: str, body: Callable[[], int], *, verbose: Callable[[], bool] = lambda: False) -> int:
+    """Call `body` and give its exit code; an `ItaeError` becomes one line on stderr and its exit code.
+
+    Args:
+        program: the name before the error, `exporter` or `runtime`.
+        body: the command; gives its own exit code.
+        verbose: asked after an error: whether to print the traceback before the line.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by `>&-`; it also keeps its number from the files opened later
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115  # to the end of the process
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal can't show λ, nor any a name that isn't UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if threading.current_thread() is threading.main_thread():
+        # SIGTERM as Ctrl-C, so that half-written files go. Python gives it a default action that leaves them.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        code = body()
+        sys.stdout.flush()
+    except ItaeError as error:
+        if verbose():
+            traceback.print_exc()
+        print(f"{program}: {one_line(error)}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except KeyboardInterrupt as error:
+        what = str(error) or "nothing half-written was left"
+        print(f"{program}: interrupted; {what}", file=sys.stderr)  # noqa: T201
+        return INTERRUPTED
+    except ModuleNotFoundError as error:
+        if verbose():
+            traceback.print_exc()
+        package = (error.name or "").partition(".")[0]
+        extra = "export,cpu" if program == "exporter" else "cpu"
+        print(  # noqa: T201
+            f"{program}: needs the Python package {package}, which is not installed here: install itae with the "
+            f"extras [{extra}], or use the Python of .venv that scripts/setup makes",
+            file=sys.stderr,
+        )
+        return 2
+    except BrokenPipeError:  # the reader of stdout has gone: `runtime info X | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # stdout on a full disk; the rest is translated where it happens
+        if verbose():
+            traceback.print_exc()
+        print(f"{program}: {one_line(error)}", file=sys.stderr)  # noqa: T201
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or it fails again at exit
+        return 2
+    return code
+
+
+def count(number: int, what: str) -> str:
+    """A number of things in words: `1 image`, `1,234 images`."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

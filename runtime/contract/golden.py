@@ -1,0 +1,124 @@
+"""The golden sample: a model's fixed inputs and their eager float32 results, so a check needs no PyTorch."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.contract.errors import ManifestError, one_line
+from runtime.contract.manifest import Manifest, check_file
+
+MAX_GOLDEN_BYTES = 2 << 30
+"""A golden sample above this is refused before it is read."""
+
+Float32 = npt.NDArray[np.float32]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """N inputs and what eager PyTorch makes of them: P patches, C width, K chosen layers (0 without ITAE)."""
+
+    input: npt.NDArray[np.float32] | npt.NDArray[np.uint8]
+    """As the model takes it: (N, 3, H, W) float32, normalised, or (N, H, W, 3) uint8."""
+    embedding: Float32
+    """(N, C), or (N, 2 C) with the mean patch token."""
+    flags: Flags
+    """(N, K, P): which patches are artifacts."""
+    flag_distance: Float32
+    """(N, K, P): how far each norm is from its threshold, as a share of itself."""
+    patch_tokens: Float32 | None = None
+    """(N, P, C), stored where the model outputs it."""
+    artifact_norm: Float32 | None = None
+    """(N, K, P), stored where the model outputs it."""
+
+    def outputs(self) -> dict[str, npt.NDArray[np.float32] | Flags]:
+        """The expected outputs by the name that a model gives them, as far as they are stored."""
+        named = {
+            "embedding": self.embedding,
+            "patch_tokens": self.patch_tokens,
+            "artifact_mask": self.flags,
+            "artifact_norm": self.artifact_norm,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+
+def golden_bytes(golden: Golden) -> bytes:
+    """The sample as an npz file, the same bytes for the same arrays."""
+    arrays = {
+        "input": golden.input,
+        "flags": golden.flags,
+        "flag_distance": golden.flag_distance,
+        **golden.outputs(),
+    }
+    del arrays["artifact_mask"]  # stored once, as `flags`
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub confuses **arrays with allow_pickle
+    return buffer.getvalue()
+
+
+def read_golden(model: Path, manifest: Manifest) -> Golden:
+    """The golden sample of `model`, checked against its manifest.
+
+    Raises:
+        ManifestError: it is missing, altered, of another model, lacks an output of the model, or its arrays have
+            other shapes than the model's.
+    """
+    record = manifest.files.parity
+    path = model.with_name(record.name)
+    if record.bytes > MAX_GOLDEN_BYTES:
+        raise ManifestError(f"{path}: the manifest gives it {record.bytes} bytes, more than {MAX_GOLDEN_BYTES}")
+    check_file(path, record, model)
+    try:
+        golden = _load(path)
+    except Exception as error:  # a hostile file makes numpy and zipfile raise anything: TokenError, zlib.error
+        raise ManifestError(f"{path} is not a golden sample ({one_line(error)}); export the model again") from error
+    _check_shapes(golden, manifest, path)
+    return golden
+
+
+def _load(path: Path) -> Golden:
+    with zipfile.ZipFile(path) as archive:  # sizes before allocation
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > MAX_GOLDEN_BYTES:
+        raise ValueError(f"it unpacks to {unpacked} bytes, more than {MAX_GOLDEN_BYTES}")
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        return Golden(
+            input=file["input"],
+            embedding=file["embedding"],
+            flags=file["flags"],
+            flag_distance=file["flag_distance"],
+            patch_tokens=file.get("patch_tokens"),
+            artifact_norm=file.get("artifact_norm"),
+        )
+
+
+def _check_shapes(golden: Golden, manifest: Manifest, path: Path) -> None:
+    height, width = manifest.options.image_size
+    samples, width_c = (golden.input.shape or (0,))[0], manifest.model.width
+    patches = (height // manifest.model.patch) * (width // manifest.model.patch)
+    layers = len(manifest.options.itae.layers) if manifest.options.itae else 0
+    image = (3, height, width) if manifest.input.dtype == "float32" else (height, width, 3)
+    expected: dict[str, tuple[tuple[int, ...], str]] = {
+        "input": ((samples, *image), manifest.input.dtype),
+        "embedding": ((samples, manifest.embedding_width), "float32"),
+        "flags": ((samples, layers, patches), "bool"),
+        "flag_distance": ((samples, layers, patches), "float32"),
+        "patch_tokens": ((samples, patches, width_c), "float32"),
+        "artifact_norm": ((samples, layers, patches), "float32"),
+    }
+    for name, (shape, dtype) in expected.items():
+        array = getattr(golden, name)
+        if array is None and name in manifest.output_names():
+            raise ManifestError(f"{path} holds no `{name}`, which the model outputs; export the model again")
+        if array is not None and (array.shape != shape or array.dtype != dtype):
+            raise ManifestError(
+                f"{path}: `{name}` is {array.dtype}{array.shape}, expected {dtype}{shape}; export the model again"
+            )
+    if samples < 1:
+        raise ManifestError(f"{path} holds no sample; export the model again")

@@ -1,0 +1,189 @@
+"""The manifest beside a model: what the exporter promises and every reader checks.
+
+`X.onnx` has `X.onnx.json`, `X.engine` has `X.engine.json`. Neither an engine nor an ONNX file carries a
+checksum of its own, and NVIDIA calls engines executable artifacts: so the manifest holds SHA-256 of every
+file and of itself, and `verified_manifest` checks them before any parser sees a byte of the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pydantic
+
+from runtime.contract.errors import ManifestError
+from runtime.contract.schema import (
+    FORMAT_VERSION,
+    Backbone,
+    Builder,
+    FileRecord,
+    Files,
+    Fusion,
+    ItaeOptions,
+    Manifest,
+    Options,
+    ParityCheck,
+    ParityLimits,
+    ParityReport,
+    Preprocessing,
+    Purpose,
+    TensorInfo,
+    canonical_json,
+    own_hash,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MAX_MANIFEST_BYTES",
+    "Backbone",
+    "Builder",
+    "FileRecord",
+    "Files",
+    "Fusion",
+    "ItaeOptions",
+    "Manifest",
+    "Options",
+    "ParityCheck",
+    "ParityLimits",
+    "ParityReport",
+    "Preprocessing",
+    "Purpose",
+    "TensorInfo",
+    "canonical_json",
+    "check_file",
+    "manifest_path",
+    "own_hash",
+    "parity_path",
+    "read_manifest",
+    "record_file",
+    "sha256_file",
+    "verified_manifest",
+]
+
+MAX_MANIFEST_BYTES = 4 << 20
+"""A manifest is a few kilobytes; more is refused before it is parsed."""
+
+
+def manifest_path(model: Path) -> Path:
+    """Where the manifest of `model` lies: `X.onnx` -> `X.onnx.json`."""
+    return model.with_name(model.name + ".json")
+
+
+def parity_path(model: Path) -> Path:
+    """Where the exporter puts the golden sample of `model`: `X.onnx` -> `X.onnx.parity.npz`."""
+    return model.with_name(model.name + ".parity.npz")
+
+
+def read_manifest(model: Path) -> Manifest:
+    """Read and check the manifest of `model`, without reading the model itself.
+
+    Raises:
+        ManifestError: there is no model or no manifest, or it isn't JSON, isn't of this format, was written
+            by a newer version, or doesn't match its own hash.
+    """
+    if not _is_file(model):
+        if model.is_dir():
+            raise ManifestError(f"{model} is a folder, expected a model: X.onnx or X.engine")
+        raise ManifestError(f"{model}: no such model file; make one with `python -m exporter --out FILE`")
+    path = manifest_path(model)
+    again = f"export {model.name} again"
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_MANIFEST_BYTES + 1)
+    except FileNotFoundError:
+        raise ManifestError(f"{model} has no manifest {path.name} beside it: copy it along, or {again}") from None
+    except OSError as error:
+        raise ManifestError(f"can't read {path}: {error.strerror}") from error
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise ManifestError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes: not a manifest; {again}")
+    try:
+        fields = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path} is not JSON ({error}): it was truncated or altered; {again}") from error
+    return _validate(fields, path, again)
+
+
+def _validate(fields: object, path: Path, again: str) -> Manifest:
+    version = fields.get("format_version") if isinstance(fields, dict) else None
+    if not isinstance(fields, dict) or type(version) is not int:  # not isinstance: true is an int in Python
+        raise ManifestError(f"{path} has no format_version: not a manifest of this project; {again}")
+    if version > FORMAT_VERSION:
+        raise ManifestError(
+            f"{path} has manifest format {version}, this version reads up to {FORMAT_VERSION}: upgrade itae"
+        )
+    try:
+        expected = own_hash(fields)
+    except (ValueError, RecursionError) as error:  # lone surrogates, deep nesting
+        raise ManifestError(f"{path} can't be hashed ({error}): it was altered; {again}") from error
+    if fields.get("manifest_sha256") != expected:
+        raise ManifestError(f"{path} does not match its own hash: it was altered or only partly written; {again}")
+    try:
+        # Through JSON: strict mode takes JSON's arrays as tuples, but not Python's lists.
+        return Manifest.model_validate_json(canonical_json(fields))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ManifestError(f"{path}: {where}: {first['msg']}; {again}") from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise ManifestError(f"can't read {path}: {error.strerror}") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, read in pieces; raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def record_file(path: Path, name: str | None = None) -> FileRecord:
+    """Describe a finished file; `name` where it will be called otherwise."""
+    return FileRecord(name=name or path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
+
+
+def check_file(path: Path, record: FileRecord, model: Path, *, check_hash: bool = True) -> None:
+    """Check a file against the manifest of `model`; its size alone without `check_hash`.
+
+    Raises:
+        ManifestError: the file is missing, or its size or hash is not the manifest's.
+    """
+    try:
+        size = path.stat().st_size
+        if size == record.bytes and (not check_hash or sha256_file(path) == record.sha256):
+            return
+    except OSError as error:
+        raise ManifestError(
+            f"can't read {path}, which the manifest of {model} names: {error.strerror}; copy it along under that name"
+        ) from error
+    what = f"has {size} bytes, not the {record.bytes}" if size != record.bytes else "has not the SHA-256"
+    raise ManifestError(
+        f"{path} {what} that {manifest_path(model).name} gives: it was swapped, altered or "
+        "only partly written; export it again"
+    )
+
+
+def verified_manifest(model: Path, check_hash: bool = True) -> Manifest:
+    """The manifest of `model`, after the model and its external data were checked against it.
+
+    Args:
+        model: the model, its manifest beside it.
+        check_hash: whether the files' SHA-256 are computed. Without, a file that was swapped for another of the same
+            size is run as it is, and an engine is executable code; the manifest itself must be whole in any case.
+
+    Raises:
+        ManifestError: as `read_manifest` and `check_file`.
+    """
+    manifest = read_manifest(model)
+    check_file(model, manifest.files.model, model, check_hash=check_hash)
+    if (data := manifest.files.external_data) is not None:
+        check_file(model.with_name(data.name), data, model, check_hash=check_hash)
+    return manifest

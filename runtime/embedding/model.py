@@ -1,0 +1,182 @@
+"""A loaded model in a program: pictures to embeddings in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Self, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.backends.gpu import DlpackTensor
+from runtime.backends.session import Array, Arrays, Session, check_names, chosen_batch, run_in_batches
+from runtime.backends.tensors import embed_tensor, is_tensor
+from runtime.contract.errors import CheckError, InputError, UsageError
+from runtime.contract.manifest import Manifest
+from runtime.images import batches
+from runtime.images.batches import Picture, Pictures
+
+__all__ = ["Model", "Picture", "Pictures"]
+
+Float32 = npt.NDArray[np.float32]
+
+
+class Model:
+    """A loaded model that embeds pictures; `runtime.load` makes one.
+
+    Any number of threads may use it at once. Close it, or use it as a context manager:
+
+        with load("itae.onnx") as model:
+            vectors = model.embed(["cat.jpg", "dog.png"])  # (2, C) float32
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._gate = _Gate()
+
+    @property
+    def manifest(self) -> Manifest:
+        """Everything about the model that its file doesn't say."""
+        return self.session.manifest
+
+    @property
+    def name(self) -> str:
+        """The name of the model's file: `itae.onnx`."""
+        return self.manifest.files.model.name
+
+    @property
+    def width(self) -> int:
+        """C: the elements of an embedding."""
+        return self.manifest.embedding_width
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What `run` can give: `embedding`, and what else the exporter's `--outputs` asked for."""
+        return self.manifest.output_names()
+
+    def __repr__(self) -> str:
+        options = self.manifest.options
+        return f"<Model {self.name}: {options.size}, {options.precision}, {self.width} wide, on {self.session.name}>"
+
+    @overload
+    def embed(self, images: Pictures, batch: int | None = None) -> Float32: ...
+
+    @overload
+    def embed(self, images: DlpackTensor, batch: int | None = None) -> DlpackTensor: ...
+
+    def embed(self, images: Any, batch: int | None = None) -> Any:  # as the overloads say
+        """Embed n pictures as (n, C) float32.
+
+            model.embed("cat.jpg")                                  # (1, C)
+            model.embed(folder.glob("*.jpg"))                       # (n, C), any iterable, read once
+            model.embed([request.body, Image.open("dog.png")])      # a file's content, a Pillow image
+            model.embed(cv2.imread("cat.jpg")[..., ::-1])           # OpenCV's BGR as RGB
+            model.embed(np.zeros((8, 3, 224, 224), np.float32))     # what the model itself takes
+
+        Args:
+            images: one picture or any number, of these kinds, also mixed: paths; the content of a picture's file
+                (`bytes`); Pillow images; uint8 arrays (H, W, 3), decoded pictures in RGB, of any size; float32 arrays
+                (3, H, W), the input of a float32 model, normalised. An array with one more dimension in front is n of
+                them. The dtype alone decides: uint8 is always resized and cropped as a picture's file is, also for a
+                model whose own input is uint8; `run_inputs` takes that. Or a tensor of another
+                library (DLPack: PyTorch, CuPy, JAX) on the model's device, as the model takes it: the embedding stays
+                there, nothing is copied, see `runtime.backends.tensors.embed_tensor`.
+            batch: how many to run at a time; the model's preferred number where None.
+
+        Raises:
+            InputError: there is no picture, or one can't be used: it is named by its number, from 0.
+            UsageError: the model has no `embedding` output, takes no such batch, or is closed.
+            CheckError: the model gave NaN or infinity.
+            BackendError: the backend failed: out of memory, for one.
+        """
+        if is_tensor(images):
+            with self._gate.inside():
+                return embed_tensor(self.session, images, batch)
+        return self.run(images, ["embedding"], batch)["embedding"]
+
+    def run(self, images: Pictures, outputs: Sequence[str] | None = None, batch: int | None = None) -> Arrays:
+        """Every output of n pictures, or those asked for, by name: arrays (n, ...), as the manifest describes them.
+
+            with load("itae.onnx") as model:  # exported with --outputs embedding,artifact_mask
+                found = model.run("cat.jpg", ["embedding", "artifact_mask"])
+                found["artifact_mask"].shape  # (1, K, P): chosen layers, patches
+
+        Args:
+            images: as `embed` takes them.
+            outputs: of `Model.outputs`; all where None.
+            batch: how many to run at a time; the model's preferred number where None.
+
+        Raises:
+            InputError, UsageError, CheckError, BackendError: as `embed`.
+        """
+        size = chosen_batch(self.manifest, batch)
+        names = check_names(self.manifest, outputs)
+        with contextlib.closing(batches.batches(images, self.manifest, size)) as prepared:
+            return self._run(prepared, names, size)
+
+    def run_inputs(self, inputs: Array, outputs: Sequence[str] | None = None, batch: int | None = None) -> Arrays:
+        """As `run`, of what the model itself takes: (n, 3, H, W) float32, normalised, or (n, H, W, 3) uint8.
+
+        Raises:
+            InputError, UsageError, CheckError, BackendError: as `embed`.
+        """
+        size = chosen_batch(self.manifest, batch)
+        slices = (inputs[start : start + size] for start in range(0, len(inputs), size))
+        return self._run(slices, check_names(self.manifest, outputs), size)
+
+    def close(self) -> None:
+        """Release the model, when the batches that other threads are running are done; a second call does nothing.
+
+        What those threads have not begun by then ends in a `UsageError`.
+        """
+        self._gate.shut()
+        self.session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, batches: Iterable[Array], names: Sequence[str], size: int) -> Arrays:
+        pieces: list[Arrays] = []
+        done = 0
+        for inputs in batches:
+            try:
+                with self._gate.inside():
+                    pieces.append(run_in_batches(self.session, inputs, size, names))
+            except CheckError as error:
+                raise CheckError(f"images {done} to {done + len(inputs) - 1}: {error}") from error
+            done += len(inputs)
+        if not pieces:
+            raise InputError("no image to embed")
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in names}
+
+
+class _Gate:
+    """Lets any number of threads in until it is shut; who shuts it waits for those inside."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._is_shut = False
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        with self._changed:
+            if self._is_shut:
+                raise UsageError("the model is closed")
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    def shut(self) -> None:
+        with self._changed:
+            self._is_shut = True
+            self._changed.wait_for(lambda: self._inside == 0)

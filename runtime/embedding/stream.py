@@ -1,0 +1,205 @@
+"""From a stream of images to a stream of embeddings: threads decode ahead while the model runs."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import queue
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.backends.session import Session, batch_limits, check_names, chosen_batch
+from runtime.contract.errors import InputError, one_line
+from runtime.images.decode import MAX_PIXELS
+from runtime.images.preprocess import preprocess
+from runtime.sources import load_item
+from runtime.sources.item import Entry, Item, Unreadable
+
+Array = npt.NDArray[Any]
+Float32 = npt.NDArray[np.float32]
+
+NOT_FINITE = "the model gave NaN or infinity for it; export it with --precision fp32"
+_WAITING_BYTES = 256 << 20
+_PATIENCE = 0.1
+"""Seconds after which a thread that waits looks whether it is still needed."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A batch: n images and their embeddings."""
+
+    roots: list[str]
+    paths: list[str]
+    vectors: Float32
+    """(n, C) float32, every number finite."""
+
+
+def embed_stream(
+    session: Session,
+    entries: Iterable[Entry],
+    on_unreadable: Callable[[Unreadable], None],
+    *,
+    batch: int | None = None,
+    workers: int = 1,
+    max_pixels: int = MAX_PIXELS,
+) -> Iterator[Embedded]:
+    """Embed images in the order in which they come, `batch` at a time, the last batch with what is left.
+
+    Args:
+        session: of a model with an `embedding` output.
+        entries: images, and what a source could not read; taken from a thread of its own, a few batches ahead.
+        on_unreadable: told of what can't be decoded, or gave NaN or infinity; what it raises ends the run.
+        batch: how many to run at a time; the model's preferred number where None.
+        workers: how many threads decode.
+        max_pixels: of an image; larger ones are not decoded.
+
+    Raises:
+        UsageError: the model has no `embedding` output, or takes no such batch.
+        CheckError, BackendError: as `Session.stream`.
+    """
+    check_names(session.manifest, ["embedding"])
+    size = chosen_batch(session.manifest, batch)
+    how = session.manifest.preprocessing
+
+    def decode(item: Item) -> Array:
+        return preprocess(load_item(item, max_pixels), how)
+
+    with contextlib.closing(_decoded(entries, decode, workers, ahead=2 * size + workers)) as decoded:
+        batches = _Batches(decoded, on_unreadable, size, batch_limits(session.manifest)[0])
+        for outputs in session.stream(batches, ["embedding"]):
+            items = batches.running.popleft()
+            vectors = outputs["embedding"][: len(items)]
+            good = np.asarray(np.isfinite(vectors).all(axis=1), np.bool_)
+            for row in np.flatnonzero(~good):
+                on_unreadable(Unreadable(items[row].root, items[row].path, NOT_FINITE))
+            kept = [item for item, is_good in zip(items, good, strict=True) if is_good]
+            yield Embedded([item.root for item in kept], [item.path for item in kept], vectors[good])
+
+
+def silence_pillow() -> None:
+    """Keep Pillow's remarks on odd files off stderr, in this process: what it can't read is told by us."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+class _Batches:
+    """Stacks decoded images into batches; `running` holds the images of those that were taken, oldest first."""
+
+    def __init__(
+        self,
+        decoded: Iterator[tuple[Item, Array] | Unreadable],
+        on_unreadable: Callable[[Unreadable], None],
+        size: int,
+        smallest: int,
+    ) -> None:
+        self.running: deque[list[Item]] = deque()
+        self._decoded, self._on_unreadable = decoded, on_unreadable
+        self._size, self._smallest = size, smallest
+
+    def __iter__(self) -> Iterator[Array]:
+        items: list[Item] = []
+        arrays: list[Array] = []
+        for entry in self._decoded:
+            if isinstance(entry, Unreadable):
+                self._on_unreadable(entry)
+                continue
+            items.append(entry[0])
+            arrays.append(entry[1])
+            if len(items) == self._size:
+                self.running.append(items)
+                yield np.stack(arrays)
+                items, arrays = [], []
+        if items:
+            arrays += arrays[-1:] * (self._smallest - len(arrays))  # an engine may take no fewer
+            self.running.append(items)
+            yield np.stack(arrays)
+
+
+_END = object()
+
+
+def _decoded(
+    entries: Iterable[Entry], decode: Callable[[Item], Array], workers: int, ahead: int
+) -> Generator[tuple[Item, Array] | Unreadable]:
+    """Decode images by threads, at most `ahead` of them before they are asked for; give them in their order."""
+    waiting: queue.Queue[Any] = queue.Queue(ahead)
+    is_over = threading.Event()
+    room = _Room(_WAITING_BYTES)
+    pool = ThreadPoolExecutor(workers, "decode")
+
+    def put(what: object) -> None:
+        while not is_over.is_set():
+            with contextlib.suppress(queue.Full):
+                waiting.put(what, timeout=_PATIENCE)
+                return
+
+    def feed() -> None:
+        last: object = _END
+        try:
+            for entry in entries:
+                if isinstance(entry, Item):
+                    size = len(entry.data or b"")
+                    while not room.take(size) and not is_over.is_set():
+                        pass
+                    future = pool.submit(_decode_one, entry, decode)
+                    future.add_done_callback(functools.partial(room.give, size))
+                    put(future)
+                else:
+                    put(entry)
+                if is_over.is_set():
+                    return
+        except BaseException as error:  # of the source: raised where its images are asked for
+            last = error
+        put(last)
+
+    feeder = threading.Thread(target=feed, name="source", daemon=True)  # it may hang in a read of standard input
+    feeder.start()
+    try:
+        while (entry := waiting.get()) is not _END:
+            if isinstance(entry, BaseException):
+                raise entry
+            yield entry.result() if isinstance(entry, Future) else entry
+    finally:
+        is_over.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+        feeder.join(10 * _PATIENCE)
+
+
+class _Room:
+    """Bytes of files that may wait to be decoded; a larger file waits until it is alone."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._used = limit, 0
+        self._changed = threading.Condition()
+
+    def take(self, size: int) -> bool:
+        """Take room for a file, and say whether there was some within `_PATIENCE`."""
+        with self._changed:
+            is_free = self._changed.wait_for(lambda: not self._used or self._used + size <= self._limit, _PATIENCE)
+            self._used += size if is_free else 0
+            return is_free
+
+    def give(self, size: int, _: object) -> None:
+        """Give it back."""
+        with self._changed:
+            self._used -= size
+            self._changed.notify()
+
+
+def _decode_one(item: Item, decode: Callable[[Item], Array]) -> tuple[Item, Array] | Unreadable:
+    """A thread's work; whatever is wrong with an image is told of that image."""
+    try:
+        return Item(item.root, item.path), decode(item)
+    except InputError as error:
+        return Unreadable(item.root, item.path, one_line(error))
+    except MemoryError:
+        return Unreadable(item.root, item.path, "there is not enough memory to decode it")

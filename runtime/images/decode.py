@@ -1,0 +1,200 @@
+"""Pictures decoded to RGB, whatever is in the file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import stat
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from runtime.contract.errors import InputError, one_line
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+"""What is decoded, by content; Pillow reads many more, each one a parser that could be attacked."""
+MAX_PIXELS = 178_956_970
+"""Larger pictures are refused before they are decoded, unless asked for: Pillow's limit, 680 MiB as it holds them."""
+
+ReadImage = Callable[[str, str], Image.Image]
+"""Decodes the image of a root and a path; raises InputError."""
+_WITH_ALPHA = frozenset({"LA", "PA", "RGBA", "RGBa"})
+_ORIENTATION = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each value of EXIF's orientation tag."""
+
+
+def load_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode a picture (its first frame) as 8-bit RGB, upright by its EXIF orientation.
+
+    Raises:
+        InputError: it is missing, empty, truncated, too large, no regular file, or of no format in `FORMATS`.
+    """
+    try:
+        return decode_file(path, max_pixels)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def decode_file(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """As `load_image`, with an error that doesn't name the file."""
+    try:
+        # Not Pillow by path: it maps some files into memory, and a mapped file that is cut short kills the process.
+        with open(path, "rb", opener=_open_without_waiting) as file:  # Path.open takes no opener
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError("is a folder or a device, not a file")
+            return _decode(file, status.st_size, max_pixels)
+    except FileNotFoundError as error:
+        raise InputError("does not exist, or is a link to what does not") from error
+    except IsADirectoryError as error:
+        raise InputError("is a folder or a device, not a file") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"can't be decoded ({_reason(error)})") from error
+
+
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """As `load_image`, of a file's content; the error names no file."""
+    return _decode(io.BytesIO(data), len(data), max_pixels)
+
+
+def max_bytes(max_pixels: int) -> int:
+    """How large a picture's file may be: as a picture of `max_pixels` is in memory, or 64 MiB."""
+    return max(4 * max_pixels, 64 << 20)
+
+
+def _decode(file: BinaryIO, size: int, max_pixels: int) -> Image.Image:
+    if size == 0:
+        raise InputError("is empty (0 bytes)")
+    if size > max_bytes(max_pixels):
+        raise InputError(f"has {size:,} bytes, more than {max_bytes(max_pixels):,}")
+    if max_pixels > MAX_PIXELS and Image.MAX_IMAGE_PIXELS is not None:  # Pillow refuses more than twice as many
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, (max_pixels + 1) // 2)
+    try:
+        return _first_frame(file, max_pixels)
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:  # on opening: our own check comes too late
+        raise InputError(f"has more than {max_pixels:,} pixels") from error
+    except UnidentifiedImageError as error:
+        raise InputError(_what_else(file)) from error
+    except Exception as error:  # a decoder fed a hostile file raises anything: KeyError, struct.error, MemoryError
+        raise InputError(f"can't be decoded ({_reason(error)})") from error
+
+
+def _first_frame(file: BinaryIO, max_pixels: int) -> Image.Image:
+    """The picture; raises InputError where it is too large, and whatever Pillow raises."""
+    with Image.open(file, formats=FORMATS) as image:
+        if (pixels := image.width * image.height) > max_pixels:
+            raise InputError(f"has {pixels:,} pixels ({image.width} x {image.height}), more than {max_pixels:,}")
+        return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The picture as 8-bit RGB, upright by its EXIF orientation, what is transparent blended over white.
+
+    The picture itself where it is all that already. 16-bit grey is divided by 257 and rounded, where Pillow's own
+    conversion would clip it at 255.
+
+    Raises:
+        InputError: its values have no known range (32-bit grey), or Pillow can't convert its mode.
+    """
+    image.load()  # TIFF turns itself upright here, and drops the tag
+    turn = _TRANSPOSE.get(_orientation(image))
+    if image.mode == "RGB" and turn is None and type(image) is Image.Image and not image.info:
+        return image  # what this function gave before
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise InputError(f"has 32-bit grey values (Pillow's mode {image.mode}), whose range is not known")
+    try:
+        if image.mode in _WITH_ALPHA or image.info.get("transparency") is not None:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        rgb = image.convert("RGB")  # a copy, also of RGB
+    except ValueError as error:
+        raise InputError(f"can't be converted from {image.mode} to RGB") from error
+    upright = rgb if turn is None else rgb.transpose(turn)
+    upright.info.clear()  # EXIF among it: the next reader must not turn the picture again
+    return upright
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF: the picture is shown as it lies, as viewers do
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+    return text if type(error) is OSError else f"{type(error).__name__}: {text}"
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Opening a named pipe would wait for ever."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+_OTHERS = (  # where in the file, what is there, what it is
+    (4, b"ftypavi", "AVIF"),
+    (4, b"ftyphei", "HEIC"),
+    (4, b"ftyphev", "HEIC"),
+    (4, b"ftypmif1", "HEIC or AVIF"),
+    (4, b"ftyp", "a video"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (0, b"%PDF", "PDF"),
+    (0, b"8BPS", "Photoshop's PSD"),
+    (0, b"PK\x03\x04", "a zip file"),
+    (0, b"\x1f\x8b", "a gzip file"),
+    (0, b"\0\x05\x16\x07", "macOS's data about a file (AppleDouble)"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS (fetch the file with git lfs pull)"),
+)
+_TEXTS = ((b"<svg", "SVG"), (b"<html", "an HTML page"), (b"<!doctype html", "an HTML page"), (b"<?xml", "XML"))
+"""Somewhere in the beginning of a text; the first that is there counts."""
+
+
+def _what_else(file: BinaryIO) -> str:
+    """What is said of a file that no decoder takes."""
+    file.seek(0)
+    start = file.read(1024)
+    found = [what for place, magic, what in _OTHERS if start[place:].startswith(magic)]
+    if start.lstrip(b"\xef\xbb\xbf\r\n\t ").startswith(b"<"):
+        found += [what for tag, what in _TEXTS if tag in start.lower()]
+    if found:
+        return f"is {found[0]}, which isn't read, only {', '.join(FORMATS)}"
+    if start.count(0) == len(start):
+        return "holds only zeros at its beginning: damaged"
+    return f"is damaged, or none of {', '.join(FORMATS)}"
+
+
+@contextlib.contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Keep Pillow's remarks on odd files off stderr: what can't be read, the caller shows and counts."""
+    logger = logging.getLogger("PIL")
+    handler = logging.NullHandler()
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.removeHandler(handler)

@@ -1,0 +1,140 @@
+"""From a decoded picture to a model's input: the one place that does it. Source: itae.md, "DINOv2 itself".
+
+The result equals transformers' Pillow-based processor of DINOv2 (`BitImageProcessorPil`), pixel by pixel.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from runtime.contract.errors import InputError
+from runtime.contract.manifest import Preprocessing
+from runtime.images.decode import to_rgb
+
+Float32 = npt.NDArray[np.float32]
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+MAX_SIDE = 1 << 21
+"""A picture whose longer side would get more pixels is refused: at 224, a strip beyond 8,192 : 1."""
+_CHUNK_PIXELS = 1 << 24
+"""How many pixels of a resized picture exist at a time, before it is cropped: 64 MiB as Pillow holds them."""
+
+
+def standard_preprocessing(image_size: tuple[int, int], dtype: Literal["float32", "uint8"]) -> Preprocessing:
+    """DINOv2's own preprocessing for a model of `image_size` (H, W).
+
+    A float32 model takes (B, 3, H, W), normalised by the caller; a uint8 one (B, H, W, 3), which the graph
+    normalises.
+    """
+    height, width = image_size
+    is_float = dtype == "float32"
+    return Preprocessing(
+        resize_cover=(_cover(height), _cover(width)),
+        crop=(height, width),
+        layout="NCHW" if is_float else "NHWC",
+        dtype=dtype,
+        scale=1 / 255,
+        mean=MEAN,
+        std=STD,
+        normalized_by="caller" if is_float else "graph",
+    )
+
+
+def preprocess(image: Image.Image, how: Preprocessing) -> Float32 | npt.NDArray[np.uint8]:
+    """One picture as a model takes it, without the batch: (3, H, W) float32, normalised, or (H, W, 3) uint8.
+
+    Raises:
+        InputError: the picture can't be made RGB, or is too narrow a strip.
+    """
+    pixels = np.asarray(resize_and_crop(to_rgb(image), how.resize_cover, how.crop))
+    if how.dtype == "uint8":
+        return pixels if how.layout == "NHWC" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    values = np.empty((3, *pixels.shape[:2]), np.float32)
+    for channel, table in enumerate(_normalised(how.scale, how.mean, how.std)):
+        np.take(table, pixels[..., channel], out=values[channel], mode="clip")  # "raise" would copy `out` first
+    return values if how.layout == "NCHW" else np.ascontiguousarray(values.transpose(1, 2, 0))
+
+
+@functools.lru_cache(maxsize=8)
+def _normalised(scale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Float32:
+    """What each value of each channel becomes, (3, 256) float32: looked up in a quarter of the time of computing it."""
+    values = (np.arange(256, dtype=np.uint8) * np.float64(scale)).astype(np.float32)
+    table: Float32 = (values - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
+    return table
+
+
+def resized_size(size: tuple[int, int], cover: tuple[int, int]) -> tuple[int, int]:
+    """The smallest (H, W) of the aspect of `size` that covers `cover`, the longer side rounded down."""
+    (height, width), (cover_height, cover_width) = size, cover
+    if cover_height * width >= cover_width * height:
+        return cover_height, cover_height * width // height
+    return cover_width * height // width, cover_width
+
+
+def resize_and_crop(image: Image.Image, cover: tuple[int, int], crop: tuple[int, int]) -> Image.Image:
+    """Resize an RGB picture to cover `cover` (H, W), bicubic, antialiased; cut its centre of `crop` (H, W).
+
+    The same as `resize` and `crop` of Pillow 13, bit by bit, whichever Pillow is installed, and without ever
+    holding all of what is cropped away: each row is resized by itself, and each column, with 8 bits between.
+    Pillow 13 does the columns first where the height shrinks by more than twice as many pixels as the width;
+    older ones never do.
+
+    Raises:
+        InputError: the resized picture would have a side of more than `MAX_SIDE`.
+    """
+    height, width = resized_size((image.height, image.width), cover)
+    if max(height, width) > MAX_SIDE:
+        raise InputError(
+            f"has {image.width} x {image.height} pixels, "
+            f"too narrow a strip to be resized to cover {cover[1]} x {cover[0]}"
+        )
+    top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
+    shrinks = image.height - height
+    if shrinks > 0 and shrinks > 2 * (image.width - width):
+        columns = _needed(image.width, width, left, crop[1])
+        return _resize_rows(_resize_columns(image, height, top, crop[0], columns), width, left, crop[1])
+    rows = _needed(image.height, height, top, crop[0])
+    return _resize_columns(_resize_rows(image, width, left, crop[1], rows), height, top, crop[0])
+
+
+def _needed(size: int, resized: int, first: int, count: int) -> range:
+    """Which of `size` rows or columns (or a few more) `count` of the resized ones, from `first` on, are made of."""
+    scale = size / resized
+    support = 2 * max(1.0, scale)  # the bicubic filter's radius
+    start, stop = (first + 0.5) * scale - support, (first + count - 0.5) * scale + support
+    return range(max(0, int(start) - 2), min(size, int(stop) + 3))
+
+
+def _resize_rows(image: Image.Image, width: int, left: int, crop: int, rows: range | None = None) -> Image.Image:
+    """Resize each row (or only `rows`) to `width` and keep `crop` pixels from `left` on, a few rows at a time."""
+    rows = range(image.height) if rows is None else rows
+    result = Image.new("RGB", (crop, image.height))
+    step = max(1, _CHUNK_PIXELS // max(width, image.width))
+    for y in rows[::step]:
+        chunk = image.crop((0, y, image.width, min(y + step, rows.stop)))
+        chunk = chunk.resize((width, chunk.height), Image.Resampling.BICUBIC)
+        result.paste(chunk.crop((left, 0, left + crop, chunk.height)), (0, y))
+    return result
+
+
+def _resize_columns(image: Image.Image, height: int, top: int, crop: int, columns: range | None = None) -> Image.Image:
+    """Resize each column (or only `columns`) to `height` and keep `crop` pixels from `top` on, a few at a time."""
+    columns = range(image.width) if columns is None else columns
+    result = Image.new("RGB", (image.width, crop))
+    step = max(1, _CHUNK_PIXELS // max(height, image.height))
+    for x in columns[::step]:
+        chunk = image.crop((x, 0, min(x + step, columns.stop), image.height))
+        chunk = chunk.resize((chunk.width, height), Image.Resampling.BICUBIC)
+        result.paste(chunk.crop((0, top, chunk.width, top + crop)), (x, 0))
+    return result
+
+
+def _cover(side: int) -> int:
+    """`side * 256 / 224`, rounded, halves up: a multiple of 14 gives no half."""
+    return (side * 256 * 2 + 224) // (224 * 2)

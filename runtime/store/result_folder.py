@@ -1,0 +1,133 @@
+"""A folder that a command leaves its result in: some files, and `summary.json` last, with the SHA-256 of the others.
+
+An older result is replaced so: all files are finished in a hidden folder in OUT; the old summary goes; the others are
+moved in; the new summary is moved in. Signals wait for the end of that, and a second run into OUT is refused. So an OUT
+with a summary is whole, and files of two runs never pass as one: where a run is killed meanwhile there is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.contract.atomic import cannot_write, locked, publish, sync_folder, uninterrupted, work_folder
+from runtime.contract.errors import OutputFileError, UsageError, one_line
+from runtime.store.records import RECORD
+
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a command leaves in its folder."""
+
+    command: str
+    always: tuple[str, ...]
+    """Files of every result, besides `SUMMARY`; the first tells whose a summary is."""
+    sometimes: tuple[str, ...] = ()
+    """Files of some results, which go where the next one lacks them."""
+
+
+@contextlib.contextmanager
+def result_folder(out: Path, kind: Kind) -> Iterator[Path]:
+    """A hidden work folder inside `out`, which is made where its parent exists, and unmade if nothing came.
+
+    Raises:
+        UsageError: `out` holds embeddings, whose readers take any `.parquet` for a part, or what is not of this kind.
+        OutputFileError: `out` can't be made or written, or another run is writing there.
+    """
+    _check_loss(out, kind)
+    made = False
+    try:
+        if not out.is_dir():
+            out.mkdir()
+            made = True
+        in_the_way = [name for name in (*kind.always, *kind.sometimes, SUMMARY) if (out / name).is_dir()]
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    if in_the_way:
+        raise OutputFileError(f"can't write {out / in_the_way[0]}: a folder is in its place; move it away")
+    try:
+        with locked(out) as is_free:
+            if not is_free:
+                raise OutputFileError(f"another run is writing into {out}: wait for it")
+            with work_folder(beside=out / SUMMARY) as work:
+                yield work
+    finally:
+        if made:
+            with contextlib.suppress(OSError):  # not empty: it worked
+                out.rmdir()
+
+
+def _check_loss(out: Path, kind: Kind) -> None:
+    """Replace neither embeddings nor what other programs call `summary.json`."""
+    try:
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"--out {out} is no folder: give it another name")
+        held = next((one for what in ("part-*.parquet", RECORD) for one in out.glob(what)), None)
+        if held is not None:
+            raise UsageError(f"--out {out} holds embeddings ({held.name}): give it a folder of its own")
+        if not (out / SUMMARY).is_file():
+            return
+        is_ours = kind.always[0] in json.loads((out / SUMMARY).read_bytes())["files"]
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    except (ValueError, KeyError, TypeError, RecursionError):
+        is_ours = False
+    if not is_ours:
+        raise UsageError(
+            f"--out {out} holds a {SUMMARY} that `{kind.command}` did not write: give it a folder of its own"
+        )
+
+
+def publish_result(
+    out: Path, work: Path, kind: Kind, contents: Mapping[str, bytes], summary: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write the files; gives the summary as written, `files` added.
+
+    Args:
+        out: where they go.
+        work: from `result_folder`.
+        kind: of the result.
+        contents: of each file but the summary.
+        summary: everything else that the summary tells, as JSON.
+
+    Raises:
+        OutputFileError: a file can't be written; an older result is then as before, or has lost its summary.
+    """
+    files = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
+    full = {**summary, "files": files}
+    everything = {**contents, SUMMARY: _json(full)}
+    for name, data in everything.items():
+        try:
+            (work / name).write_bytes(data)
+        except OSError as error:
+            raise cannot_write(out / name, error) from error
+    with uninterrupted():
+        try:
+            (out / SUMMARY).unlink(missing_ok=True)
+            for name in set(kind.sometimes) - contents.keys():
+                (out / name).unlink(missing_ok=True)
+            sync_folder(out)
+        except OSError as error:
+            raise cannot_write(out / SUMMARY, error) from error
+        for name in everything:  # the summary is the last
+            try:
+                publish(work / name, out / name)
+            except OutputFileError as error:
+                reason = one_line(error.__cause__ or error)
+                raise OutputFileError(
+                    f"{out} has no {SUMMARY} now, {name} can't be moved in ({reason}): run it again"
+                ) from error
+    return full
+
+
+def _json(summary: Mapping[str, Any]) -> bytes:
+    """Indented JSON; half of a surrogate pair, as in a folder's name that is not UTF-8, is escaped."""
+    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")

@@ -1,0 +1,116 @@
+"""What torch's exporter gives and what the surgery makes of it, on real traces."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from exporter import surgery, trace
+from exporter.methods.itae.options import ItaeConfig
+from exporter.models import position, weights
+from exporter.models.architecture import Architecture
+from exporter.options import ExportSpec
+from exporter.surgery import materialize
+from runtime.contract.errors import WeightsError
+
+TINY = Architecture("tiny", width=32, heads=2, depth=2, registers=4)
+SPEC = ExportSpec("unused.onnx", size=TINY, image_size=(28, 42), weights="random:5")
+ATTENTION = {"MatMul", "Mul", "Softmax"}
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory) -> Path:
+    model = weights.load(TINY, SPEC.weights).model
+    position.bake_position_embedding(model, SPEC.grid, SPEC.pos_embed)
+    return trace.to_onnx(model, SPEC, tmp_path_factory.mktemp("traced"))
+
+
+def names_and_types(model: onnx.ModelProto) -> dict[str, str]:
+    return {node.name: node.op_type for node in model.graph.node}
+
+
+def test_surgery_touches_only_attention(traced):
+    before = names_and_types(onnx.load(traced, load_external_data=False))
+    plain, _ = surgery.run(traced, dataclasses.replace(SPEC, itae=None))
+    operated, reports = surgery.run(traced, SPEC)
+    gone = {name: before[name] for name in before.keys() - names_and_types(operated).keys()}
+    assert set(gone.values()) == {"Mul"}  # the scales after the first MatMul
+    assert len(gone) == TINY.depth
+    new = names_and_types(operated).keys() - names_and_types(plain).keys()
+    assert new
+    assert all(name.startswith("itae/layer1/") for name in new)  # `last`
+    assert {report.name: len(report.changed) for report in reports} == {
+        "scale_queries": 2, "half_precision": 0, "cls_only": 1, "inject_itae": 1, "select_outputs": 1,
+        "split_bias_gelu": 2, "uint8_input": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_no_path_or_stack_trace_of_the_exporting_machine_stays(precision, traced, tmp_path):
+    spec = dataclasses.replace(SPEC, precision=precision)
+    operated, _ = surgery.run(traced, spec)
+    materialize.materialize(operated, traced.parent, tmp_path / "m.onnx", "m.onnx.data")
+    content = (tmp_path / "m.onnx").read_bytes()
+    for trail in (
+        str(tmp_path),
+        str(Path(__file__).parents[3]),
+        str(Path.home()),
+        ".py",
+        "Traceback",
+        "site-packages",
+    ):
+        assert trail.encode() not in content
+    assert not list(tmp_path.glob("*.data"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_no_node_computes_from_constants_alone(precision, traced, tmp_path):
+    operated, _ = surgery.run(traced, dataclasses.replace(SPEC, precision=precision))
+    materialize.materialize(operated, traced.parent, tmp_path / "m.onnx", "m.onnx.data")
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    constants = {tensor.name for tensor in graph.initializer}
+    assert [node.name for node in graph.node if constants.issuperset(node.input)] == []
+    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    assert {name for node in graph.node for name in node.output[:1]} <= read  # and none that nothing reads
+    assert constants <= read
+
+
+def test_the_same_export_gives_the_same_bytes(traced, tmp_path):
+    files = []
+    for number in range(2):
+        operated, _ = surgery.run(traced, SPEC)
+        materialize.materialize(operated, traced.parent, tmp_path / f"{number}.onnx", "x.data")
+        files.append((tmp_path / f"{number}.onnx").read_bytes())
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_weights_above_the_limit_go_to_a_file_of_their_own(precision, traced, tmp_path, monkeypatch):
+    operated, _ = surgery.run(traced, dataclasses.replace(SPEC, precision=precision))
+    copy = onnx.ModelProto.FromString(operated.SerializeToString())
+    materialize.materialize(operated, traced.parent, tmp_path / "inline.onnx", "x.data")
+    monkeypatch.setattr(materialize, "INLINE_LIMIT", 1000)
+    data = materialize.materialize(copy, traced.parent, tmp_path / "split.onnx", "split.onnx.data")
+    assert data == tmp_path / "split.onnx.data"
+    assert (tmp_path / "split.onnx").stat().st_size < 100_000
+    inline, split = (onnx.load(tmp_path / f"{name}.onnx") for name in ("inline", "split"))
+    onnx.checker.check_model(str(tmp_path / "split.onnx"), full_check=True)
+    for one, other in zip(inline.graph.initializer, split.graph.initializer, strict=True):
+        assert one.name == other.name
+        np.testing.assert_array_equal(onnx.numpy_helper.to_array(one), onnx.numpy_helper.to_array(other))
+
+
+def test_a_weight_beyond_float16_is_named(tmp_path):
+    tensors = weights.random_tensors(TINY, 5)
+    tensors["blocks.1.mlp.fc1.weight"][3, 4] = 7e4
+    from exporter.models import checkpoint
+
+    model = weights.build_model(TINY, checkpoint.translate(tensors, TINY, "test"))
+    position.bake_position_embedding(model, SPEC.grid, SPEC.pos_embed)
+    path = trace.to_onnx(model, SPEC, tmp_path)
+    operated, _ = surgery.run(path, dataclasses.replace(SPEC, precision="fp16", itae=ItaeConfig()))
+    named = r"the weight model\.encoder\.layer\.1\.mlp\.fc1\.weight holds 7e\+04, more than float16 can: use --prec"
+    with pytest.raises(WeightsError, match=named):
+        materialize.materialize(operated, tmp_path, tmp_path / "m.onnx", "m.onnx.data")
