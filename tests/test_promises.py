@@ -48,3 +48,15 @@ def test_the_readme_names_every_option_of_itae_and_its_default():
         assert row.endswith(f"| `{field.default}` |")
     for word in (*THRESHOLDS, *ATTENUATIONS):
         assert f"`{word}" in text
+
+
+def test_the_code_cites_sections_that_itae_md_has():
+    sections = set(re.findall(r"^## (\d)\. ", (ROOT / "exporter/ITAE.md").read_text(), re.MULTILINE))
+    cited: set[str] = set()
+    for path in [path for package in ("exporter", "runtime") for path in (ROOT / package).rglob("*.py")]:
+        text = path.read_text()
+        assert "Source: itae.md" not in text, path
+        for first, last in re.findall(r"exporter/ITAE\.md (\d)(?: to (\d))?", text):
+            cited |= {first, last} - {""}
+    assert cited
+    assert cited <= sections

@@ -26,7 +26,7 @@ class _Record(pydantic.BaseModel):
 
 
 class ItaeOptions(_Record):
-    """ITAE as resolved for this model; absent for plain DINOv2. Source: itae.md 1 to 3."""
+    """ITAE as resolved for this model; absent for plain DINOv2. Source: exporter/ITAE.md 1 to 3."""
 
     layers: tuple[Annotated[int, Field(ge=0)], ...]
     source: Literal["query", "key", "value"]

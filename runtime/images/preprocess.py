@@ -1,4 +1,4 @@
-"""From a decoded picture to a model's input: the one place that does it. Source: itae.md, "DINOv2 itself".
+"""From a decoded picture to a model's input: the one place that does it. Source: exporter/ITAE.md 5.
 
 The result equals transformers' Pillow-based processor of DINOv2 (`BitImageProcessorPil`), pixel by pixel.
 """

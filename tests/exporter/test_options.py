@@ -93,7 +93,7 @@ def test_the_generated_domain_cases_hold_both_kinds_for_every_word():
     seen = {(text.partition(":")[0], allowed) for _, text, allowed in domain_cases()}
     words = [*numbered(THRESHOLDS), *numbered(ATTENUATIONS)]
     assert seen == set(itertools.product(words, (True, False)))
-    assert set(words) == {"mad", "zscore", "ratio", "absolute", "scale"}  # itae.md has no others
+    assert set(words) == {"mad", "zscore", "ratio", "absolute", "scale"}  # exporter/ITAE.md has no others
 
 
 BOUNDS = {
@@ -103,7 +103,7 @@ BOUNDS = {
     "absolute": (["0", "1e-9", "30", "3.4e38"], ["-1e-9", "-30", "3.5e38"]),
     "scale": (["1e-9", "0.1", "0.9999"], ["0", "1", "-0.1", "1.0001"]),
 }
-"""Of itae.md 1 and 2, written down again, so that a declaration can't be wrong unseen."""
+"""The domains of exporter/ITAE.md 1 and 2, written down a second time, so that a wrong declaration is noticed."""
 
 
 @pytest.mark.parametrize("kind", BOUNDS)

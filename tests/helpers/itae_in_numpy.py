@@ -1,4 +1,4 @@
-"""itae.md once more, in numpy, patch by patch and row by row: slow, and sharing no code with the exporter."""
+"""exporter/ITAE.md once more, in numpy, patch by patch and row by row: slow, and sharing no code with the exporter."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The eager reference against itae.md written out in numpy."""
+"""The eager reference against exporter/ITAE.md written out in numpy."""
 
 import itae_in_numpy as oracle
 import numpy as np

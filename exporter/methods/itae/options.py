@@ -1,4 +1,4 @@
-"""ITAE's options as data: their words, their domains, and what they resolve to. Source: itae.md 1 to 3.
+"""ITAE's options as data: their words, their domains, and what they resolve to. Source: exporter/ITAE.md 1 to 3.
 
 The paper's own form is `ItaeConfig(layers="last", side="low", threshold="absolute:θ", attenuate="min")`.
 """

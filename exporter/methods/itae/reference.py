@@ -1,7 +1,7 @@
 """The eager PyTorch model with ITAE as an attention function: what the graph is held to.
 
-It shares no code with `exporter.surgery`: two implementations of itae.md, one in PyTorch and one in ONNX nodes, whose
-agreement is the proof. Works in the model's own dtype, float64 included.
+It shares no code with `exporter.surgery`: exporter/ITAE.md is implemented twice, in PyTorch and in ONNX nodes, and the
+agreement of the two is the proof. Works in the model's own dtype, float64 included.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ AttentionInterface.register(ATTENTION, attend)
 
 
 def detect(norm: torch.Tensor, itae: ItaeConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which patches are artifacts. Source: itae.md 1.
+    """Which patches are artifacts. Source: exporter/ITAE.md 1.
 
     Args:
         norm: (..., P), the L2 norm of each patch.
@@ -221,7 +221,7 @@ def _median(values: torch.Tensor) -> torch.Tensor:
 
 
 def attenuate(logits: torch.Tensor, artifact: torch.Tensor, prefix: int, how: Choice) -> torch.Tensor:
-    """Logits (B, H, N, N) with the columns of the artifacts (B, P) attenuated, for every row. Source: itae.md 2."""
+    """Logits (B, H, N, N), the columns of the artifacts (B, P) attenuated in every row. Source: exporter/ITAE.md 2."""
     somewhere = artifact & ~artifact.all(dim=1, keepdim=True)  # an image without a normal patch stays as it is
     tokens = torch.nn.functional.pad(somewhere, (prefix, 0))[:, None, None, :]  # (B, 1, 1, N)
     patches = logits[..., prefix:]

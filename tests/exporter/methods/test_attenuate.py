@@ -1,4 +1,4 @@
-"""One attention with ITAE against itae.md written out in numpy, at ordinary logits and at logits in the thousands."""
+"""One attention with ITAE beside exporter/ITAE.md in numpy, at ordinary logits and at logits in the thousands."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""ONNX nodes that attenuate the logits of one attention site at its artifacts. Source: itae.md 2.
+"""ONNX nodes that attenuate the logits of one attention site at its artifacts. Source: exporter/ITAE.md 2.
 
 Written so that the attention stays one kernel in half precision: nothing reads the logits that it computes.
 """

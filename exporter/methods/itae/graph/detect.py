@@ -1,4 +1,4 @@
-"""ONNX nodes that find the artifacts of one attention site. Source: itae.md 1. All of it is float32.
+"""ONNX nodes that find the artifacts of one attention site. Source: exporter/ITAE.md 1. All of it is float32.
 
 Everything is as wide as all tokens, (B, N), and constants keep CLS and registers out of it: so TensorRT computes norms
 and flags within few kernels, which slices and pads would cut apart. Evidence: exporter/DECISIONS.md.

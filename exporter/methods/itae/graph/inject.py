@@ -13,7 +13,7 @@ from exporter.surgery.pass_report import PassReport
 
 
 def inject_itae(graph: gs.Graph, spec: ExportSpec) -> PassReport:
-    """Find artifacts by the norm of their query, key or value, and attenuate their logits. Source: itae.md.
+    """Find artifacts by a norm of each patch and attenuate their logits. Source: exporter/ITAE.md 1 to 3.
 
     Raises:
         SurgeryError: the graph has not `spec.backbone.depth` attention sites.
