@@ -87,10 +87,11 @@ def run(arguments: argparse.Namespace) -> int:
     from runtime.backends.session import check_names
     from runtime.contract.manifest import read_manifest
     from runtime.contract.progress import progress
-    from runtime.embedding.embedder import embed_sources, origin
+    from runtime.embedding.embedder import embed_sources
     from runtime.embedding.stream import silence_pillow
     from runtime.images.decode import MAX_PIXELS
     from runtime.sources import open_sources
+    from runtime.store.origin import origin_of
     from runtime.store.writer import open_writer
 
     silence_pillow()
@@ -99,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     manifest = read_manifest(arguments.model)  # its files are checked where they are loaded
     check_names(manifest, ["embedding"])
     provider, devices = _placed(arguments, manifest)
-    with open_writer(arguments.out, origin(manifest, provider), arguments.format) as writer:
+    with open_writer(arguments.out, origin_of(manifest, provider), arguments.format) as writer:
         moved = _moved(arguments, writer)
         sources = open_sources(arguments.images, max_pixels=max_pixels)
         try:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from runtime.contract.errors import CheckError
 from runtime.contract.keys import location
-from runtime.contract.manifest import Manifest
 from runtime.contract.progress import Progress
 from runtime.embedding.stream import Embedded
 from runtime.sources import Sources
@@ -44,17 +43,6 @@ class Outcome:
     """Images of the store that were not found this time; their rows stay."""
     first_missing: tuple[str, ...]
     """Where the first of them were."""
-
-
-def origin(manifest: Manifest, provider: str) -> dict[str, Any]:
-    """What makes the embeddings: rows of a store have one."""
-    return {
-        "model": manifest.files.model.name,
-        "model_sha256": manifest.files.model.sha256,
-        "options": manifest.options.model_dump(mode="json"),
-        "preprocessing": manifest.preprocessing.model_dump(mode="json"),
-        "provider": provider,
-    }
 
 
 def embed_sources(

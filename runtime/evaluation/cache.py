@@ -20,13 +20,14 @@ from runtime.contract.errors import CheckError, InputError, UsageError
 from runtime.contract.keys import Key, location
 from runtime.contract.manifest import Manifest
 from runtime.contract.progress import Progress
-from runtime.embedding.embedder import Embedder, embed_sources, origin
+from runtime.embedding.embedder import Embedder, embed_sources
 from runtime.evaluation.datasets.dataset import Dataset
 from runtime.sources import Sources
 from runtime.sources.item import Entry, IsWanted
 from runtime.store import Store
 from runtime.store.moved import Moved
-from runtime.store.records import Float32, fingerprint
+from runtime.store.origin import fingerprint, identity, origin_of
+from runtime.store.records import Float32
 from runtime.store.writer import StoreWriter, open_writer
 
 
@@ -74,8 +75,8 @@ def default_cache() -> Path:
 
 
 def cache_folder(cache: Path, made_by: dict[str, Any]) -> Path:
-    """Where the embeddings of some pictures lie: another model, option or picture, another folder."""
-    return cache / fingerprint(made_by)[:24]
+    """Where the embeddings of some pictures lie: one folder for each identity of the rows."""
+    return cache / fingerprint(identity(made_by))[:24]
 
 
 def embed_dataset(
@@ -106,8 +107,7 @@ def embed_dataset(
         CheckError: not one image could be embedded.
         ItaeError: the model failed; what was embedded before is in the cache.
     """
-    made_by = {**origin(manifest, provider), "data": {"sha256": dataset.identity}}  # whatever their labels
-    del made_by["model"]  # a file's name; a model that was renamed is still the same
+    made_by = {**origin_of(manifest, provider), "data": {"sha256": dataset.identity}}  # whatever their labels
     folder = cache_folder(cache, made_by)
     try:
         cache.mkdir(parents=True, exist_ok=True)

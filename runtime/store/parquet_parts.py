@@ -17,7 +17,8 @@ import numpy as np
 
 from runtime.contract.atomic import atomic_file
 from runtime.contract.errors import InputError, one_line
-from runtime.store.records import AGAIN, FORMAT, Embeddings, Float32, fingerprint
+from runtime.store.origin import fingerprint
+from runtime.store.records import AGAIN, FORMAT, Embeddings, Float32
 
 METADATA_KEY = b"itae"
 PART = re.compile(r"part-(\d{5,})\.parquet")

@@ -11,8 +11,9 @@ import numpy as np
 
 from runtime.contract.errors import InputError
 from runtime.store.npy_file import NpyFiles
+from runtime.store.origin import fingerprint
 from runtime.store.parquet_parts import PartFile, open_part, part_files, release_memory
-from runtime.store.records import AGAIN, Embeddings, Float32, Kind, fingerprint, read_record
+from runtime.store.records import AGAIN, Embeddings, Float32, Kind, read_record
 
 
 class Store:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -96,23 +94,3 @@ def write_record(folder: Path, record: StoreRecord) -> None:
     """Write `store.json`, whole or not at all; raises OutputFileError."""
     text = json.dumps(record.model_dump(mode="json", exclude_none=True), indent=2) + "\n"
     write_atomically(folder / RECORD, text.encode())
-
-
-def fingerprint(origin: Mapping[str, Any]) -> str:
-    """SHA-256 of what made the embeddings: rows of one store have one."""
-    return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """In words, what differs between two origins: `options.precision: fp32 there, fp16 here`."""
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            yield f"{prefix}{key} is {_short(old)} there, {_short(new)} here"
-
-
-def _short(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."

@@ -18,9 +18,10 @@ from runtime.contract.atomic import cannot_write, locked
 from runtime.contract.errors import OutputFileError, UsageError
 from runtime.contract.keys import Keys
 from runtime.store.npy_file import PATHS, VECTORS
+from runtime.store.origin import differences
 from runtime.store.parquet_parts import has_parts, open_part, part_files
 from runtime.store.reader import Store
-from runtime.store.records import ERRORS, RECORD, Embeddings, Float32, Kind, differences, fingerprint, read_record
+from runtime.store.records import ERRORS, RECORD, Embeddings, Float32, Kind, read_record
 from runtime.store.sinks import open_sink
 
 FLUSH_ROWS = 256
@@ -37,7 +38,8 @@ def open_writer(folder: Path, origin: Mapping[str, Any], kind: Kind = "parquet")
 
     Args:
         folder: a folder whose parent exists.
-        origin: what makes the embeddings, as JSON; rows of another origin are not mixed in.
+        origin: what makes the embeddings, as JSON: see `runtime.store.origin`. A store that lies there must have the
+            same identity, and keeps the origin that it has.
         kind: of a new store; that of the one there must be the same.
 
     Raises:
@@ -51,8 +53,8 @@ def open_writer(folder: Path, origin: Mapping[str, Any], kind: Kind = "parquet")
             if not is_free:
                 raise OutputFileError(f"another `embed` is writing into {folder}: wait for it")
             _remove_leftovers(folder)
-            _check_place(folder, origin, kind)
-            with contextlib.closing(StoreWriter(folder, origin, kind)) as writer:
+            there = _origin_there(folder, origin, kind)
+            with contextlib.closing(StoreWriter(folder, origin if there is None else there, kind)) as writer:
                 yield writer
                 writer.finish()
     finally:
@@ -178,15 +180,15 @@ def _remove_leftovers(folder: Path) -> None:
                 path.unlink()
 
 
-def _check_place(folder: Path, origin: Mapping[str, Any], kind: Kind) -> None:
-    """Check that what lies in `folder` is nothing, or a store that these rows belong to."""
+def _origin_there(folder: Path, origin: Mapping[str, Any], kind: Kind) -> Mapping[str, Any] | None:
+    """The origin of the store in `folder`, which these rows belong to; None if there is no store."""
     record = read_record(folder)
     parts = part_files(folder) if has_parts(folder) else []
     if record is None and not parts:
         for name in (VECTORS, PATHS, ERRORS):
             if (folder / name).exists() and not (name == ERRORS and _is_error_log(folder / name)):
                 raise OutputFileError(f"{folder} holds {name}, which `embed` did not write; give an --out of its own")
-        return
+        return None
     there = {} if record is None else record.origin
     if parts:
         with open_part(parts[0]) as part:
@@ -198,11 +200,11 @@ def _check_place(folder: Path, origin: Mapping[str, Any], kind: Kind) -> None:
     found: Kind = "parquet" if record is None else record.kind
     if found != kind:
         raise UsageError(f"{folder} is of --format {found}, not {kind}: give the same, or an --out of its own")
-    if fingerprint(there) != fingerprint(origin):
-        what = "; ".join(list(differences(there, origin))[:3])
+    if what := differences(there, origin):
         raise UsageError(
             f"{folder} was made otherwise: {what}; give the same model and options, or an --out of its own"
         )
+    return there
 
 
 def _is_error_log(path: Path) -> bool:

@@ -14,7 +14,8 @@ from pyarrow import parquet
 from stores import assert_same, rows, write
 
 from runtime.contract.errors import InputError
-from runtime.store import Embeddings, Store, parquet_parts, records, sinks
+from runtime.store import Embeddings, Store, parquet_parts, sinks
+from runtime.store.origin import fingerprint
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_columns_are_those_that_the_format_promises(tmp_path) -> None:
     assert schema.field("root").type == schema.field("path").type == pa.string()
     assert schema.field("embedding").type == pa.list_(pa.float32(), 3)
     metadata = json.loads(schema.metadata[b"itae"])
-    assert metadata == {"format": 2, "store": records.fingerprint({"model_sha256": "abc"}), "model_sha256": "abc"}
+    assert metadata == {"format": 2, "store": fingerprint({"model_sha256": "abc"}), "model_sha256": "abc"}
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path) -> None:

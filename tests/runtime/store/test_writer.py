@@ -210,18 +210,31 @@ def test_errors_are_on_disk_before_a_store_says_that_it_is_complete(tmp_path, mo
 
 @both_kinds
 def test_rows_of_another_origin_are_refused_with_what_differs(kind, tmp_path) -> None:
-    write(tmp_path, rows(2), {"model": "a.onnx", "options": {"precision": "fp32", "size": "vits14"}}, kind)
+    write(tmp_path, rows(2), {"model_sha256": "a", "options": {"precision": "fp32", "size": "vits14"}}, kind)
     before = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
-    with pytest.raises(UsageError, match=r"made otherwise: options.precision is fp32 there, fp16 here; give"):
-        write(tmp_path, rows(2), {"model": "a.onnx", "options": {"precision": "fp16", "size": "vits14"}}, kind)
+    with pytest.raises(
+        UsageError, match=r"model_sha256 is a there, b here; options.precision is fp32 there, fp16 here; give"
+    ):
+        write(tmp_path, rows(2), {"model_sha256": "b", "options": {"precision": "fp16", "size": "vits14"}}, kind)
     assert sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir()) == before
 
 
 def test_rows_of_another_origin_are_refused_without_the_record_too(tmp_path) -> None:
-    write(tmp_path, rows(2), {"model": "a.onnx"})
+    write(tmp_path, rows(2), {"model_sha256": "a"})
     (tmp_path / "store.json").unlink()
-    with pytest.raises(UsageError, match=r"model is a.onnx there, b.onnx here"):
-        write(tmp_path, rows(2), {"model": "b.onnx"})
+    with pytest.raises(UsageError, match=r"model_sha256 is a there, b here"):
+        write(tmp_path, rows(2), {"model_sha256": "b"})
+
+
+@pytest.mark.parametrize("keep_record", [True, False])
+def test_a_store_that_is_gone_on_with_keeps_its_origin(keep_record, tmp_path) -> None:
+    first = {"model": "a.onnx", "model_sha256": "a", "options": {"precision": "fp32"}}
+    write(tmp_path, piece(rows(9), 0, 4), first)
+    if not keep_record:
+        (tmp_path / "store.json").unlink()
+    write(tmp_path, piece(rows(9), 4, 9), {"model": "b.onnx", "model_sha256": "a", "options": {"new": 0}})
+    assert Store(tmp_path).origin == first
+    assert_same(Store(tmp_path).read(), rows(9))
 
 
 @both_kinds

@@ -1,0 +1,79 @@
+"""What made the rows of a store, and which of it makes them the rows of one store: their identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from runtime.contract.manifest import Manifest
+
+_DESCRIPTIVE = ("model", "options")
+"""Fields of an origin that are for people: a file's name, and options that are in the model's bytes."""
+CONSTANT_PREPROCESSING = ("exif_orientation", "color", "alpha", "gray16", "resize_filter", "resize_order")
+"""Fields of the preprocessing that have one value in each manifest format, in other words in each."""
+_SHOWN = 3
+"""Number of differences that a message names."""
+
+
+def origin_of(manifest: Manifest, provider: str) -> dict[str, Any]:
+    """What makes the embeddings of a model, as JSON for `store.json`.
+
+    Args:
+        manifest: of the model.
+        provider: what runs the model: `cpu`, `cuda`, `openvino`, `tensorrt`, `tensorrt-rtx`.
+    """
+    weights = manifest.files.external_data
+    return {
+        "model": manifest.files.model.name,
+        "model_sha256": manifest.files.model.sha256,
+        **({} if weights is None else {"external_data_sha256": weights.sha256}),
+        "options": manifest.options.model_dump(mode="json"),
+        "preprocessing": manifest.preprocessing.model_dump(mode="json"),
+        "provider": provider,
+    }
+
+
+def identity(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an origin that change the embeddings: the model's content and what acts outside of it.
+
+    An option of the export is in the model's bytes, so the SHA-256 covers it. A field that this version does not know
+    counts. A field that is added later must be left out of the origin where it has the value that it always had.
+    """
+    fields = {name: value for name, value in origin.items() if name not in _DESCRIPTIVE}
+    if isinstance(how := fields.get("preprocessing"), Mapping):
+        fields["preprocessing"] = {name: value for name, value in how.items() if name not in CONSTANT_PREPROCESSING}
+    return fields
+
+
+def fingerprint(fields: Mapping[str, Any]) -> str:
+    """SHA-256 of an origin or an identity."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """What differs between the identities of two origins, in words; empty if nothing does.
+
+    Where the models differ, so do options that explain it: `options.precision is fp32 there, fp16 here`.
+    """
+    found = list(_differences(identity(there), identity(here)))
+    old, new = there.get("options"), here.get("options")
+    if there.get("model_sha256") != here.get("model_sha256") and isinstance(old, Mapping) and isinstance(new, Mapping):
+        both = old.keys() & new.keys()
+        found += _differences({name: old[name] for name in both}, {name: new[name] for name in both}, "options.")
+    return "; ".join(found[:_SHOWN])
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name in sorted(there.keys() | here.keys()):
+        old, new = there.get(name), here.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            yield f"{prefix}{name} is {_short(old)} there, {_short(new)} here"
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."

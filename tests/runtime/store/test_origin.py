@@ -1,0 +1,74 @@
+"""What identifies the rows of a store."""
+
+import typing
+
+import pytest
+
+from runtime.contract.manifest import Preprocessing, read_manifest
+from runtime.contract.schema import FileRecord
+from runtime.store.origin import CONSTANT_PREPROCESSING, differences, identity, origin_of
+
+ORIGIN = {
+    "model": "a.onnx",
+    "model_sha256": "a" * 64,
+    "options": {"precision": "fp32", "itae": {"layers": [2]}},
+    "preprocessing": {"alpha": "blended over white", "crop": [224, 224], "mean": [0.5, 0.5, 0.5]},
+    "provider": "cpu",
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "b.onnx"},
+        {"options": {"precision": "fp32", "method": {"name": "itae", "layers": [2]}, "new": False}},
+        {"preprocessing": {**ORIGIN["preprocessing"], "alpha": "white"}},
+    ],
+    ids=["a file's name", "options in other words", "preprocessing in other words"],
+)
+def test_words_do_not_make_another_identity(change) -> None:
+    assert differences(ORIGIN, {**ORIGIN, **change}) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_sha256": "b" * 64}, "model_sha256 is aaaaaaaaaaaa... there, bbbbbbbbbbbb... here"),
+        ({"provider": "openvino"}, "provider is cpu there, openvino here"),
+        (
+            {"preprocessing": {**ORIGIN["preprocessing"], "crop": [224, 210]}},
+            "preprocessing.crop is [224, 224] there, [224, 210] here",
+        ),
+        ({"external_data_sha256": "c" * 64}, "external_data_sha256 is null there, cccccccccccc... here"),
+        ({"of a later version": 1}, "of a later version is null there, 1 here"),
+    ],
+)
+def test_what_changes_embeddings_makes_another_identity(change, words) -> None:
+    assert differences(ORIGIN, {**ORIGIN, **change}) == words
+    assert identity({**ORIGIN, **change}) != identity(ORIGIN)
+
+
+def test_options_explain_another_model() -> None:
+    other = {**ORIGIN, "model_sha256": "b" * 64, "options": {"precision": "fp16", "itae": {"layers": [2]}, "new": 1}}
+    assert differences(ORIGIN, other).endswith("; options.precision is fp32 there, fp16 here")
+
+
+@pytest.mark.parametrize("origin", [{}, {"options": 3, "preprocessing": [1]}])
+def test_the_origin_of_another_program_may_hold_anything(origin) -> None:
+    assert differences(origin, origin) == ""
+    assert "model_sha256 is null there" in differences(origin, ORIGIN)
+
+
+def test_fields_that_do_not_count_have_one_value() -> None:
+    for name in CONSTANT_PREPROCESSING:
+        assert len(typing.get_args(Preprocessing.model_fields[name].annotation)) == 1, f"{name} must count now"
+
+
+def test_weights_beside_a_model_are_of_its_identity(tiny) -> None:
+    manifest = read_manifest(tiny)
+    found = []
+    for sha256 in (None, "a" * 64, "b" * 64):
+        data = None if sha256 is None else FileRecord(name="tiny.onnx.data", bytes=1, sha256=sha256)
+        files = manifest.files.model_copy(update={"external_data": data})
+        found.append(identity(origin_of(manifest.model_copy(update={"files": files}), "cpu")))
+    assert all(one not in found[:place] for place, one in enumerate(found))
