@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 SHELL = ["bench", "check", "gpu-check", "quickstart", "setup", "test"]
 
 FAKE_PYTHON = """#!/bin/sh
-# Stands in for Python: writes what it was called with to $CALLS; fails as the file `answers` beside $CALLS says.
+# Stands in for Python: writes what it was called with to $CALLS; fails as the file `answers` beside $CALLS says; leaves
+# a manifest as the exporter does, a store as `embed` does.
 echo "$*" >>"$CALLS"
 case "$1 ${2:-} ${3:-}" in
     "-m venv "*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
@@ -29,7 +30,13 @@ if [ -f "${CALLS%calls}answers" ]; then
         case "$*" in *$pattern*) [ -z "$message" ] || echo "$message" >&2; exit "$status" ;; esac
     done <"${CALLS%calls}answers"
 fi
+for last; do :; done
+case "$*" in
+    "-m exporter "*) mkdir -p "${last%/*}" && echo "$*" >"$last.json" ;;
+    "-m runtime embed "*) mkdir -p "$last" && echo "$5" >>"$last/images" && cp "$EMBEDDED"/* "$last" ;;
+esac
 """
+"""A store is one that `embedded` holds, with a list of the IMAGES that were embedded into it."""
 UNREACHABLE = "exporter: can't reach the Hugging Face hub (offline): give --weights a path"
 
 
@@ -48,6 +55,11 @@ class Checkout:
         self.python = folder / "python"
         self.python.write_text(FAKE_PYTHON)
         self.python.chmod(0o755)
+        self.embedded = folder / "embedded"
+        self.embedded.mkdir()
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(12, np.float32)), 4)
+        rows = {"root": ["."] * 3, "path": ["a.png", "b.png", "c.png"], "embedding": vectors}
+        parquet.write_table(pa.table(rows), self.embedded / "part-00000.parquet")
 
     def answer(self, *rules: tuple[str, int, str]) -> None:
         """Each: a part of the command line, the exit code, what to say on stderr."""
@@ -62,6 +74,7 @@ class Checkout:
                 **os.environ,
                 "PYTHON": str(self.python),
                 "CALLS": str(self.folder / "calls"),
+                "EMBEDDED": str(self.embedded),
                 "REAL_PYTHON": sys.executable,
             },
             capture_output=True,
@@ -202,12 +215,6 @@ def test_quickstart_ends_with_the_code_of_what_failed(checkout, rule, words):
 def test_quickstart_takes_a_folder_of_images_and_no_more_clusters_than_images(checkout):
     images = checkout.folder / "my images"
     images.mkdir()
-    embeddings = checkout.root / "quickstart" / "embeddings"  # as `runtime embed` leaves it
-    embeddings.mkdir(parents=True)
-    (embeddings / "errors.jsonl").touch()
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(12, np.float32)), 4)
-    rows = {"root": ["."] * 3, "path": ["a.png", "b.png", "c.png"], "embedding": vectors}
-    parquet.write_table(pa.table(rows), embeddings / "part-00000.parquet")
     result = checkout.run("quickstart", "my images")  # relative to where it is called
     assert result.returncode == 0, result.stderr
     calls = checkout.calls("-m runtime")
@@ -215,6 +222,27 @@ def test_quickstart_takes_a_folder_of_images_and_no_more_clusters_than_images(ch
         f"embed quickstart/itae.onnx {images} --out quickstart/embeddings",
         "cluster quickstart/embeddings --k 3 --out quickstart/clusters",
     ]
+
+
+def test_quickstart_never_mixes_images_or_models(checkout):
+    images = checkout.folder / "photos"
+    images.mkdir()
+    made = checkout.root / "quickstart"
+
+    def embedded(*arguments: str) -> list[str]:
+        result = checkout.run("quickstart", *arguments)
+        assert result.returncode == 0, result.stderr
+        clusters = sorted((made / "clusters").iterdir()) if (made / "clusters").is_dir() else []
+        (made / "clusters").mkdir(exist_ok=True)
+        (made / "clusters" / "old").touch()
+        return [*(made / "embeddings/images").read_text().splitlines(), *(path.name for path in clusters)]
+
+    assert embedded() == ["quickstart/digits"]
+    assert embedded("photos") == [str(images)]
+    assert embedded("photos") == [str(images), str(images), "old"]  # goes on
+    checkout.answer(("--weights auto", 2, UNREACHABLE))
+    assert embedded("photos") == [str(images)]
+    assert embedded() == ["quickstart/digits"]
 
 
 def test_quickstart_refuses_a_folder_that_is_not_there_before_any_work(checkout):
