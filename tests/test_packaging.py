@@ -115,7 +115,7 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 
 
 def test_extras_are_the_promised_ones():
-    assert set(EXTRAS) == {"cpu", "gpu", "rtx", "openvino", "remote", "umap", "cuvs", "bench", "export", "dev"}
+    assert set(EXTRAS) == {"cpu", "gpu", "rtx", "openvino", "remote", "umap", "bench", "export", "dev"}
     assert names_of(EXTRAS["openvino"]) == {"openvino"}
     assert names_of(EXTRAS["gpu"]) == {"onnxruntime-gpu", "tensorrt", "cuda-core", "cuda-bindings"}
     assert names_of(EXTRAS["rtx"]) == {"tensorrt-rtx", "cuda-core", "cuda-bindings"}

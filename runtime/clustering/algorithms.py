@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from runtime.clustering.clusters import Clustering, Float32, Int32, from_labels
+from runtime.clustering.clusters import Clustering, from_labels
 from runtime.clustering.kmeans import check_k
+from runtime.clustering.points import Float32, Int32
 from runtime.contract.errors import UsageError
 from runtime.contract.progress import FIRST_LINE
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from runtime.clustering.clusters import Clustering, Float32
-from runtime.clustering.minibatch import StoreReader
+from runtime.clustering.clusters import Clustering
 from runtime.clustering.options import METRICS
+from runtime.clustering.points import Float32, StoreReader
 from runtime.clustering.results import CENTROIDS, SUMMARY
 from runtime.contract.errors import InputError, UsageError, one_line
 from runtime.store import Store

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runtime.clustering.clusters import Float32, Int32
+from runtime.clustering.points import Float32, Int32
 from runtime.contract.errors import UsageError
 
 SAMPLE = 4000

@@ -8,14 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from runtime.clustering.clusters import Clustering, Float32, Float64, arranged, distances_to
-from runtime.clustering.lloyd import Approaching, Fit, NumpyPoints, Points, lloyd
+from runtime.clustering.clusters import Clustering, arranged
+from runtime.clustering.lloyd import Fit, lloyd
 from runtime.clustering.options import DEVICE_WORDS, DEVICES
+from runtime.clustering.points import Float32, Float64, NumpyPoints, Points, distances_to
 from runtime.clustering.seeding import plus_plus, sample_rows
-from runtime.contract.errors import InputError, UsageError
+from runtime.contract.errors import UsageError
 from runtime.contract.progress import after
-
-__all__ = ["MAX_ITERATIONS", "STARTS", "Clustering", "check_k", "cluster", "normalize_rows"]
 
 STARTS = 10
 """k-means++ starts; the one of the lowest inertia is kept."""
@@ -30,35 +29,6 @@ AHEAD_LEAST = 8192
 """Points in that sample, at least."""
 AHEAD_ITERATIONS = 0.75
 """Share of a start's iterations that look at the sample, at most."""
-
-
-def normalize_rows(
-    vectors: Float32, name: Callable[[int], str] = str, *, first: int = 0, out: Float32 | None = None
-) -> Float32:
-    """Divide each of n embeddings (n, C) by its L2 norm, in float64; gives a new array, (n, C) float32.
-
-    Args:
-        vectors: the embeddings.
-        name: what to call a row in an error.
-        first: the number that an error gives row 0.
-        out: where the result goes instead; may be `vectors` itself.
-
-    Raises:
-        InputError: a row holds NaN or infinity, or only zeros, which have no direction; the first is named.
-    """
-    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-    if (bad := np.flatnonzero(~np.isfinite(norms))).size:
-        raise InputError(
-            f"the embedding of {name(int(bad[0]))} (row {first + bad[0]}) holds NaN or infinity; make it again"
-        )
-    if (bad := np.flatnonzero(norms == 0)).size:
-        raise InputError(
-            f"the embedding of {name(int(bad[0]))} (row {first + bad[0]}) is all zeros and can't be normalised; "
-            "make it again"
-        )
-    units = np.empty_like(vectors, order="C") if out is None else out
-    np.divide(vectors, norms[:, None], out=units, casting="same_kind")  # float64 inside, a buffer at a time
-    return units
 
 
 def check_k(points: Float32, k: int) -> None:
@@ -153,18 +123,13 @@ def _approach(
     generator: np.random.Generator,
     tell: Callable[[str], None],
 ) -> tuple[Float64, int]:
-    """Centroids (k, C) after at most `max_iter` fast iterations, and how many: by cuVS, or on a sample of many.
+    """Centroids (k, C) after at most `max_iter` iterations on a sample of many points, and the number of iterations.
 
     Far from its end an iteration moves centroids by more than a sample errs, at an eighth of the time. A centroid that
     is nearest to none of the sample stays: it may be the only one of points so rare that the sample has none of them.
     """
-    if not max_iter:
-        return start, 0
-    if isinstance(where, Approaching):
-        tell(f"cuVS iterates, at most {max_iter} times")
-        return where.approach(start, max_iter)
     size = max(len(where) // AHEAD, AHEAD_PER_CLUSTER * len(start), AHEAD_LEAST)
-    if size > len(where) // 4:
+    if not max_iter or size > len(where) // 4:
         return start, 0
     rows = np.sort(generator.choice(len(where), size, replace=False))
     fit = lloyd(where.choose(rows), start, max_iter, spread, after("on a sample, ", tell), fill=False)
@@ -176,10 +141,6 @@ def _on(points: Float32, device: str) -> Points:
         return NumpyPoints(points)
     if not DEVICES.fullmatch(device):
         raise UsageError(f"--device {device}: must be {DEVICE_WORDS}")
-    if device.startswith("cuvs"):
-        from runtime.clustering.cuvs_kmeans import CuvsPoints
-
-        return CuvsPoints(points, device)
     from runtime.clustering.torch_points import TorchPoints  # torch, which production on a CPU lacks
 
     return TorchPoints(points, device)

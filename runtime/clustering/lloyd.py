@@ -4,107 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
-from runtime.clustering.clusters import (
-    Chosen,
-    Float32,
-    Float64,
-    Int32,
-    Vectors,
-    add_rows,
-    blocks,
-    distances_to,
-    in_threads,
-    nearest,
-)
+from runtime.clustering.points import Float64, Int32, Points
+from runtime.clustering.threads import blocks
 
 TOLERANCE = 1e-4
 """It ends where centroids move, in all and squared, by less than this share of the points' mean variance in a
 coordinate: scikit-learn's default."""
 
-_ROWS, _PART = 64, 8192
+_ROWS = 64
+"""Centroids whose movement is measured at a time."""
 _EQUAL = 1e-10
 """A point whose squared distance to its centroid is below this share of `spread` doesn't fill an empty cluster."""
-
-
-class Points(Protocol):
-    """n points of width C, wherever they lie."""
-
-    def __len__(self) -> int: ...
-
-    def nearest(self, centroids: Float64) -> Int32:
-        """As `clustering.nearest`."""
-
-    def distances_to(self, centroids: Float64, labels: Int32) -> Float64:
-        """As `clustering.distances_to`."""
-
-    def add_rows(self, sums: Float64, labels: Int32, rows: npt.NDArray[np.intp], sign: int) -> None:
-        """As `clustering.add_rows`."""
-
-    def rows(self, rows: npt.NDArray[np.intp]) -> Float64:
-        """A few of the points, (len(rows), C)."""
-
-    def choose(self, rows: npt.NDArray[np.intp]) -> Points:
-        """Some of the points, by themselves."""
-
-    def spread(self) -> float:
-        """Mean squared distance of the points to their mean."""
-
-
-@runtime_checkable
-class Approaching(Protocol):
-    """Points that another library can iterate on, faster and less exactly."""
-
-    def approach(self, start: Float64, max_iter: int) -> tuple[Float64, int]:
-        """Centroids (k, C) after its iterations from `start`, and how many it took, at most `max_iter`."""
-
-
-class NumpyPoints:
-    """Points in this machine's memory; they are neither copied nor changed."""
-
-    def __init__(self, points: Float32, chosen: npt.NDArray[np.intp] | None = None) -> None:
-        """Take all the points (n, C), or the `chosen` rows."""
-        self._all = points
-        self._points: Vectors = points if chosen is None else Chosen(points, chosen)
-
-    def __len__(self) -> int:
-        return len(self._points)
-
-    def nearest(self, centroids: Float64) -> Int32:  # noqa: D102
-        return nearest(self._points, centroids)
-
-    def distances_to(self, centroids: Float64, labels: Int32) -> Float64:  # noqa: D102
-        return distances_to(self._points, centroids, labels)
-
-    def add_rows(self, sums: Float64, labels: Int32, rows: npt.NDArray[np.intp], sign: int) -> None:  # noqa: D102
-        add_rows(sums, self._points, labels, rows, sign)
-
-    def rows(self, rows: npt.NDArray[np.intp]) -> Float64:  # noqa: D102
-        return self._points[rows].astype(np.float64)
-
-    def choose(self, rows: npt.NDArray[np.intp]) -> NumpyPoints:  # noqa: D102
-        return NumpyPoints(self._all, rows)
-
-    def spread(self) -> float:  # noqa: D102
-        mean = self._sum(lambda block: block.sum(axis=0, dtype=np.float64)) / len(self)
-        return float(self._sum(lambda block: ((block - mean) ** 2).sum())) / len(self)
-
-    def _sum(self, of: Callable[[Float32], Any]) -> Any:  # noqa: ANN401  # a number or an array, as `of` gives
-        """The sum of what each block of the points gives, added in their order; little is held meanwhile."""
-        parts = blocks(len(self), _PART)
-        found: list[Any] = [None] * len(parts)
-
-        def fill(number: int) -> None:
-            end = parts[number].stop
-            begins = range(parts[number].start, end, _ROWS)
-            found[number] = sum(of(self._points[begin : min(begin + _ROWS, end)]) for begin in begins)
-
-        in_threads(fill, range(len(parts)))
-        return sum(found)
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ MAX_SEED = 2**32 - 1
 """What scikit-learn takes."""
 MOST = {"n_init": 10_000, "max_iter": 1_000_000}
 """Beyond these a typing error is likelier; the generators of as many starts are made at once."""
-DEVICES = re.compile(r"cpu|torch-cpu|(cuda|cuvs)(:\d{1,4})?")
-"""`cuda` is PyTorch, `cuvs` NVIDIA's cuVS for the first iterations; `torch-cpu` is for checking `cuda`."""
-DEVICE_WORDS = "cpu, torch-cpu, cuda, cuda:N, cuvs or cuvs:N"
+DEVICES = re.compile(r"cpu|torch-cpu|cuda(:\d{1,4})?")
+"""`cuda` is PyTorch on a GPU; `torch-cpu` checks on a CPU what `cuda` does."""
+DEVICE_WORDS = "cpu, torch-cpu, cuda or cuda:N"
 AUTO = "auto"
 
 _OPTIONS = tuple(dict.fromkeys(name for names in TAKES.values() for name in names))

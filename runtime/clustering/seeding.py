@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from runtime.clustering.clusters import Float32, Float64, check_squares, one_blas_thread
+from runtime.clustering.points import Float32, Float64, check_squares
+from runtime.clustering.threads import one_blas_thread
 
 SAMPLE = 4096
 """Points that are looked at, at least; of fewer, all."""
@@ -30,7 +31,7 @@ def plus_plus(points: Float32, k: int, generator: np.random.Generator) -> Float6
     one that was drawn, the rest are any others.
 
     Raises:
-        InputError: as `clustering.check_squares`.
+        InputError: as `check_squares`.
 
     Source: Arthur and Vassilvitskii, "k-means++: the advantages of careful seeding", 2007.
     """

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from runtime.clustering.clusters import Float32, Float64, Int32, blocks, score_bias
+from runtime.clustering.points import Float32, Float64, Int32, score_bias
+from runtime.clustering.threads import blocks
 from runtime.contract.errors import BackendError, one_line
 
 ROWS = 8192
@@ -54,7 +55,7 @@ class TorchPoints:
         return len(self._points)
 
     def nearest(self, centroids: Float64) -> Int32:  # noqa: D102
-        origin = centroids.mean(axis=0)  # as clustering.nearest
+        origin = centroids.mean(axis=0)  # as points.nearest
         shifted = centroids - origin
         labels = np.empty(len(self), np.int32)
         with self._translated(), self._full_float32():

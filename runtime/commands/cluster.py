@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runtime.clustering import options as cluster_options
 from runtime.clustering.options import AUTO, Settings
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from runtime.clustering.assign import OldClusters
-    from runtime.clustering.choose_k import Curve
-    from runtime.clustering.clusters import Clustering, Float32
+    from runtime.clustering.clusters import Clustering
     from runtime.clustering.metrics import Metrics
-    from runtime.clustering.minibatch import StoreReader
+    from runtime.clustering.points import StoreReader
     from runtime.contract.keys import Key
     from runtime.report.gallery import Gallery
     from runtime.store import Store
@@ -87,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-iter", type=int, help="of kmeans: iterations of a start (default: 300); of minibatch: passes (10)"
     )
-    parser.add_argument("--device", help="of kmeans: cpu, cuda[:N] by PyTorch, cuvs[:N] by cuVS, torch-cpu to check")
+    parser.add_argument("--device", help="of kmeans: cpu, cuda[:N] by PyTorch, torch-cpu to check")
     parser.add_argument("--min-cluster-size", type=int, help="of hdbscan: what is smaller is noise (default: 5)")
     parser.add_argument(
         "--min-samples", type=int, help="of hdbscan: neighbours that make a place dense (default: --min-cluster-size)"
@@ -118,7 +117,8 @@ def run(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     from runtime.clustering import assign, choose_k
     from runtime.clustering import results as cluster_output
-    from runtime.clustering.minibatch import StoreReader
+    from runtime.clustering.by_settings import cluster_store
+    from runtime.clustering.points import StoreReader
 
     def say(line: str) -> None:
         if not arguments.quiet:
@@ -130,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
     reader = StoreReader(store, _metric(settings, old, store, say))
     moved = _moved(arguments.images_root, store)
     with cluster_output.output_folder(out, arguments.embeddings, settings.assign) as work:
-        clustering, curve = _assigned(reader, old, say) if old is not None else _clustered(reader, settings, say)
+        clustering, curve = _assigned(reader, old, say) if old is not None else cluster_store(reader, settings, say)
         roots, paths = _names(store)
         from runtime.clustering import (
             summary as cluster_summary,  # and what draws, now that the points are out of memory
@@ -198,63 +198,6 @@ def _assigned(reader: StoreReader, old: OldClusters, say: Say) -> tuple[Clusteri
     store = reader.store
     say(f"assigning {len(store):,} embeddings of width {store.width} to {len(old.centroids):,} clusters")
     return assign.assign(reader, old), None
-
-
-def _clustered(reader: StoreReader, settings: Settings, say: Say) -> tuple[Clustering, Curve | None]:
-    """New clusters, and the curve of `--k auto`; the points are in memory no longer than this takes."""
-    from runtime.clustering.kmeans import check_k
-    from runtime.contract.progress import NowAndThen
-
-    store = reader.store
-    points = reader.load(NowAndThen(say)) if settings.algorithm != "minibatch" else None
-    if points is not None and settings.k is not None:
-        check_k(points, settings.k)  # again below; here it is before a line is told
-    curve = None if settings.k_range is None else _curve(reader, points, settings, say)
-    k = settings.k or (curve.best if curve else None)
-    say(f"clustering {len(store):,} embeddings of width {store.width}{f' into {k:,}' if k else ''}")
-    clustering = _cluster(reader, points, settings, k, NowAndThen(say))
-    if k and len(clustering.sizes) < k:
-        say(f"only {len(clustering.sizes):,} of {k:,} clusters came out: no embedding is nearest to the others")
-    return clustering, curve
-
-
-def _cluster(reader: StoreReader, points: Float32 | None, settings: Settings, k: int | None, tell: Say) -> Clustering:
-    """The clusters that `settings` ask for; k is the number of them where it is known."""
-    from runtime.clustering import algorithms, kmeans, minibatch
-
-    if points is None:
-        assert k is not None
-        return minibatch.cluster(reader, k, settings.seed, **settings.given, tell=tell)
-    if k is None:
-        return algorithms.hdbscan(points, **settings.given, tell=tell)
-    if settings.algorithm == "agglomerative":
-        return algorithms.agglomerative(points, k, **settings.given, tell=tell)
-    return kmeans.cluster(points, k, settings.seed, **settings.given, tell=tell)
-
-
-def _curve(reader: StoreReader, points: Float32 | None, settings: Settings, say: Say) -> Curve:
-    """The silhouette of each k of `settings.k_range`, on a sample."""
-    import numpy as np
-
-    from runtime.clustering import algorithms, choose_k, kmeans
-
-    assert settings.k_range is not None
-    low, high = settings.k_range
-    n = len(reader.store)
-    generator = np.random.default_rng(settings.seed)
-    rows = np.sort(generator.choice(n, min(n, choose_k.SAMPLE), replace=False))
-    sample = reader.sample(rows) if points is None else points[rows]
-    say(f"trying {low} to {high} clusters on {len(sample):,} embeddings")
-
-    def labels(sample: Float32, k: int) -> Any:  # noqa: ANN401  # an array, which must not be imported above
-        if settings.algorithm == "agglomerative":
-            return algorithms.agglomerative(sample, k, **settings.given).labels
-        given = settings.given if settings.algorithm == "kmeans" else {}  # passes are no iterations
-        return kmeans.cluster(sample, k, settings.seed, **given).labels
-
-    return choose_k.choose(
-        sample, reader.metric, range(low, high + 1), labels, lambda k, found: say(f"k = {k}: silhouette {found:.3f}")
-    )
 
 
 def _names(store: Store) -> tuple[list[str], list[str]]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from runtime.clustering.choose_k import Curve
     from runtime.clustering.clusters import Clustering
-    from runtime.clustering.minibatch import StoreReader
+    from runtime.clustering.points import StoreReader
     from runtime.contract.keys import Key
     from runtime.report import Artifacts
     from runtime.store import Store

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from runtime.clustering.clusters import Clustering, Float32, Int32
+from runtime.clustering.clusters import Clustering
 from runtime.clustering.metrics import contingency
+from runtime.clustering.points import Float32, Int32
 from runtime.contract.keys import Key
 from runtime.contract.labels import NOISE
 from runtime.report.content import Cluster, Confusion, Shown

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.clustering.clusters import Clustering
-from runtime.clustering.kmeans import STARTS, cluster, normalize_rows
+from runtime.clustering.kmeans import STARTS, cluster
 from runtime.clustering.metrics import contingency, score
+from runtime.clustering.points import normalize_rows
 from runtime.contract.errors import InputError, UsageError
 from runtime.contract.keys import location
 from runtime.contract.progress import NowAndThen, after

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from runtime.clustering.clusters import Float32, distances_to, nearest
+from runtime.clustering.points import Float32, distances_to, nearest
 from runtime.contract.console import Parser
 from runtime.contract.errors import CheckError, UsageError
 from runtime.store.writer import open_writer

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from runtime.clustering.clusters import Clustering, add_rows, distances_to, nearest_other
+from runtime.clustering.clusters import Clustering, nearest_other
+from runtime.clustering.points import add_rows, distances_to
 from runtime.commands.report_clusters import count_confusion, describe_clusters
 from runtime.contract.keys import Key
 from runtime.contract.labels import NOISE

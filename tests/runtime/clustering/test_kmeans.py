@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.clustering import kmeans
-from runtime.clustering.kmeans import check_k, cluster, normalize_rows
+from runtime.clustering.kmeans import check_k, cluster
+from runtime.clustering.points import normalize_rows
 from runtime.contract.errors import InputError, UsageError
 
 ATOL = 1e-6
@@ -201,7 +202,8 @@ NOISE = """
     import numpy as np
 
     os.sched_getaffinity = lambda _: range(int(sys.argv[1]))  # how many threads we take
-    from runtime.clustering.kmeans import cluster, normalize_rows
+    from runtime.clustering.kmeans import cluster
+    from runtime.clustering.points import normalize_rows
 
     n = int(sys.argv[2])
     points = normalize_rows(np.random.default_rng(0).standard_normal((n, 32)).astype(np.float32))

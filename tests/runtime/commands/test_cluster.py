@@ -360,7 +360,11 @@ def test_an_interrupted_run_leaves_what_was_there(embeddings, out, capsys, monke
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    what = {"clustering": "kmeans.cluster", "drawing": "gallery.draw_gallery", "scoring": "metrics.score"}[step]
+    what = {
+        "clustering": "clustering.kmeans.cluster",
+        "drawing": "report.gallery.draw_gallery",
+        "scoring": "clustering.metrics.score",
+    }[step]
     monkeypatch.setattr(f"runtime.{what}", interrupt)
     assert run(embeddings, "--k", 3, "--out", out, "--labels", "folders") == INTERRUPTED
     assert (contents(out) if out.exists() else None) == before
