@@ -7,8 +7,11 @@ file and of itself, and `verified_manifest` checks them before any parser sees a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pydantic
@@ -56,6 +59,7 @@ __all__ = [
     "manifest_path",
     "own_hash",
     "parity_path",
+    "read_checked",
     "read_manifest",
     "record_file",
     "sha256_file",
@@ -156,16 +160,47 @@ def check_file(path: Path, record: FileRecord, model: Path, *, check_hash: bool 
     Raises:
         ManifestError: the file is missing, or its size or hash is not the manifest's.
     """
-    try:
+    with _readable(path, model):
         size = path.stat().st_size
-        if size == record.bytes and (not check_hash or sha256_file(path) == record.sha256):
-            return
+        is_same = size == record.bytes and (not check_hash or sha256_file(path) == record.sha256)
+    if not is_same:
+        raise _unlike(path, size, record, model)
+
+
+def read_checked(path: Path, record: FileRecord, model: Path, *, check_hash: bool = True) -> bytes:
+    """Read a file once and give the very bytes that were checked against the manifest of `model`.
+
+    What a parser is given instead of the path can't be swapped after the check.
+
+    Raises:
+        ManifestError: as `check_file`; or the file does not fit into memory.
+    """
+    with _readable(path, model), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size != record.bytes:
+            raise _unlike(path, size, record, model)
+        try:
+            content = file.read(record.bytes)
+        except MemoryError as error:
+            raise ManifestError(f"{path}: its {size} bytes do not fit into this machine's memory") from error
+    if len(content) != record.bytes or (check_hash and hashlib.sha256(content).hexdigest() != record.sha256):
+        raise _unlike(path, len(content), record, model)
+    return content
+
+
+@contextlib.contextmanager
+def _readable(path: Path, model: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ManifestError(
             f"can't read {path}, which the manifest of {model} names: {error.strerror}; copy it along under that name"
         ) from error
+
+
+def _unlike(path: Path, size: int, record: FileRecord, model: Path) -> ManifestError:
     what = f"has {size} bytes, not the {record.bytes}" if size != record.bytes else "has not the SHA-256"
-    raise ManifestError(
+    return ManifestError(
         f"{path} {what} that {manifest_path(model).name} gives: it was swapped, altered or "
         "only partly written; export it again"
     )

@@ -21,6 +21,7 @@ from runtime.contract.manifest import (
     manifest_path,
     own_hash,
     parity_path,
+    read_checked,
     read_manifest,
     record_file,
     verified_manifest,
@@ -292,6 +293,21 @@ def test_external_data_is_checked_too(tiny):
     data.unlink()
     with pytest.raises(ManifestError, match=r"can't read .*tiny\.onnx\.data, which the manifest of .*No such file"):
         verified_manifest(tiny)
+
+
+def test_the_bytes_that_were_checked_are_given(tiny):
+    record = record_file(tiny)
+    assert read_checked(tiny, record, tiny) == tiny.read_bytes()
+    flip(tiny, 100)
+    with pytest.raises(ManifestError, match=r"tiny\.onnx has not the SHA-256 that tiny\.onnx\.json gives"):
+        read_checked(tiny, record, tiny)
+    assert read_checked(tiny, record, tiny, check_hash=False) == tiny.read_bytes()
+    os.truncate(tiny, record.bytes - 1)
+    with pytest.raises(ManifestError, match=rf"has {record.bytes - 1} bytes, not the {record.bytes}"):
+        read_checked(tiny, record, tiny, check_hash=False)
+    tiny.unlink()
+    with pytest.raises(ManifestError, match="can't read .*: No such file"):
+        read_checked(tiny, record, tiny)
 
 
 def test_a_file_is_not_hashed_where_its_size_tells_already(tiny, monkeypatch):
