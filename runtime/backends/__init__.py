@@ -36,31 +36,31 @@ def open_session(
         ManifestError: the model, its external data or its manifest is missing, altered or too new.
         BackendError: this machine lacks the library, driver or GPU that the model needs.
     """
-    from runtime.contract.manifest import verified_manifest  # here, so that `--help` pays for nothing of it
+    from runtime.backends.checked_model import CheckedModel  # here, so that `--help` pays for nothing of it
 
     if provider not in PROVIDERS:
         raise UsageError(f"no provider {provider!r}: choose from {', '.join(PROVIDERS)}")
-    manifest = verified_manifest(model, verify_hash)
-    is_onnx = manifest.builder.name == "onnx"
-    if not is_onnx and provider != "auto":
-        raise UsageError(f"{model} is an engine of {manifest.builder.name}: it takes no provider {provider!r}")
-    on_gpu = not is_onnx or provider == "cuda"
+    checked = CheckedModel(model, check_hash=verify_hash)
+    if checked.is_engine and provider != "auto":
+        built_by = checked.manifest.builder.name
+        raise UsageError(f"{model} is an engine of {built_by}: it takes no provider {provider!r}")
+    on_gpu = checked.is_engine or provider == "cuda"
     if device < 0 or (device and not on_gpu):
         raise UsageError(f"device {device}: must be {'0 or more' if on_gpu else '0 on a CPU'}")
     if threads is not None and (on_gpu or threads < 1):
         raise UsageError(f"threads {threads}: {'a GPU takes no number of threads' if on_gpu else 'must be 1 or more'}")
-    if not is_onnx:
+    if checked.is_engine:
         from runtime.backends.trt import open_engine
 
-        return open_engine(model, manifest, device)
+        return open_engine(checked, device)
     if provider == "openvino":
         from runtime.backends.openvino import OpenVinoSession
 
-        return OpenVinoSession(model, manifest, threads)
+        return OpenVinoSession(checked, threads)
     if provider == "cuda":
         from runtime.backends.ort_cuda import open_on_cuda
 
-        return open_on_cuda(model, manifest, device)
+        return open_on_cuda(checked, device)
     from runtime.backends.ort import OrtSession
 
-    return OrtSession(model, manifest, threads)
+    return OrtSession(checked, threads)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from runtime.backends.checked_model import CheckedModel
 from runtime.backends.session import (
     Array,
     Arrays,
     check_batch,
     check_names,
     check_outputs,
-    check_path,
     failed,
     translated,
 )
@@ -37,20 +36,19 @@ _importing = threading.Lock()
 class OpenVinoSession:
     """A `Session` on OpenVINO's CPU plugin."""
 
-    def __init__(self, model: Path, manifest: Manifest, threads: int | None = None) -> None:
-        """Load `model`, which must have been checked against `manifest`, as `open_session` does.
+    def __init__(self, model: CheckedModel, threads: int | None = None) -> None:
+        """Load `model`.
 
         Raises:
-            InputError: the path of `model` is not UTF-8.
             BackendError: OpenVINO is not installed, or can't load the model.
+            ManifestError, InputError: as `CheckedModel.take_onnx`.
         """
-        self._manifest = manifest
-        check_path(model, "OpenVINO")
+        self._manifest = model.manifest
         openvino = import_openvino()
         settings = SETTINGS if threads is None else {**SETTINGS, "INFERENCE_NUM_THREADS": str(threads)}
-        with translated(f"OpenVINO can't load {model}"):
-            # A path, not bytes: it looks for external weights beside the file.
-            compiled = openvino.Core().compile_model(str(model), "CPU", settings)
+        with translated(f"OpenVINO can't load {model.path}"):
+            core = openvino.Core()
+            compiled = core.compile_model(core.read_model(model.take_onnx("OpenVINO")), "CPU", settings)
             self._request: Any = compiled.create_infer_request()
         # A request holds one batch at a time, and a second would only share the cores with the first.
         self._running = threading.Lock()

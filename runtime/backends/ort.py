@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
+from runtime.backends.checked_model import CheckedModel
 from runtime.backends.session import (
     Array,
     Arrays,
     check_batch,
     check_names,
     check_outputs,
-    check_path,
     failed,
     translated,
 )
@@ -29,19 +28,18 @@ _NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 class OrtSession:
     """A `Session` on ONNX Runtime's CPU provider. ONNX Runtime lets threads run one session at the same time."""
 
-    def __init__(self, model: Path, manifest: Manifest, threads: int | None = None) -> None:
-        """Load `model`, which must have been checked against `manifest`, as `open_session` does.
+    def __init__(self, model: CheckedModel, threads: int | None = None) -> None:
+        """Load `model`.
 
         Raises:
-            InputError: the path of `model` is not UTF-8.
             BackendError: ONNX Runtime is not installed, or can't load the model.
+            ManifestError, InputError: as `CheckedModel.take_onnx`.
         """
-        self._manifest = manifest
-        check_path(model, "ONNX Runtime")
-        onnxruntime = import_onnxruntime(str(model))
-        if manifest.options.precision == "bf16":
+        self._manifest = model.manifest
+        onnxruntime = import_onnxruntime(str(model.path))
+        if self._manifest.options.precision == "bf16":
             raise BackendError(
-                f"{model} is bf16, for which ONNX Runtime's CPU has no kernels: build an engine from it, "
+                f"{model.path} is bf16, for which ONNX Runtime's CPU has no kernels: build an engine from it, "
                 "export it with --precision fp32 or fp16, or take --provider openvino, slow on a CPU without bf16"
             )
         self._session: Any = load_model(onnxruntime, model, _CPU, {}, threads)
@@ -131,7 +129,7 @@ def import_onnxruntime(what: str) -> Any:  # noqa: ANN401  # a module without ty
 
 def load_model(
     onnxruntime: Any,  # noqa: ANN401
-    model: Path,
+    model: CheckedModel,
     provider: str,
     options: dict[str, str],
     threads: int | None = None,
@@ -140,14 +138,16 @@ def load_model(
 
     Raises:
         BackendError: the provider doesn't start here, or the model can't be loaded.
+        ManifestError, InputError: as `CheckedModel.take_onnx`.
     """
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = _ERRORS_ONLY
     if threads is not None:
         settings.intra_op_num_threads = threads
-    with translated(f"ONNX Runtime can't load {model}"):
-        # A path, not bytes: from bytes it looks for external weights in the current folder.
-        session = onnxruntime.InferenceSession(str(model), settings, providers=[(provider, options)])
+    with translated(f"ONNX Runtime can't load {model.path}"):
+        source = model.take_onnx("ONNX Runtime")
+        session = onnxruntime.InferenceSession(source, settings, providers=[(provider, options)])
+        session._model_bytes = None  # it would keep them as long as it lives, to load the model again elsewhere
     if provider not in session.get_providers():  # one that fails to start is only warned of
         raise BackendError(f"{provider} does not start here; ONNX Runtime offers {session.get_providers()}")
     return session

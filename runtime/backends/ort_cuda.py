@@ -5,42 +5,40 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from runtime.backends.checked_model import CheckedModel
 from runtime.backends.gpu import open_gpu
 from runtime.backends.gpu_session import GpuSession
 from runtime.backends.ort import import_onnxruntime, load_model
-from runtime.backends.session import check_path, image_shape
+from runtime.backends.session import image_shape
 from runtime.contract.errors import BackendError
-from runtime.contract.manifest import Manifest
 
 _CUDA = "CUDAExecutionProvider"
 
 
-def open_on_cuda(model: Path, manifest: Manifest, device: int = 0) -> GpuSession:
-    """Load `model`, which must have been checked against `manifest`, on GPU `device`.
+def open_on_cuda(model: CheckedModel, device: int = 0) -> GpuSession:
+    """Load `model` on GPU `device`.
 
     Raises:
-        InputError: the path of `model` is not UTF-8.
         BackendError: there is no such GPU, ONNX Runtime or cuda-core is not installed, or the model can't be loaded.
+        ManifestError, InputError: as `CheckedModel.take_onnx`.
     """
-    check_path(model, "ONNX Runtime")
-    onnxruntime = import_onnxruntime(str(model))
+    onnxruntime = import_onnxruntime(str(model.path))
     if _CUDA not in onnxruntime.get_available_providers():
         raise BackendError(f"this onnxruntime has no {_CUDA}: pip uninstall onnxruntime, then pip install 'itae[gpu]'")
-    gpu = open_gpu(device, f"{model} (--provider cuda)")
+    gpu = open_gpu(device, f"{model.path} (--provider cuda)")
     with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find
         onnxruntime.preload_dlls()  # CUDA and cuDNN from their Python packages, where the system has none
-    return GpuSession(manifest, gpu, lambda stream: OrtProgram(onnxruntime, model, manifest, device, stream))
+    return GpuSession(model.manifest, gpu, lambda stream: OrtProgram(onnxruntime, model, device, stream))
 
 
 class OrtProgram:
     """A `Program` by ONNX Runtime's CUDA provider. Never run yet on a GPU: written by ONNX Runtime's documentation."""
 
-    def __init__(self, onnxruntime: Any, model: Path, manifest: Manifest, device: int, stream: int) -> None:  # noqa: ANN401
+    def __init__(self, onnxruntime: Any, model: CheckedModel, device: int, stream: int) -> None:  # noqa: ANN401
         """Load a model that will run on `stream`.
 
         Raises:
@@ -52,7 +50,7 @@ class OrtProgram:
             "user_compute_stream": str(stream),  # so that copies on other streams can wait for it, and it for them
         }
         self._session: Any = load_model(onnxruntime, model, _CUDA, options)
-        self._manifest = manifest
+        self._manifest = model.manifest
         self._device = device
         self._run_options: Any = onnxruntime.RunOptions()
         # Who waits is the caller, for the stream; ONNX Runtime would wait for the whole GPU after each run.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -90,16 +89,6 @@ def image_shape(tensor: TensorInfo) -> tuple[int, ...]:
 def image_bytes(tensor: TensorInfo) -> int:
     """Size of a tensor's share of one image."""
     return math.prod(image_shape(tensor)) * np.dtype(tensor.dtype).itemsize
-
-
-def check_path(model: Path, library: str) -> None:
-    """Check a path before `library` is given it: those behind C++ open no other than UTF-8.
-
-    Raises:
-        InputError: the path of `model` is not UTF-8.
-    """
-    if str(model).encode(errors="replace").decode() != str(model):
-        raise InputError(f"{model}: {library} opens no path that is not UTF-8; rename it")
 
 
 def check_batch(manifest: Manifest, batch: Array) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from runtime.backends.checked_model import CheckedModel
 from runtime.backends.gpu import Gpu, open_gpu
 from runtime.backends.gpu_session import GpuSession
 from runtime.backends.kernel_cache import KernelCache
@@ -37,20 +38,20 @@ _TWIN = "or export the .onnx twin to run on the CPU"
 _log = logging.getLogger(__name__)
 
 
-def open_engine(model: Path, manifest: Manifest, device: int = 0) -> GpuSession:
-    """Load an engine, which must have been checked against `manifest`, on GPU `device`.
+def open_engine(model: CheckedModel, device: int = 0) -> GpuSession:
+    """Load an engine on GPU `device`.
 
     Raises:
         BackendError: there is no driver, GPU or library for it, or the library refuses it.
         ManifestError: the engine's tensors are not the manifest's.
     """
-    builder = manifest.builder.name
+    builder = model.manifest.builder.name
     try:
-        gpu = open_gpu(device, f"{model} ({builder})")
+        gpu = open_gpu(device, f"{model.path} ({builder})")
     except BackendError as error:
         raise BackendError(f"{error}; take it to a machine with one, {_TWIN}") from error
-    trt = import_library(builder, f"{model} needs {builder}")
-    return GpuSession(manifest, gpu, lambda _: TrtProgram(trt, model, manifest, gpu))
+    trt = import_library(builder, f"{model.path} needs {builder}")
+    return GpuSession(model.manifest, gpu, lambda _: TrtProgram(trt, model, gpu))
 
 
 def import_library(builder: str, what: str) -> ModuleType:
@@ -75,14 +76,14 @@ def import_library(builder: str, what: str) -> ModuleType:
 class TrtProgram:
     """A `Program` by TensorRT. Never run yet on a GPU: its calls are held to the real bindings' signatures."""
 
-    def __init__(self, trt: ModuleType, model: Path, manifest: Manifest, gpu: Gpu) -> None:
+    def __init__(self, trt: ModuleType, model: CheckedModel, gpu: Gpu) -> None:
         """Deserialize an engine and make its execution context, on the GPU that is current.
 
         Raises:
             BackendError: the library refuses it.
             ManifestError: its tensors are not the manifest's.
         """
-        self._manifest = manifest
+        manifest = self._manifest = model.manifest
         self._log, logger = engine_log(trt)
         self.name = f"{_title(manifest)} {trt.__version__}"
         self._log.forget()
@@ -90,14 +91,14 @@ class TrtProgram:
             runtime = trt.Runtime(logger)
         except (TypeError, RuntimeError) as error:  # a null pointer from C++
             raise self._refused("does not start here", error) from error
-        engine = runtime.deserialize_cuda_engine(model.read_bytes())
+        engine = runtime.deserialize_cuda_engine(model.take())
         if engine is None:
-            raise self._refused(f"can't load {model}", cure=_rebuild(manifest, str(trt.__version__), gpu))
-        _check_tensors(model, manifest, engine)
-        self._cache = KernelCache(model, manifest.files.model.sha256) if _is_jit(manifest) else None
+            raise self._refused(f"can't load {model.path}", cure=_rebuild(manifest, str(trt.__version__), gpu))
+        _check_tensors(model.path, manifest, engine)
+        self._cache = KernelCache(model.path, manifest.files.model.sha256) if _is_jit(manifest) else None
         context = self._make_context(engine)
         if context is None:
-            raise self._refused(f"can't make an execution context for {model}", cure="is there enough GPU memory?")
+            raise self._refused(f"can't make an execution context for {model.path}", cure="is there enough GPU memory?")
         self._runtime, self._engine, self._context = runtime, engine, context
 
     def _make_context(self, engine: TrtObject) -> TrtObject:

@@ -135,7 +135,7 @@ def attempt(model: Path, provider: str) -> Attempt:
     """Load a model on a provider and replay its golden sample once; batches are left to `verify`."""
     start = time.perf_counter()
     try:
-        session = open_session(model, provider, verify_hash=False)  # `examine` has checked it
+        session = open_session(model, provider)
     except ItaeError as error:
         return Attempt(provider, runs=False, problem=one_line(error))
     try:

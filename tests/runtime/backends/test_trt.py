@@ -12,6 +12,7 @@ import pytest
 from fake_gpu import FakeGpu
 
 from runtime.backends import trt as engines
+from runtime.backends.checked_model import CheckedModel
 from runtime.backends.gpu_session import GpuSession
 from runtime.backends.kernel_cache import MAGIC, KernelCache, cache_path, secret_path
 from runtime.contract.errors import BackendError, ManifestError
@@ -32,10 +33,9 @@ def engine_file(make_model, tmp_path) -> Path:
 
 def test_an_engine_that_is_none_is_refused_in_the_librarys_own_words(engine_file, capfd) -> None:
     """Real TensorRT-RTX, with a GPU or without: it gives None, and tells its logger why."""
-    manifest = read_manifest(engine_file)
-    gpu = FakeGpu()
+    model, gpu = CheckedModel(engine_file), FakeGpu()
     with pytest.raises(BackendError, match=r"TensorRT-RTX 1\.\S+ can't load .*tiny\.engine: IRuntime::deseri") as info:
-        GpuSession(manifest, gpu, lambda _: engines.TrtProgram(bindings, engine_file, manifest, gpu))
+        GpuSession(model.manifest, gpu, lambda _: engines.TrtProgram(bindings, model, gpu))
     assert "tensorrt-rtx 0 built it, here is 1." in str(info.value)
     assert "\n" not in str(info.value)
     assert gpu.log == ["close stream"] * 3
@@ -44,11 +44,11 @@ def test_an_engine_that_is_none_is_refused_in_the_librarys_own_words(engine_file
 
 
 def test_the_same_engine_is_told_by_its_gpu_where_the_version_is_right(engine_file) -> None:
-    manifest = read_manifest(engine_file)
-    builder = manifest.builder.model_copy(update={"version": bindings.__version__})
-    manifest = manifest.model_copy(update={"builder": builder})
+    model = CheckedModel(engine_file)
+    builder = model.manifest.builder.model_copy(update={"version": bindings.__version__})
+    model.manifest = model.manifest.model_copy(update={"builder": builder})
     with pytest.raises(BackendError, match="for test and the GPU that it was built for, here is Fake GPU: build it"):
-        engines.TrtProgram(bindings, engine_file, manifest, FakeGpu())
+        engines.TrtProgram(bindings, model, FakeGpu())
 
 
 def test_there_is_one_logger_in_a_process() -> None:

@@ -306,7 +306,7 @@ def test_the_bytes_that_were_checked_are_given(tiny):
     with pytest.raises(ManifestError, match=rf"has {record.bytes - 1} bytes, not the {record.bytes}"):
         read_checked(tiny, record, tiny, check_hash=False)
     tiny.unlink()
-    with pytest.raises(ManifestError, match="can't read .*: No such file"):
+    with pytest.raises(ManifestError, match=r"can't read .*: No such file"):
         read_checked(tiny, record, tiny)
 
 
