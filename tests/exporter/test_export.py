@@ -2,17 +2,12 @@
 
 import dataclasses
 import json
-import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from PIL import Image
 
 from exporter import surgery, trace
 from exporter.__main__ import main
@@ -148,17 +143,3 @@ def test_larger_sizes_equal_eager_pytorch(size, image_size, registers, tmp_path)
 
     assert want.is_mixed.all()
     assert off < ATOL
-
-
-def test_the_readmes_python_runs(published, tmp_path):
-    _, folder = published
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (code,) = [block for block in blocks if 'load("itae.onnx")' in block]
-    for name in ("cat.jpg", "dog.png"):
-        Image.new("RGB", (60, 50), "red").save(tmp_path / name)
-    code += "    print(vectors.shape)\n"  # in the block of `with`
-    for path in folder.glob("m.onnx*"):
-        name = path.name if path.suffix == ".npz" else path.name.replace("m.onnx", "itae.onnx")
-        shutil.copy(path, tmp_path / name)
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("(2, 384)\n", "")
