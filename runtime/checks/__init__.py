@@ -1,5 +1,5 @@
-"""What can be wrong with a model or a machine, looked for: `verify`, `against`, batch invariance, `bench`, `doctor`.
+"""Checks of a model or a machine: `verify`, `against`, batch invariance, `bench`, `doctor`.
 
-Imports `embedding`, `clustering` and what they import. Each check gives a frozen record, and text, JSON or JUnit XML
-of it.
+Imports `embedding`, `clustering` and the packages below them. Each check returns a frozen record, which can be
+written as text, JSON or JUnit XML.
 """

@@ -1,4 +1,4 @@
-"""One model beside another, the reference, on a user's own pictures: an fp16 engine beside the fp32 ONNX, say."""
+"""Comparison of a model with a reference model on a user's own pictures, as of an fp16 engine with the fp32 ONNX."""
 
 from __future__ import annotations
 
@@ -29,44 +29,44 @@ from runtime.sources.item import Entry, Unreadable
 Float32 = npt.NDArray[np.float32]
 
 WORST = 3
-"""Pictures with the smallest cosine that are named."""
+"""Number of pictures with the smallest cosines that are named."""
 _SHOWN = 12
-"""Characters of an option's value in a warning: of a hash, the first."""
+"""Characters of an option's value that a warning shows, enough to recognise a hash."""
 _SAME_MODEL = frozenset(
     {"precision", "backend", "batch", "input", "outputs", "workspace_mib", "parity_samples", "weights"}
 )
-"""Options that may differ between two exports of one and the same computation; of the weights the hash counts."""
+"""Options that may differ between two exports of the same computation; the hash stands for the weights."""
 
 
 @dataclass(frozen=True)
 class Against:
-    """How a model's embeddings of some pictures compare with the reference's."""
+    """The comparison of a model's embeddings of some pictures with those of the reference."""
 
     model: str
     backend: str
     other: str
     other_backend: str
     pictures: tuple[str, ...]
-    """Where each picture lies that both embedded."""
+    """The places of the pictures that both models embedded."""
     unreadable: tuple[Unreadable, ...]
     agreement: Agreement
     batches: BatchInvariance | str | None
-    """Of the model alone; what ended that, or none where no picture has a finite embedding."""
+    """The check of the model's own batches; an error's text if it failed; None if no picture has a finite embedding."""
     batches_of: tuple[str, ...]
-    """The pictures for that, the samples that its failures number from 0."""
+    """The pictures of that check; its failures number them from 0."""
     criteria: tuple[Criterion, ...]
     differences: tuple[str, ...]
-    """Options, other than those of precision and packaging, that the two models were not exported with alike."""
+    """Options in which the two exports differ, those of precision and packaging left out."""
     seconds: float
-    """For embedding and comparing, loading left out."""
+    """Time to embed and compare, without loading the models."""
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Why it did not pass, a clause each."""
+        """The reasons why the model did not pass, a clause each."""
         return tuple(one.failure for one in self.criteria if one.failure is not None)
 
     def worst(self) -> list[tuple[str, float]]:
-        """The pictures with the smallest cosines, those with none (NaN) first."""
+        """The pictures with the smallest cosines; NaN comes first."""
         cosines = self.agreement.cosines
         order = np.argsort(np.where(np.isnan(cosines), -np.inf, cosines), kind="stable")[:WORST]
         return [(self.pictures[row], float(cosines[row])) for row in order.tolist()]
@@ -88,12 +88,12 @@ def verify_against(
     Args:
         model: the model in question.
         other: the reference.
-        entries: the pictures, and what a source could not read; from `Sources.items`.
-        total: how many there are.
-        limits: what to hold the figures to; `default_limits` of the two where None.
+        entries: the pictures and the unreadable entries of `Sources.items`.
+        total: the number of entries.
+        limits: the limits of the figures; None for `default_limits` of the two models.
         clusters: k of the clusterings; see `agreement`.
-        seed: of the clusterings' starts.
-        progress: told how many pictures are embedded and unreadable so far.
+        seed: the seed of the clusterings' starts.
+        progress: shows how many pictures are embedded and unreadable so far.
 
     Raises:
         UsageError: the embeddings can't be compared: another width, no `embedding` output; or too many clusters.
@@ -151,7 +151,7 @@ def _check_clusters(clusters: int | None, pictures: int) -> None:
 
 
 def differences(model: Manifest, other: Manifest) -> list[str]:
-    """In which options two models differ beyond precision and packaging: `pooling (cls, cls+mean)`."""
+    """The options in which two models differ, beyond precision and packaging: `pooling (cls, cls+mean)`."""
     mine, theirs = ({**one.options.model_dump(), "weights_sha256": one.model.weights_sha256} for one in (model, other))
     return [
         f"{name} ({_shown(mine[name])}, {_shown(theirs[name])})"
@@ -169,7 +169,7 @@ def _shown(value: object) -> str:
 
 @dataclass
 class _Both:
-    """What both models made of the pictures."""
+    """The embeddings of the pictures by both models."""
 
     pictures: list[str]
     unreadable: list[Unreadable]
@@ -211,7 +211,7 @@ def _embed(model: Session, other: Session, entries: Iterable[Entry], total: int,
 
 
 def _read(entry: Entry, hows: Sequence[Preprocessing]) -> tuple[Array, ...] | Unreadable:
-    """A picture as each model takes it; the only function here that opens one."""
+    """A picture as the input of each model; the only function here that opens a picture."""
     if isinstance(entry, Unreadable):
         return entry
     try:
@@ -234,8 +234,8 @@ def _run(session: Session, inputs: Array) -> Float32:
 def _check_batches(model: Session, samples: Sequence[Array], limits: Limits) -> BatchInvariance | str | None:
     """Run a few pictures alone and in batches.
 
-    How far their norms are from the thresholds isn't known, so where there is ITAE each may be borderline, and half of
-    them off; a fault of a backend shows in more.
+    The distances of their norms to the thresholds are not known. So with ITAE each picture may be borderline, and up
+    to half of them may be off; a fault of a backend shows in more of them.
     """
     if not samples:
         return None

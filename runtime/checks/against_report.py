@@ -1,4 +1,4 @@
-"""What `verify --against` says: a table, JSON, JUnit XML."""
+"""The report of `verify --against`: a table, JSON, JUnit XML."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from runtime.contract.errors import ItaeError
 _SUITE = "itae verify --against"
 _FORMS = {"max_abs": ".3g", "max_batch_distance": ".3g", "min_neighbours": ".4f", "min_ari": ".4f"}
 _LISTED = 5
-"""Unreadable pictures that the table names; JSON has all."""
+"""Number of unreadable pictures that the table names; JSON has all of them."""
 
 
 def as_text(result: Against) -> str:
-    """The table."""
+    """The comparison as a table."""
     n = len(result.pictures)
     lines = [f"{result.model} on {result.backend}, beside", f"{result.other} on {result.other_backend}:"]
     lines.append(f"{n} pictures, {result.seconds:.1f} s")
@@ -44,7 +44,7 @@ def _line(one: Criterion) -> str:
 
 
 def as_json(result: Against) -> dict[str, Any]:
-    """The same as data; a figure that is no number (NaN), or was not compared, is null."""
+    """The comparison for JSON; a figure that is NaN or was not compared is null."""
     return {
         "model": result.model,
         "backend": result.backend,
@@ -73,7 +73,7 @@ def as_json(result: Against) -> dict[str, Any]:
 
 
 def as_junit(model: Path, outcome: Against | ItaeError) -> bytes:
-    """A JUnit report with a test for each criterion, or one that could not be run."""
+    """A JUnit report with a test for each criterion; or with one test, if an error ended the comparison."""
     if isinstance(outcome, ItaeError):
         return as_junit_xml(_SUITE, [Case("comparison", str(model), error=outcome)])
     cases = [

@@ -1,8 +1,8 @@
 """Batch invariance: an image gives the same vectors in every row, at every batch size, beside any neighbours.
 
 Engines are known to fail this silently. Images of the golden sample are run alone, then in batches of several sizes
-among each other and beside pictures that are nothing like them; every row is compared with what its image gave alone.
-What the vectors should be is parity's affair.
+among each other and beside unlike pictures; every row is compared with the result of its image alone. Whether that
+result is right is checked elsewhere, by parity.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ from runtime.contract.golden import Golden
 from runtime.contract.manifest import Manifest, ParityLimits
 
 SMALL_BATCHES = (2, 3)
-"""Run beside the model's preferred and largest size."""
+"""Batch sizes that are run beside the model's preferred and largest one."""
 SAMPLES = 4
-"""Golden samples used, at most."""
+"""Largest number of golden samples that are used."""
 STRANGERS = 2
-"""Pictures unlike any golden sample: in rows of a batch that are not compared themselves."""
+"""Number of pictures unlike any golden sample; rows of a batch that hold them are not compared."""
 
 Batch = tuple[int, ...]
-"""The golden sample in each row; a negative number is a stranger."""
+"""The number of the golden sample in each row; a negative number is a stranger."""
 
 
 @dataclass(frozen=True)
 class BatchInvariance:
-    """How far the rows of batches are from the same images alone. The figures leave out the borderline samples."""
+    """The difference between rows of batches and the same images alone. The figures leave out borderline samples."""
 
     sizes: tuple[int, ...]
-    """Batch sizes that were run. The smallest, filled with one image, is what counts as alone."""
+    """Batch sizes that were run. An image counts as alone in a batch of the smallest size that it fills."""
     rows: int
-    """How many rows were compared; 0 where the model takes one image at a time."""
+    """Number of rows that were compared; 0 if the model takes one image at a time."""
     distance: float
-    """Farthest that an embedding or patch token was from what its image gave alone, as a share of its length."""
+    """Largest distance of an embedding or patch token to that of its image alone, as a share of its length."""
     norm_relative: float
-    """Largest relative difference of `artifact_norm`; 0 where it is no output."""
+    """Largest relative difference of `artifact_norm`; 0 if it is no output."""
     flags_differing: int
-    """Flags that differ, over all rows, borderline samples included."""
+    """Number of flags that differ, over all rows, borderline samples included."""
     borderline: tuple[int, ...]
-    """Samples that are off, by a flag inside the precision's margin of its threshold; at most half of those used."""
+    """Samples that are off by a flag inside the precision's margin of its threshold; at most half of those used."""
     failures: tuple[str, ...]
-    """Why it did not pass; empty: it passed."""
+    """The reasons why the model did not pass; empty if it passed."""
 
 
 @dataclass(frozen=True)
 class _Row:
-    """How one row of a batch differs from its image alone; the figures are as in `BatchInvariance`."""
+    """The difference between one row of a batch and its image alone; the figures are as in `BatchInvariance`."""
 
     batch: Batch
     number: int
@@ -56,7 +56,7 @@ class _Row:
     norm_relative: float
     flags: int
     flag_distance: float
-    """Of the flags that differ, in the first chosen layer where any do, the farthest from its threshold."""
+    """Largest distance to the threshold of a flag that differs, in the first chosen layer that has one."""
 
     @property
     def sample(self) -> int:
@@ -64,7 +64,7 @@ class _Row:
 
 
 def check_batches(session: Session, golden: Golden, limits: ParityLimits) -> BatchInvariance:
-    """Run golden samples alone and in batches, and hold each row to what its image gave alone.
+    """Run golden samples alone and in batches, and compare each row with the result of its image alone.
 
     Raises:
         CheckError, BackendError: as `Session.run`.
@@ -99,7 +99,10 @@ def _sizes(manifest: Manifest) -> tuple[int, list[int]]:
 
 
 def _mixed_batches(samples: list[int], sizes: list[int]) -> list[Batch]:
-    """The largest size with a sample in each row; the smaller ones, or else the same, with strangers in every third."""
+    """Batches to run: the largest size with a sample in each row, the smaller ones with strangers in every third row.
+
+    If there is only one size, it is run in both ways.
+    """
     batches: list[Batch] = []
     for size in sizes[:-1] or sizes:
         rows = [samples[(row + size) % len(samples)] for row in range(size)]
@@ -114,7 +117,7 @@ def _margins(golden: Golden) -> Array:
 
 
 class _Replay:
-    """Runs batches of golden samples and strangers, and judges each row by what its image gave alone."""
+    """Runs batches of golden samples and strangers, and judges each row by the result of its image alone."""
 
     def __init__(self, session: Session, golden: Golden, limits: ParityLimits) -> None:
         self._session = session
@@ -156,7 +159,7 @@ class _Replay:
         return _Row(batch, number, max(vectors, default=0.0), norm_relative, flags, flag_distance)
 
     def is_off(self, row: _Row) -> bool:
-        """Whether a row misses a limit; a flag alone does where its norm is outside the margin of its threshold."""
+        """Whether a row misses a limit, or has a differing flag whose norm is outside the margin of its threshold."""
         limits = self._limits
         far = limits.batch_distance is not None and not row.distance <= limits.batch_distance
         norm = limits.flag_margin is not None and not row.norm_relative <= limits.flag_margin
@@ -166,7 +169,7 @@ class _Replay:
         return row.flags > 0 and row.flag_distance > self._margin
 
     def borderline(self, off: list[_Row]) -> list[int]:
-        """Of the samples with rows that are off, those that a flag near its threshold can explain; farthest first."""
+        """The samples whose rows are off in a way that a flag near its threshold can explain, the farthest first."""
         sees_flags = "artifact_mask" in self._session.manifest.output_names()
         unclear = _margins(self._golden) <= self._margin
 
@@ -178,7 +181,7 @@ class _Replay:
         return [sample for sample in dict.fromkeys(farthest) if sample not in unexplained]
 
     def explain(self, wrong: list[_Row]) -> str:
-        """The worst of the rows that are off, and what it depends on, which takes a few more runs to tell."""
+        """Describe the worst of the rows that are off, and what it depends on, which a few more runs find out."""
         worst = max(wrong, key=lambda row: (self._has_clear_flag(row), row.distance, row.norm_relative))
         what = f"its vectors are {worst.distance:.3g} of their length away, limit {self._limits.batch_distance}"
         if worst.norm_relative:
@@ -191,7 +194,7 @@ class _Replay:
         )
 
     def _cause(self, worst: _Row) -> str:
-        """Go from the image alone to the batch of `worst` one change at a time: which makes it differ?"""
+        """Find what makes `worst` differ, by going from the image alone to its batch one change at a time."""
         alone = (worst.sample,) * self._smallest
         filled = (worst.sample,) * len(worst.batch)
         if self.is_off(self.rows(alone)[0]):

@@ -1,4 +1,4 @@
-"""What a model is held to beside a reference on users' pictures: the limits of each precision, and the verdicts."""
+"""Limits and verdicts for the comparison of a model with a reference on users' pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runtime.contract.manifest import Manifest
 
 @dataclass(frozen=True)
 class Limits:
-    """What the figures are held to; none: not limited."""
+    """The limit of each figure; None if a figure is not limited."""
 
     max_abs: float | None
     min_cosine: float | None
@@ -29,25 +29,25 @@ class Limits:
 
 
 PRECISIONS = ("fp32", "fp16", "bf16")
-"""The most precise first."""
+"""Precisions, the most precise first."""
 _BY_PRECISION = {
     "fp32": Limits(1e-4, 0.999999, 0.9999999, 0.9999999, 0.995, 0.98, None),
     "fp16": Limits(None, 0.9999, 0.99999, 0.99999, 0.98, 0.95, None),
     "bf16": Limits(None, 0.998, 0.9998, 0.9998, 0.95, 0.9, None),
 }
-"""Without ITAE. Max abs and the smallest cosine are those of `parity.LIMITS`; the rest by what was measured, with room
-for other weights: see DECISIONS.md."""
+"""Limits without ITAE. Max abs and the smallest cosine are those of `runtime.contract.comparison.LIMITS`; the others
+follow from measurements, with room for other weights: see DECISIONS.md."""
 _FLIPPED_COSINE, _FLIPPED_MEAN_COSINE = 0.9, 0.999
 """With ITAE the limits on the smallest and the mean cosine are no higher than these, and max abs has none.
 
-A norm within rounding of its threshold falls on either side, and the whole embedding moves with its flag: of 500
-pictures one to a cosine of 0.966, the next to 0.9998 (fp16, ITAE in all layers). The golden sample tells such flags
-and leaves them out; of users' pictures the distances aren't known. The median takes no notice of few pictures.
+A norm within rounding of its threshold falls on either side, and the whole embedding moves with its flag: among 500
+pictures, the smallest cosine was 0.966 and the next 0.9998 (fp16, ITAE in all layers). The golden sample knows such
+flags and leaves them out; for users' pictures the distances are not known. A few pictures hardly change the median.
 """
 
 
 def default_limits(model: Manifest, other: Manifest) -> Limits:
-    """What `model` is held to beside the reference: by the less precise of both, its batches by its own precision."""
+    """The limits of `model` beside `other`: those of the less precise of the two; for batches, those of `model`."""
     precision = max((one.options.precision for one in (model, other)), key=PRECISIONS.index)
     limits = dataclasses.replace(
         _BY_PRECISION[precision], max_batch_distance=PARITY_LIMITS[model.options.precision].batch_distance
@@ -70,28 +70,28 @@ class Criterion:
     """The field of `Limits`."""
     name: str
     figure: float | None
-    """None: not compared."""
+    """None if it was not compared."""
     limit: float | None
     note: str = ""
-    """How the figure came about."""
+    """Remarks on how the figure was measured."""
     skipped: str | None = None
-    """Why there is no verdict."""
+    """The reason why there is no verdict."""
     failure: str | None = None
-    """Why it is off."""
+    """The reason why the figure is off."""
 
     @property
     def relation(self) -> Literal["<=", ">="]:
-        """How the figure of a model that passes stands to the limit."""
+        """The relation of the figure to the limit in a model that passes."""
         return "<=" if self.key.startswith("max") else ">="
 
 
 def judge(agreed: Agreement, batches: BatchInvariance | str | None, limits: Limits) -> tuple[Criterion, ...]:
-    """A verdict for each figure.
+    """Judge each figure.
 
     Args:
         agreed: the figures of both models.
-        batches: of the model alone; the error that ended that, or none where no picture could be used.
-        limits: what they are held to.
+        batches: the check of the model's own batches; an error's text if it failed; None if no picture could be used.
+        limits: the limits of the figures.
     """
     n, k = len(agreed.cosines), agreed.neighbours_k
     trivial = None
@@ -118,7 +118,7 @@ def judge(agreed: Agreement, batches: BatchInvariance | str | None, limits: Limi
 
 
 def _judged(criterion: Criterion) -> Criterion:
-    """The criterion with its failure, if it is off: no number always is."""
+    """The criterion with its failure, if it is off; a figure that is NaN or infinite is always off."""
     figure, limit = criterion.figure, criterion.limit
     if figure is None or criterion.skipped is not None:
         return criterion

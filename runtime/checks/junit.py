@@ -1,4 +1,4 @@
-"""JUnit XML, as CI servers read it."""
+"""Reports in JUnit XML, which CI servers read."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class Case:
     """A test of a report: it passed unless it has a failure, was skipped or ended in an error."""
 
     test: str
-    """What was tested: `golden sample`."""
+    """The name of the test: `golden sample`."""
     subject: str
-    """On what: the model's path."""
+    """The model's path."""
     failure: str | None = None
-    """Why it failed."""
+    """The reason why it failed."""
     skipped: str | None = None
-    """Why it was not run."""
+    """The reason why it was not run."""
     error: ItaeError | None = None
-    """What kept it from ending: a failure where that is a `CheckError`, else an error."""
+    """The error that ended it; reported as a failure if it is a `CheckError`, otherwise as an error."""
     output: str | None = None
-    """What else there is to say."""
+    """Further text."""
 
 
 def as_junit_xml(suite_name: str, cases: Sequence[Case], seconds: float | None = None) -> bytes:
@@ -57,5 +57,5 @@ def as_junit_xml(suite_name: str, cases: Sequence[Case], seconds: float | None =
 
 
 def clean(text: str) -> str:
-    """The text without what XML 1.0 can't hold, escaped or not: control characters, lone surrogates."""
+    """The text without characters that XML 1.0 can't hold: control characters, lone surrogates."""
     return _NOT_XML.sub("\ufffd", text)

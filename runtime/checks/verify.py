@@ -1,4 +1,4 @@
-"""Replay a model's golden sample on its backend, alone and in batches; report as text, JSON and JUnit XML."""
+"""Runs a model's golden sample on its backend, alone and in batches; reports as text, JSON and JUnit XML."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from runtime.contract.golden import read_golden
 from runtime.contract.manifest import ParityLimits
 
 ONE_AT_A_TIME = "the model takes one image at a time"
-"""Why batches are not compared."""
+"""The reason why batches are not compared."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """How a model fared against its golden sample."""
+    """The comparison of a model with its golden sample."""
 
     model: str
     backend: str
     samples: int
     outputs: tuple[str, ...]
-    """What was compared."""
+    """The outputs that were compared."""
     has_itae: bool
-    """Whether there are flags that could be compared, where the model gives them."""
+    """Whether the model has flags; they are compared if it outputs them."""
     limits: ParityLimits
     parity: Parity
     batches: BatchInvariance
     seconds: float
-    """For running the samples, loading left out."""
+    """Time to run the samples, without loading the model."""
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Why it did not pass, a clause each."""
+        """The reasons why the model did not pass, a clause each."""
         return self.parity.failures + self.batches.failures
 
     @property
@@ -57,18 +57,18 @@ def verify(
     *,
     verify_hash: bool = True,
 ) -> Verification:
-    """Check a model's files, run its golden sample, and compare; also the rows of batches with the images alone.
+    """Check a model's files, run its golden sample, and compare the results; also compare batches with single images.
 
     Args:
         model: `X.onnx` or `X.engine`, with manifest and golden sample beside it.
         provider: one of `runtime.backends.PROVIDERS`.
-        changed_limits: fields of `ParityLimits` that take the place of the manifest's.
-        verify_hash: without it the model is run unchecked, see `open_session`; the golden sample is checked still.
+        changed_limits: fields of `ParityLimits` that replace the manifest's.
+        verify_hash: whether the model's hash is checked, see `open_session`; the golden sample is always checked.
 
     Raises:
         ManifestError: the model, its manifest or its golden sample is missing, altered or too new.
-        BackendError: no backend of this machine can run it.
-        CheckError: it gave NaN or infinity.
+        BackendError: no backend of this machine can run the model.
+        CheckError: the model returned NaN or infinity.
     """
     session = open_session(model, provider, verify_hash=verify_hash)
     try:
@@ -134,7 +134,7 @@ def _limit(relation: str, limit: float | None) -> str:
 
 
 def as_json(result: Verification) -> dict[str, Any]:
-    """The same as data; a figure that is no number (NaN) is null."""
+    """The verification for JSON; a figure that is NaN is null."""
     parity = result.parity
     return {
         "model": result.model,
@@ -169,7 +169,7 @@ def finite(value: float) -> float | None:
 
 
 def as_junit(model: Path, outcome: Verification | ItaeError) -> bytes:
-    """A JUnit report of two tests, golden sample and batches, or of one that could not be run, in failure or error."""
+    """A JUnit report of two tests, golden sample and batches; or of one test, if an error ended it."""
     if isinstance(outcome, ItaeError):
         return as_junit_xml("itae verify", [Case("golden sample", str(model), error=outcome)])
     tests = {"golden sample": outcome.parity.failures, "batch invariance": outcome.batches.failures}

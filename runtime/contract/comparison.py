@@ -17,7 +17,7 @@ LIMITS = {
     "fp16": ParityLimits(max_abs=None, min_cosine=0.9999, flag_margin=1e-3, batch_distance=5e-3),
     "bf16": ParityLimits(max_abs=None, min_cosine=0.998, flag_margin=1e-2, batch_distance=4e-2),
 }
-"""What each precision is held to. Evidence for the margins and distances: exporter/DECISIONS.md."""
+"""The limits of each precision. Evidence for the margins and distances: exporter/DECISIONS.md."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +29,19 @@ class Parity:
     min_cosine: float
     """Smallest cosine between a vector and its expected one, over rows of `embedding` and `patch_tokens`."""
     norm_relative: float
-    """Largest relative difference of `artifact_norm`; 0 where it is no output."""
+    """Largest relative difference of `artifact_norm`; 0 if it is no output."""
     flags_checked: bool
     flags_differing: int
     """Flags that differ, borderline samples included."""
     borderline: tuple[int, ...]
-    """Samples whose flags differ, but only where a norm is inside the precision's margin of its threshold.
+    """Samples whose flags differ only at norms inside the precision's margin of the threshold.
 
-    Where flags are no output: samples over a limit that have such a norm, whose flag may have fallen the other way.
+    If flags are no output: samples over a limit that have such a norm, since its flag may have fallen the other way.
     """
     left_out: tuple[int, ...]
-    """The borderline samples that the limits don't hold for: those that differ most, never more than half of all."""
+    """The borderline samples that no limit applies to: those that differ most, at most half of all samples."""
     failures: tuple[str, ...]
-    """Why it did not pass, a clause each; empty: it passed."""
+    """The reasons why it did not pass, a clause each; empty if it passed."""
 
     @property
     def passed(self) -> bool:
@@ -59,7 +59,7 @@ def compare(
     Args:
         got: at least one output; `artifact_mask` (N, K, P) bool makes the flags checked.
         golden: the expected results of N samples.
-        limits: what to hold `got` to.
+        limits: the limits that `got` must keep.
     """
     failures = _comparable(got, golden)
     if failures:
@@ -96,7 +96,7 @@ def compare(
 
 
 def _comparable(got: Mapping[str, npt.NDArray[Any]], golden: Golden) -> list[str]:
-    """Why the outputs can't be compared at all: numpy would broadcast some wrong shapes, and find them equal."""
+    """The reasons why the outputs can't be compared: numpy would broadcast some wrong shapes and find them equal."""
     expected = golden.outputs()
     failures = [
         f"{name} has shape {value.shape}, expected {expected[name].shape}"
@@ -109,7 +109,7 @@ def _comparable(got: Mapping[str, npt.NDArray[Any]], golden: Golden) -> list[str
 
 
 def _borderline(mask: npt.NDArray[np.bool_], golden: Golden, limits: ParityLimits, failures: list[str]) -> list[int]:
-    """The samples whose flags (N, K, P) differ inside the margin; one that differs outside it is a failure."""
+    """The samples whose flags (N, K, P) differ only inside the margin; any other difference becomes a failure."""
     off = mask != golden.flags
     borderline = []
     for sample in np.flatnonzero(off.any(axis=(1, 2))).tolist():
@@ -155,7 +155,7 @@ def _farthest(
 
 
 def usual_length(width: int) -> float:
-    """About how long an embedding is that is not normalised: the final norm gives elements of about 1."""
+    """The approximate length of an embedding that is not normalised: the final norm gives elements of about 1."""
     return float(np.sqrt(width))
 
 
@@ -187,5 +187,5 @@ def _norm_figure(got: Mapping[str, npt.NDArray[Any]], golden: Golden, kept: npt.
 
 
 def _worst(one: float, other: float) -> float:
-    """The larger, where NaN is larger than all: a comparison must not lose one."""
+    """The larger number; NaN counts as larger than every number, so that no comparison loses it."""
     return float(np.maximum(one, other))

@@ -1,4 +1,4 @@
-"""What the commands `exporter` and `runtime` share: one-line errors and exit codes."""
+"""One-line errors and exit codes, shared by the commands `exporter` and `runtime`."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(program: str, body: Callable[[], int], *, verbose: Callable[[], bool] = lambda: False) -> int:
-    """Call `body` and give its exit code; an `ItaeError` becomes one line on stderr and its exit code.
+    """Call `body` and return its exit code; an `ItaeError` becomes one line on stderr and its own exit code.
 
     Args:
         program: the name before the error, `exporter` or `runtime`.
-        body: the command; gives its own exit code.
-        verbose: asked after an error: whether to print the traceback before the line.
+        body: the command; returns its exit code.
+        verbose: called after an error; returns whether to print the traceback before the line.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, as by `>&-`; it also keeps its number from the files opened later

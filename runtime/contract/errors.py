@@ -4,14 +4,14 @@
     ├── UsageError                an option has a value that means nothing here
     ├── InputError                an image, array or file that a user gave can't be used
     ├── ManifestError             a model, its manifest or its golden sample is missing, altered or too new
-    ├── WeightsError              a checkpoint can't be had, or isn't the model that was asked for
+    ├── WeightsError              a checkpoint can't be loaded, or isn't the model that was asked for
     ├── SurgeryError              a graph hasn't the shape that a rewrite needs
-    ├── BackendError              this machine lacks what it takes: a library, a driver, a provider
+    ├── BackendError              this machine lacks something: a library, a driver, a provider
     ├── OutputFileError           the result can't be written where it was asked for
     └── CheckError                something was made and found wrong; exit code 1
         ├── BuildError            TensorRT gave no engine
-        ├── FusionError           an attention is not one kernel that could be, and it was required
-        └── ParityError           two computations of one thing disagree
+        ├── FusionError           an attention that could be one kernel is not, and `--require-fusion` was given
+        └── ParityError           two computations of the same result disagree
 
 A message says what was wrong, with which input, and what to do. The command line prints it as one line.
 """
@@ -21,13 +21,13 @@ from __future__ import annotations
 import unicodedata
 
 _STEERING = ("Cc", "Cf", "Cs")
-"""Unicode's categories of what is no sign: controls, formats such as those that turn the direction, lone surrogates."""
+"""Unicode's categories of invisible characters: controls, formats (some turn the direction), lone surrogates."""
 _JOINERS = "\u200c\u200d"
-"""Formats that only shape their neighbours: of families of emoji, and of Persian and Indian words."""
+"""Formats that only shape their neighbours, in families of emoji and in Persian and Indian words."""
 
 
 class ItaeError(Exception):
-    """Base of all errors below; `exit_code` is what the command line ends with."""
+    """Base of all errors below; `exit_code` is the exit code of the command line."""
 
     exit_code: int = 2
 
@@ -45,7 +45,7 @@ class ManifestError(ItaeError):
 
 
 class WeightsError(ItaeError):
-    """A checkpoint can't be had, or isn't the model that was asked for."""
+    """A checkpoint can't be loaded, or isn't the model that was asked for."""
 
 
 class SurgeryError(ItaeError):
@@ -53,7 +53,7 @@ class SurgeryError(ItaeError):
 
 
 class BackendError(ItaeError):
-    """This machine lacks what it takes: a library, a driver, a provider."""
+    """This machine lacks something: a library, a driver, a provider."""
 
 
 class OutputFileError(ItaeError):
@@ -71,11 +71,11 @@ class BuildError(CheckError):
 
 
 class FusionError(CheckError):
-    """An attention is not one kernel that could be, and it was required."""
+    """An attention that could be one kernel is not, and `--require-fusion` was given."""
 
 
 class ParityError(CheckError):
-    """Two computations of one thing disagree."""
+    """Two computations of the same result disagree."""
 
 
 def one_line(error: BaseException) -> str:
@@ -84,7 +84,7 @@ def one_line(error: BaseException) -> str:
 
 
 def plain(text: str) -> str:
-    """The text on one line of a terminal: names of files may hold line breaks, or what would steer it."""
+    """The text on one line of a terminal: names of files may hold line breaks and characters that steer a terminal."""
     return "".join(map(_shown, " ".join(text.split())))
 
 

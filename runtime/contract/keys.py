@@ -1,4 +1,4 @@
-"""What identifies an image: its root and its path below it; and a set of such keys that stays small."""
+"""Keys of images, which are a root and a path below it, and a set of keys that needs little memory."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ Key = tuple[str, str]
 
 
 def location(root: str, path: str) -> str:
-    """Where an image is, as text: `/photos/cats/1.jpg`, `/x.tar/cats/1.jpg`, `s3://b/x.jpg`."""
+    """The place of an image as text: `/photos/cats/1.jpg`, `/x.tar/cats/1.jpg`, `s3://b/x.jpg`."""
     return f"{root}{path}" if root.endswith("/") or not path else f"{root}/{path}"
 
 
 class Keys:
-    """A set of keys: a million in about 90 MB, however long they are.
+    """A set of keys that holds a million of any length in about 90 MB.
 
-    Each is kept as 16 bytes of a hash: that two of 10⁹ are alike has odds of 10⁻²¹.
+    It keeps 16 bytes of a hash of each key: among 10⁹ keys, the probability that two hashes are equal is 10⁻²¹.
     """
 
     def __init__(self) -> None:
         self._digests: set[bytes] = set()
 
     def add(self, root: str, path: str) -> bool:
-        """Add a key, and say whether it is new."""
+        """Add a key and return whether it is new."""
         before = len(self._digests)
         self._digests.add(_digest(root, path))
         return len(self._digests) > before
 
     def discard(self, root: str, path: str) -> None:
-        """Take a key out, if it is there."""
+        """Remove a key if it is in the set."""
         self._digests.discard(_digest(root, path))
 
     def copy(self) -> Keys:
@@ -46,5 +46,5 @@ class Keys:
 
 
 def _digest(root: str, path: str) -> bytes:
-    # No name holds NUL; surrogates are of names that are not UTF-8.
+    # No name holds NUL; names that are not UTF-8 hold surrogates.
     return hashlib.blake2b(f"{root}\0{path}".encode(errors="surrogatepass"), digest_size=16).digest()

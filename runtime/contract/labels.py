@@ -1,4 +1,4 @@
-"""Labels of clusters, as `labels.parquet` has them: 0 to k - 1, and one for points in no cluster."""
+"""Labels of clusters, as in `labels.parquet`: 0 to k - 1, and -1 for points in no cluster."""
 
 NOISE = -1
-"""The label of a point in no cluster, as scikit-learn has it."""
+"""The label of a point in no cluster, the same as scikit-learn's."""

@@ -1,4 +1,4 @@
-"""How far a long run is: a bar on a terminal, else a line on stderr now and then."""
+"""Progress of a long run: a bar on a terminal, otherwise a line on stderr from time to time."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import Protocol, Self, TextIO
 
 FIRST_LINE = 2.0
-"""Seconds after which a reader wonders whether it still runs."""
+"""Seconds before the first line, after which a reader begins to wonder whether the program still runs."""
 SECONDS_BETWEEN_LINES = 10.0
 _WINDOW = 30.0
-"""Seconds over which the speed is taken: a run's first images are slow, and its end may be another disk."""
+"""Seconds over which the speed is measured: the first images are slow, and the last may lie on another disk."""
 
 
 class NowAndThen:
@@ -25,22 +25,22 @@ class NowAndThen:
         self._due = time.monotonic() + FIRST_LINE
 
     def __call__(self, line: str) -> None:
-        """Take a line, and say it if it is time."""
+        """Pass the line on if one is due, otherwise drop it."""
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + SECONDS_BETWEEN_LINES
             self._say(line)
 
 
 def after(words: str, say: Callable[[str], None]) -> Callable[[str], None]:
-    """What says each line after these words."""
+    """Return a function that passes each line on to `say` with `words` before it."""
     return lambda line: say(f"{words}{line}")
 
 
 class Progress(Protocol):
-    """Told again and again how far a run is, by any thread."""
+    """A display that any thread calls with the counts of a run so far."""
 
     def show(self, embedded: int, present: int, failed: int) -> None:
-        """Show the counts of this run: embedded, skipped as they lay in the store, failed."""
+        """Show the counts of this run: embedded, skipped because they were in the store, failed."""
 
 
 class Silent:
@@ -52,7 +52,7 @@ class Silent:
 
 @contextlib.contextmanager
 def progress(total: int | None, stream: TextIO | None = None) -> Iterator[Progress]:
-    """Show progress on `stream` (stderr); `total` is the number of images, where it is known."""
+    """Show progress on `stream` (stderr); `total` is the number of images, or None if it is not known."""
     stream = sys.stderr if stream is None else stream
     if not stream.isatty():
         with _Lines(total, stream) as lines:
@@ -68,7 +68,7 @@ def progress(total: int | None, stream: TextIO | None = None) -> Iterator[Progre
 
 
 class _Speed:
-    """Counts to words: done of total, share, speed, time left, failures."""
+    """Turns counts into words: done of total, share, speed, time left, failures."""
 
     def __init__(self, total: int | None) -> None:
         self._total = total
@@ -99,7 +99,7 @@ class _Speed:
 
 
 class _Lines:
-    """Writes a line every `SECONDS_BETWEEN_LINES`, by a thread: also while nothing comes, for the reader of a log."""
+    """Writes a line every `SECONDS_BETWEEN_LINES` from a thread, so that a log grows even while nothing is finished."""
 
     def __init__(self, total: int | None, stream: TextIO) -> None:
         self._speed, self._stream = _Speed(total), stream

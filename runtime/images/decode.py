@@ -1,4 +1,4 @@
-"""Pictures decoded to RGB, whatever is in the file."""
+"""Decoding of pictures of any mode and format in `FORMATS` to RGB."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from PIL import Image, UnidentifiedImageError
 from runtime.contract.errors import InputError, one_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-"""What is decoded, by content; Pillow reads many more, each one a parser that could be attacked."""
+"""Formats that are decoded, by content. Pillow reads many more, each with a parser that could be attacked."""
 MAX_PIXELS = 178_956_970
-"""Larger pictures are refused before they are decoded, unless asked for: Pillow's limit, 680 MiB as it holds them."""
+"""Default limit, as Pillow's; larger pictures are refused before they are decoded. Such a picture takes 680 MiB."""
 
 ReadImage = Callable[[str, str], Image.Image]
-"""Decodes the image of a root and a path; raises InputError."""
+"""A function that decodes the image of a root and a path; it raises InputError."""
 _WITH_ALPHA = frozenset({"LA", "PA", "RGBA", "RGBa"})
 _ORIENTATION = 0x0112
 _TRANSPOSE = {
@@ -35,14 +35,14 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What undoes each value of EXIF's orientation tag."""
+"""The transposition that undoes each value of EXIF's orientation tag."""
 
 
 def load_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode a picture (its first frame) as 8-bit RGB, upright by its EXIF orientation.
 
     Raises:
-        InputError: it is missing, empty, truncated, too large, no regular file, or of no format in `FORMATS`.
+        InputError: the picture is missing, empty, truncated, too large, no regular file, or of no format in `FORMATS`.
     """
     try:
         return decode_file(path, max_pixels)
@@ -51,7 +51,7 @@ def load_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def decode_file(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """As `load_image`, with an error that doesn't name the file."""
+    """Decode a picture like `load_image`, with an error that doesn't name the file."""
     try:
         # Not Pillow by path: it maps some files into memory, and a mapped file that is cut short kills the process.
         with open(path, "rb", opener=_open_without_waiting) as file:  # Path.open takes no opener
@@ -68,12 +68,12 @@ def decode_file(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """As `load_image`, of a file's content; the error names no file."""
+    """Decode the content of a file like `load_image`; the error names no file."""
     return _decode(io.BytesIO(data), len(data), max_pixels)
 
 
 def max_bytes(max_pixels: int) -> int:
-    """How large a picture's file may be: as a picture of `max_pixels` is in memory, or 64 MiB."""
+    """Largest size of a picture's file in bytes: that of `max_pixels` pixels in memory, at least 64 MiB."""
     return max(4 * max_pixels, 64 << 20)
 
 
@@ -97,7 +97,7 @@ def _decode(file: BinaryIO, size: int, max_pixels: int) -> Image.Image:
 
 
 def _first_frame(file: BinaryIO, max_pixels: int) -> Image.Image:
-    """The picture; raises InputError where it is too large, and whatever Pillow raises."""
+    """The picture; raises InputError if it is too large, and any error of Pillow."""
     with Image.open(file, formats=FORMATS) as image:
         if (pixels := image.width * image.height) > max_pixels:
             raise InputError(f"has {pixels:,} pixels ({image.width} x {image.height}), more than {max_pixels:,}")
@@ -105,18 +105,18 @@ def _first_frame(file: BinaryIO, max_pixels: int) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture as 8-bit RGB, upright by its EXIF orientation, what is transparent blended over white.
+    """Return the picture as 8-bit RGB, upright by its EXIF orientation, transparent parts blended over white.
 
-    The picture itself where it is all that already. 16-bit grey is divided by 257 and rounded, where Pillow's own
+    A picture that is all of this already is returned itself. 16-bit grey is divided by 257 and rounded; Pillow's own
     conversion would clip it at 255.
 
     Raises:
-        InputError: its values have no known range (32-bit grey), or Pillow can't convert its mode.
+        InputError: the picture's values have no known range (32-bit grey), or Pillow can't convert its mode.
     """
     image.load()  # TIFF turns itself upright here, and drops the tag
     turn = _TRANSPOSE.get(_orientation(image))
     if image.mode == "RGB" and turn is None and type(image) is Image.Image and not image.info:
-        return image  # what this function gave before
+        return image  # this function returned it before
     if image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
@@ -148,11 +148,11 @@ def _reason(error: Exception) -> str:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Opening a named pipe would wait for ever."""
+    """Open without waiting, since opening a named pipe would never return."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-_OTHERS = (  # where in the file, what is there, what it is
+_OTHERS = (  # offset in the file, the bytes there, the name of the format
     (4, b"ftypavi", "AVIF"),
     (4, b"ftyphei", "HEIC"),
     (4, b"ftyphev", "HEIC"),
@@ -169,11 +169,11 @@ _OTHERS = (  # where in the file, what is there, what it is
     (0, b"version https://git-lfs", "a pointer of Git LFS (fetch the file with git lfs pull)"),
 )
 _TEXTS = ((b"<svg", "SVG"), (b"<html", "an HTML page"), (b"<!doctype html", "an HTML page"), (b"<?xml", "XML"))
-"""Somewhere in the beginning of a text; the first that is there counts."""
+"""Tags in the beginning of a text, and the names of the formats; the first tag that is found counts."""
 
 
 def _what_else(file: BinaryIO) -> str:
-    """What is said of a file that no decoder takes."""
+    """The error message for a file that no decoder takes."""
     file.seek(0)
     start = file.read(1024)
     found = [what for place, magic, what in _OTHERS if start[place:].startswith(magic)]
@@ -188,7 +188,7 @@ def _what_else(file: BinaryIO) -> str:
 
 @contextlib.contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Keep Pillow's remarks on odd files off stderr: what can't be read, the caller shows and counts."""
+    """Keep Pillow's warnings about odd files off stderr: the caller reports and counts unreadable files itself."""
     logger = logging.getLogger("PIL")
     handler = logging.NullHandler()
     logger.addHandler(handler)

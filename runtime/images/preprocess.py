@@ -1,4 +1,4 @@
-"""From a decoded picture to a model's input: the one place that does it. Source: exporter/ITAE.md 5.
+"""The only place that turns a decoded picture into a model's input. Source: exporter/ITAE.md 5.
 
 The result equals transformers' Pillow-based processor of DINOv2 (`BitImageProcessorPil`), pixel by pixel.
 """
@@ -21,9 +21,9 @@ Float32 = npt.NDArray[np.float32]
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 MAX_SIDE = 1 << 21
-"""A picture whose longer side would get more pixels is refused: at 224, a strip beyond 8,192 : 1."""
+"""Pixels; a picture whose longer side would become longer is refused: at 224, a strip beyond 8,192 : 1."""
 _CHUNK_PIXELS = 1 << 24
-"""How many pixels of a resized picture exist at a time, before it is cropped: 64 MiB as Pillow holds them."""
+"""Number of pixels of a resized picture that are held at a time before the crop: 64 MiB in Pillow."""
 
 
 def standard_preprocessing(image_size: tuple[int, int], dtype: Literal["float32", "uint8"]) -> Preprocessing:
@@ -63,7 +63,7 @@ def preprocess(image: Image.Image, how: Preprocessing) -> Float32 | npt.NDArray[
 
 @functools.lru_cache(maxsize=8)
 def _normalised(scale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Float32:
-    """What each value of each channel becomes, (3, 256) float32: looked up in a quarter of the time of computing it."""
+    """The normalised form of each value of each channel, (3, 256) float32: a look-up takes a quarter of the time."""
     values = (np.arange(256, dtype=np.uint8) * np.float64(scale)).astype(np.float32)
     table: Float32 = (values - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
     return table
@@ -80,10 +80,10 @@ def resized_size(size: tuple[int, int], cover: tuple[int, int]) -> tuple[int, in
 def resize_and_crop(image: Image.Image, cover: tuple[int, int], crop: tuple[int, int]) -> Image.Image:
     """Resize an RGB picture to cover `cover` (H, W), bicubic, antialiased; cut its centre of `crop` (H, W).
 
-    The same as `resize` and `crop` of Pillow 13, bit by bit, whichever Pillow is installed, and without ever
-    holding all of what is cropped away: each row is resized by itself, and each column, with 8 bits between.
-    Pillow 13 does the columns first where the height shrinks by more than twice as many pixels as the width;
-    older ones never do.
+    The result equals `resize` and `crop` of Pillow 13, bit for bit, with every version of Pillow, and the part that is
+    cropped away is never held in full: rows and columns are resized separately, and rounded to 8 bits in between.
+    Pillow 13 resizes the columns first if the height shrinks by more than twice as many pixels as the width; older
+    versions never do.
 
     Raises:
         InputError: the resized picture would have a side of more than `MAX_SIDE`.
@@ -104,7 +104,7 @@ def resize_and_crop(image: Image.Image, cover: tuple[int, int], crop: tuple[int,
 
 
 def _needed(size: int, resized: int, first: int, count: int) -> range:
-    """Which of `size` rows or columns (or a few more) `count` of the resized ones, from `first` on, are made of."""
+    """The original rows or columns that `count` resized ones from `first` on are made of, or a few more."""
     scale = size / resized
     support = 2 * max(1.0, scale)  # the bicubic filter's radius
     start, stop = (first + 0.5) * scale - support, (first + count - 0.5) * scale + support
