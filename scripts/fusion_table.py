@@ -1,9 +1,9 @@
-"""What TensorRT-RTX makes of the graphs, as a markdown table: `fusion_table.py [SIZE...]`.
+"""Fused attentions and kernels of TensorRT-RTX's engines, as a markdown table: `fusion_table.py [SIZE...]`.
 
 A row for each size, precision and extent of the last block, a column for plain DINOv2 and for each attenuation in
 the last and in all layers. A cell: attentions that are one kernel each, all kernels of the engine, and how many of them
 ITAE adds; then the plan's megabytes and the seconds of a build, over the row. Random weights, 224 px, batch 1,8,64.
-Needs no GPU: nothing is run. Every build is told on stderr; half a minute a row for ViT-S, two for ViT-B.
+Needs no GPU: nothing is run. Every build is reported on stderr; half a minute a row for ViT-S, two for ViT-B.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How far the exported graph is from eager PyTorch, on real sizes, as a markdown table: `parity_table.py [SIZE...]`.
+"""Differences between the exported graph and eager PyTorch as a markdown table: `parity_table.py [SIZE...]`.
 
 Random weights (seed 0), one picture that the exporter doesn't look at; the largest difference over plain DINOv2 and
-five settings of ITAE with artifacts in none to many patches. A flag that differs, its norm within rounding of the
-threshold, counts in the differences; stderr has each setting apart. Minutes and 8 GB for ViT-L.
+five settings of ITAE with artifacts in none to many patches. The differences include those of flags whose norm is
+within rounding of the threshold; stderr has each setting separately. Minutes and 8 GB for ViT-L.
 """
 
 from __future__ import annotations

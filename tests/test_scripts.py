@@ -1,4 +1,4 @@
-"""The scripts: the only door to set-up, tests and quickstart, tried with a stand-in for Python where they are long."""
+"""The scripts for set-up, tests and quickstart; the long ones run with a stand-in for Python."""
 
 from __future__ import annotations
 

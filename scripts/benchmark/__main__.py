@@ -218,7 +218,7 @@ def _numbers(option: str, text: str, most: int, count: int | None = None) -> lis
 
 
 def _progress(what: str, total: int) -> Callable[[int], None]:
-    """Tells of a race now and then."""
+    """Return a function that reports the progress of a race from time to time."""
     start = last = time.monotonic()
 
     def tell(done: int) -> None:

@@ -38,7 +38,7 @@ class Run:
 
     name: str
     seconds: float
-    """Of ours: the whole process, from start to exit. Of the others: the call, labels included."""
+    """Time of the whole process for `cluster`, and of the call, labels included, for the others."""
     peak: float
     """Memory of the process at most, by VmHWM, as a multiple of the embeddings'."""
     inertia: float

@@ -36,7 +36,7 @@ class Contestant:
     engine: str
     """A key of `runners.RUNNERS`."""
     graph: str | None = None
-    """The file that it runs, a key of `OURS` or `PLAIN`; none: PyTorch."""
+    """The file that it runs, a key of `OURS` or `PLAIN`; None for PyTorch."""
     device: Device = "cpu"
     half: bool = False
     """Whether it computes in float16."""

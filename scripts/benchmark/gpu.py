@@ -1,4 +1,4 @@
-"""What is only used on a machine with an NVIDIA GPU. Never run yet."""
+"""Code that is only used on a machine with an NVIDIA GPU. Never run yet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PEAK_TFLOPS = {
 
 
 def peak_tflops(gpu: str) -> float | None:
-    """The dense peak of a GPU by its name, of the longest name that fits; none where it is not in the table."""
+    """The dense peak of a GPU, by the longest name in the table that fits; None if no name does."""
     words = gpu.replace("-", " ").split()
     fits = [name for name in PEAK_TFLOPS if all(part in words for part in name.split())]
     return PEAK_TFLOPS[max(fits, key=len)] if fits else None

@@ -20,9 +20,9 @@ Quartiles = tuple[float, float, float]
 PAUSE = 0.02
 """Seconds before each run: the threads of the contestant before spin for a while, waiting for work."""
 MAX_ABS = 1e-4
-"""How far a float32 embedding may be from eager PyTorch's, as in the exporter's own parity check."""
+"""Largest distance of a float32 embedding to eager PyTorch's, as in the exporter's own parity check."""
 MIN_COSINE = 0.999
-"""The same for float16."""
+"""Smallest cosine of a float16 embedding and eager PyTorch's."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Timing:
 
     name: str
     seconds: tuple[float, ...]
-    """Of each round."""
+    """The time of each round."""
     ms: Quartiles
     ratio: Quartiles
-    """Of its time to the reference's in the same round."""
+    """The contestant's time divided by the reference's in the same round."""
     images_per_second: float
     accuracy: Accuracy
 
@@ -97,7 +97,7 @@ def accuracy(contestant: Contestant, got: npt.NDArray[np.float32], check: Check)
 
 
 def race(workers: Sequence[Worker], rounds: int, tell: Callable[[int], None]) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round; `tell` is called after each with how many are done."""
+    """Seconds of each contestant in each round; `tell` is called after each round with the number of rounds done."""
     by_name = {worker.contestant.name: worker for worker in workers}
     cycle = orders(list(by_name))
     seconds: dict[str, list[float]] = {name: [] for name in by_name}

@@ -11,7 +11,7 @@ from scripts.benchmark.measure import Race
 from scripts.benchmark.report import LABELS, OURS
 
 BATCH_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")
-"""Of Okabe and Ito, told apart by the colour-blind too."""
+"""Colours by Okabe and Ito, which colour-blind people can distinguish."""
 MARKERS = ("o", "s", "D", "^", "v")
 
 

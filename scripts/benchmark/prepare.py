@@ -25,7 +25,7 @@ IMAGE_SIZE = 224
 SAMPLES = 4
 """Pictures that every contestant is checked on, and that fill its batches."""
 OUTPUTS = ("last_hidden_state", "pooler_output")
-"""Of transformers' export; the embedding is the first token of the first."""
+"""The outputs of transformers' export; the embedding is the first token of the first output."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _transformers(arch: Architecture) -> tuple[Any, Check]:
 
 
 def _export_plain(model: Any, path: Path) -> Path:  # noqa: ANN401
-    """As a user exports it: torch.onnx's dynamo exporter, SDPA attention, everything else by default."""
+    """Export as a user does: torch.onnx's dynamo exporter, SDPA attention, everything else by default."""
     import torch
 
     model.set_attn_implementation("sdpa")

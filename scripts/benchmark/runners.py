@@ -1,4 +1,4 @@
-"""What runs a contestant inside its worker: `put` a batch, `run` it as often as wanted, `get` the embeddings.
+"""Runners of a contestant inside its worker: `put` a batch, `run` it as often as wanted, `get` the embeddings.
 
 `run` alone is timed. On a CPU the batch is an array, as a user has it; on a GPU it lies there already.
 """
@@ -22,7 +22,7 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker loads."""
+    """The work of a worker: what to load, and on which device."""
 
     contestant: Contestant
     arch: Architecture
@@ -34,7 +34,7 @@ class Runner(Protocol):
     """A loaded model."""
 
     version: str
-    """What runs it, with its version."""
+    """The library that runs the contestant, with its version."""
 
     def put(self, batch: Float32) -> None:
         """Take a batch (B, 3, H, W), normalised."""

@@ -1,4 +1,4 @@
-"""A process that holds one contestant and runs it when told; the clock is inside."""
+"""A process that holds one contestant and runs it on command; the clock is inside."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Float32 = npt.NDArray[np.float32]
 Result = TypeVar("Result")
 
 WARM_SECONDS = 0.5
-"""How long each contestant is run before a batch size is timed, at least."""
+"""Shortest time that each contestant runs before a batch size is timed."""
 WARM_RUNS = 3
 
 
@@ -66,7 +66,7 @@ class Worker:
         self._connection.close()
 
     def _answer(self) -> Any:  # noqa: ANN401
-        """What the worker sends back.
+        """Receive the worker's answer.
 
         Raises:
             Refused: the contestant failed, or its process died.
@@ -127,12 +127,12 @@ def serve(connection: Connection, job: Job) -> None:
 
 
 def in_a_process(function: Callable[..., Result], *arguments: object) -> Result:
-    """Call a function where its memory is given back at the end."""
+    """Call a function in a process of its own, so that its memory is released at the end."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context, initializer=_stdout_to_stderr) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def _stdout_to_stderr() -> None:
-    """What libraries print is no part of the report."""
+    """Send the output of libraries to stderr, since stdout is the report."""
     os.dup2(2, 1)

@@ -1,4 +1,4 @@
-"""Work folders that a killed export left behind are removed by the next one; those of others never are."""
+"""The next export removes work folders that a killed export left behind, and no folders of others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What needs a GPU to build."""
+"""Engines whose build needs a GPU."""
 
 from __future__ import annotations
 

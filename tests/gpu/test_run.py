@@ -1,4 +1,4 @@
-"""What needs a GPU to run: engines and ONNX Runtime's CUDA against the golden sample, streams, threads, tensors."""
+"""Runs that need a GPU: engines and ONNX Runtime's CUDA against the golden sample, streams, threads, tensors."""
 
 from __future__ import annotations
 

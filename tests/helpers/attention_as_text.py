@@ -1,4 +1,4 @@
-"""A DINOv2 block's attention as ONNX text, with knobs: what the passes are tested on."""
+"""A DINOv2 block's attention as ONNX text, with options, for tests of the passes."""
 
 from __future__ import annotations
 

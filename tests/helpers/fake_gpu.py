@@ -1,8 +1,8 @@
-"""A GPU that is not there: memory, streams and events in numpy, as mean as a real one.
+"""A stand-in for a GPU: memory, streams and events in numpy, as strict as a real one.
 
-What is put on a stream happens late, and in any order that streams and events allow (seeded); memory is filled with
-rubbish when it is given, and using it after it was freed is an error. So a missing event, or a buffer used too early,
-gives wrong numbers.
+Work on a stream happens late, and in any order that streams and events allow (seeded). New memory holds random
+numbers, and using it after it was freed is an error. So a missing event, or a buffer that is used too early, gives
+wrong results.
 """
 
 from __future__ import annotations

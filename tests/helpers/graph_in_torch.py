@@ -1,8 +1,8 @@
 """An ONNX graph run by PyTorch, node by node, each in the data type that the graph gives it.
 
 ONNX Runtime's CPU has no bfloat16 kernels, and onnx's reference evaluator is too slow for real sizes. A node of half
-precision reads rounded numbers, computes in float32 and rounds what it gives, as a GPU does. Only the nodes
-and attributes that our graphs have.
+precision reads rounded numbers, computes in float32 and rounds its result, as a GPU does. Only the nodes and attributes
+of our graphs are supported.
 """
 
 from __future__ import annotations

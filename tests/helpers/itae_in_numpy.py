@@ -1,4 +1,4 @@
-"""exporter/ITAE.md once more, in numpy, patch by patch and row by row: slow, and sharing no code with the exporter."""
+"""A slow implementation of exporter/ITAE.md in numpy, patch by patch and row by row, without code of the exporter."""
 
 import math
 

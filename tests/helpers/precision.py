@@ -1,4 +1,4 @@
-"""How far a half-precision graph is from eager float32: for the tests and for `scripts/precision_table.py`."""
+"""Differences between a half-precision graph and eager float32, for tests and `scripts/precision_table.py`."""
 
 from __future__ import annotations
 

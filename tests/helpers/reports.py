@@ -1,4 +1,4 @@
-"""Small reports of seeded pictures, and what stands in a report's file."""
+"""Small reports of seeded pictures, and a parser of report files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Random DINOv2 weights with the trouble planted in them that half precision is known to have with the real ones.
+"""Random DINOv2 weights with planted properties of the real ones that are hard for half precision.
 
-Meta's models have a residual channel of thousands at some tokens, and keys far from zero. Planted in the weights, so
-that everything downstream (LayerNorm, the norms, the softmax) meets it as it would there.
+Meta's models have a residual channel of thousands at some tokens, and keys far from zero. These are planted in the
+weights, so that everything downstream (LayerNorm, the norms, the softmax) meets them as in the real models.
 """
 
 from __future__ import annotations

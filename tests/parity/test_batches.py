@@ -1,4 +1,4 @@
-"""ONNX Runtime gives an image the same in every row, at every batch size, beside any neighbours: a real size."""
+"""ONNX Runtime's result of an image is the same in every row, at every batch size, beside any neighbours."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Which attentions are one kernel, and what is said where they aren't."""
+"""Which attentions are one kernel, and the reasons that are reported for the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bf16 from end to end: what is published, what the manifest says of it, and what can't be run says so."""
+"""bf16 from end to end: the published files, the manifest, and the error if something can't run it."""
 
 import contextlib
 import dataclasses

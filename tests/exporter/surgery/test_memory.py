@@ -1,4 +1,4 @@
-"""PyTorch's copy of the weights is gone once the model is traced: ONNX Runtime's own comes next."""
+"""PyTorch's copy of the weights is released after the trace, before ONNX Runtime makes its own copy."""
 
 import gc
 import weakref

@@ -1,4 +1,4 @@
-"""What torch's exporter gives and what the surgery makes of it, on real traces."""
+"""The graphs of torch's exporter, and the same graphs after surgery, on real traces."""
 
 import dataclasses
 from pathlib import Path

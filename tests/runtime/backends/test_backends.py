@@ -1,4 +1,4 @@
-"""Every backend answers one protocol, and says no clearly."""
+"""Every backend follows one protocol, and refuses with a clear message."""
 
 import ctypes
 import importlib.util

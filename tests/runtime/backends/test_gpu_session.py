@@ -1,4 +1,4 @@
-"""The session of GPUs on one that is not there: slots, limits of profiles, threads, errors, closing, tensors."""
+"""The GPU session on a stand-in for a GPU: slots, limits of profiles, threads, errors, closing, tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenVINO: its settings, its silence, and real models on it."""
+"""OpenVINO: its settings, its telemetry that stays off, and real models on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines: what can be told of them without a GPU, by the real bindings or by stand-ins of their objects."""
+"""Engines as far as they can be tested without a GPU, by the real bindings or by stand-ins for their objects."""
 
 from __future__ import annotations
 

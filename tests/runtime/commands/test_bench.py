@@ -1,4 +1,4 @@
-"""How fast a model is: the figures, what bounds a run, and the reports."""
+"""`bench`: the figures, the limits of a run, and the reports."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What the model flags, against the same model computed in numpy."""
+"""The flags of a report, compared with the same model in numpy."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Whole or not at all: whatever happens in the middle of a write, the old file is as before, and alone."""
+"""Atomic writes: whatever happens in the middle of a write, the old file is unchanged and nothing else is left."""
 
 import errno
 import os

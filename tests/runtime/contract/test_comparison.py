@@ -1,4 +1,4 @@
-"""The comparison passes what is right, and fails each wrong thing by its own clause."""
+"""The comparison passes right results, and each kind of wrong result fails with a clause of its own."""
 
 import dataclasses
 

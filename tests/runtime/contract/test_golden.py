@@ -1,4 +1,4 @@
-"""A golden sample is the one of the manifest, whole, and of the model's shapes, or it is refused."""
+"""A golden sample is refused unless it is the manifest's, complete, and of the model's shapes."""
 
 import dataclasses
 import io

@@ -1,4 +1,4 @@
-"""How far a long run is, for people and for logs."""
+"""Progress of a long run, on terminals and in logs."""
 
 import io
 import time

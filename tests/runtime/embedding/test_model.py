@@ -1,4 +1,4 @@
-"""A model in a program: every kind of picture, other outputs, many threads, and what is said of what can't be used."""
+"""A model in a program: every kind of picture, other outputs, many threads, and the errors for unusable input."""
 
 import functools
 import io

@@ -1,4 +1,4 @@
-"""The protocol: scores from sets solved by hand, and what must change nothing."""
+"""The protocol: scores of sets solved by hand, and changes that must have no effect."""
 
 import dataclasses
 import math

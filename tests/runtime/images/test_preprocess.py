@@ -1,4 +1,4 @@
-"""From a picture to the model's input, compared with transformers' own processor of DINOv2 pixel by pixel."""
+"""Preprocessing, compared with transformers' own processor of DINOv2 pixel by pixel."""
 
 import os
 

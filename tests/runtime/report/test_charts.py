@@ -1,4 +1,4 @@
-"""Bars, columns, curve and histogram say what the numbers are."""
+"""Bars, columns, curve and histogram show the numbers that they are given."""
 
 import re
 

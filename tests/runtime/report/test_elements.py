@@ -1,4 +1,4 @@
-"""Nothing that a file's name holds gets out of its place."""
+"""Names of files can't change the HTML around them."""
 
 import json
 

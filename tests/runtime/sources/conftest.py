@@ -1,4 +1,4 @@
-"""Small images, whose pixels tell which they are."""
+"""Small images that can be recognised by their pixels."""
 
 import io
 

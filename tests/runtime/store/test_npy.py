@@ -1,4 +1,4 @@
-"""Embeddings as one npy file: what is written is read, by numpy alone too."""
+"""Embeddings as one npy file: they are read back as written, also by numpy alone."""
 
 import tempfile
 from pathlib import Path

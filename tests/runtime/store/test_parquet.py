@@ -1,4 +1,4 @@
-"""Embeddings as parquet: what is written is read, and nothing else is taken for it."""
+"""Embeddings as parquet: they are read back as written, and other files are not taken for them."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Writing a store: no row is lost or doubled, however a run ends; nothing foreign is overwritten."""
+"""Writing a store: no row is lost or doubled, however a run ends; files of others are not overwritten."""
 
 import errno
 import json

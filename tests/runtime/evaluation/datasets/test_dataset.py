@@ -1,4 +1,4 @@
-"""How --limit chooses."""
+"""The choice of images by --limit."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Decoded pixels take the way of image files: the embedding of a CIFAR record is that of its picture."""
+"""Decoded pixels are processed like image files: the embedding of a CIFAR record is that of its picture."""
 
 import json
 

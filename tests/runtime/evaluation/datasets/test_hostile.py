@@ -1,4 +1,4 @@
-"""Files from elsewhere, damaged anywhere: a data set or one line, never another exception."""
+"""Damaged files: a data set is read, or an `InputError` of one line is raised, and no other exception."""
 
 import io
 import tarfile

@@ -1,4 +1,4 @@
-"""Parquet as the Hugging Face hub has it."""
+"""Labelled parquet in the form of the Hugging Face hub."""
 
 import io
 import json
