@@ -13,33 +13,33 @@ EXAMPLES = """examples:
   %(prog)s itae.onnx
   %(prog)s itae.engine --batch 1,8,64 --seconds 30 --json
 
-A latency is that of a whole batch, from arrays in memory to checked arrays in memory, one batch after another; no
-picture is read. p99 needs 100 runs, p95 20: where there were fewer the figure is marked. Peak RSS is that of the
-whole process so far, so give batch sizes in rising order. GPU memory is that of the whole first GPU.
+A latency is the time of a whole batch, from arrays in memory to checked arrays in memory, one batch after another; no
+picture is read. p99 needs 100 runs and p95 20; with fewer runs the figure is marked. Peak RSS is that of the whole
+process so far, so give batch sizes in rising order. GPU memory is that of the whole first GPU.
 
-exit code: 0 if it was measured, 2 for bad use or if no backend here can run the model"""
+exit code: 0 if the model was measured, 2 for bad use or if no backend here can run it"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     options.add_model(parser)
     parser.add_argument("--batch", metavar="N,...", type=_sizes, default=(1, 8), help="batch sizes (default: 1,8)")
-    what = "timed runs of a batch size take about so long"
+    what = "approximate time of the timed runs of a batch size"
     parser.add_argument("--seconds", metavar="S", type=float, default=10.0, help=f"{what} (default: %(default)g)")
-    what = "and are at most so many"
+    what = "largest number of timed runs of a batch size"
     parser.add_argument("--runs", metavar="N", type=int, default=1000, help=f"{what} (default: %(default)s)")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the inputs (default: %(default)s)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the inputs (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options.add_provider(parser)
     options.add_no_verify_hash(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure `arguments.model`; gives the exit code.
+    """Measure `arguments.model` and return the exit code.
 
     Raises:
         UsageError: a number makes no sense, or the model takes no such batch.
-        ManifestError, BackendError: the model can't be read, or not be run here.
+        ManifestError, BackendError: the model can't be read or can't run here.
     """
     import json
 

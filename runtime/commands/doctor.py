@@ -12,13 +12,13 @@ from runtime.commands import options
 if TYPE_CHECKING:
     from runtime.checks.doctor import Attempt, Diagnosis, Machine
 
-WHAT = "tell what this machine can run, and whether a model runs here"
+WHAT = "report what this machine can run, and whether a model runs here"
 EXAMPLES = """examples:
   %(prog)s
   %(prog)s itae.engine
   %(prog)s itae.onnx --json
 
-With MODEL it is loaded on every backend that takes it, and its golden sample is run; `verify` looks closer.
+A MODEL is loaded on every backend that takes it, and its golden sample is run; `verify` looks closer.
 
 exit code: 0 if the model runs by default (without MODEL: if nothing is broken), 1 if not"""
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Examine this machine and `arguments.model`; gives the exit code."""
+    """Examine this machine and `arguments.model`, and return the exit code."""
     from runtime.checks.doctor import as_json, examine
 
     diagnosis = examine(arguments.model)
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def as_text(diagnosis: Diagnosis) -> str:
-    """The table for people."""
+    """The diagnosis as a table."""
     rows = _machine_rows(diagnosis.machine)
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}".rstrip() for name, value in rows]

@@ -18,6 +18,7 @@ from runtime.contract.errors import ItaeError, ParityError, UsageError
 if TYPE_CHECKING:
     from runtime.checks.against import Against
     from runtime.checks.criteria import Limits
+    from runtime.contract.keys import Key
     from runtime.contract.manifest import Manifest
     from runtime.sources.item import Entry
 
@@ -29,17 +30,17 @@ EXAMPLES = """examples:
   %(prog)s itae.onnx --junit report.xml --json
   %(prog)s itae.engine --against itae.onnx --images photos/
 
-With --against, both models embed the pictures, each as its manifest says, and these are compared: the largest
-difference of an element, cosines, how many of a picture's 10 nearest (by cosine) are the same, and the adjusted Rand
-index of k-means on OTHER's and k-means on MODEL's that starts from those clusters; and rows of batches with pictures
-alone.
-Default limits are those of the less precise of both; of ITAE's flags a few may fall the other way, so that with it
-the smallest and the mean cosine are held to little, and the median to much.
+With --against, both models embed the pictures, each with its own preprocessing, and the embeddings are compared: the
+largest difference of an element; the cosines; how many of a picture's 10 nearest (by cosine) are the same; the adjusted
+Rand index of two clusterings, k-means on OTHER's embeddings and k-means on MODEL's that starts from those clusters; and
+rows of batches beside the same pictures alone.
+Default limits are those of the less precise model. With ITAE a few flags may fall the other way, so the limits on the
+smallest and the mean cosine are low then, and that on the median is high.
 
-exit code: 0 if the model does what is promised, 1 if it is off, 2 for bad use or if no backend here can run it"""
+exit code: 0 if the model keeps every limit, 1 if it is off, 2 for bad use or if no backend here can run it"""
 
 _ALONE = {"max_abs": "max_abs", "min_cosine": "min_cosine", "max_batch_distance": "batch_distance"}
-"""Options that change limits of the golden sample, and the fields of `ParityLimits`."""
+"""Options that change limits of the golden sample, and the fields of `ParityLimits` that they change."""
 _LIMITS = {
     "max_abs": "largest difference of an element",
     "min_cosine": "smallest cosine of an embedding and its reference",
@@ -66,25 +67,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGES",
         nargs="+",
         type=options.text,
-        help="files, folders, lists ..., as `embed` takes them",
+        help="the pictures: files, folders, lists ..., as for `embed`",
     )
     against.add_argument("--against-provider", choices=PROVIDERS, help="what runs OTHER (default: auto)")
-    against.add_argument("--limit", metavar="N", type=int, help="N of the pictures, spread evenly over all")
-    against.add_argument("--k", metavar="K", type=int, help="clusters (default: a tenth of the pictures, at most 10)")
-    against.add_argument("--seed", metavar="N", type=int, help="of the clusterings (default: 0)")
-    limits = parser.add_argument_group("limits in place of the default ones; (*): with --against alone")
+    against.add_argument("--limit", metavar="N", type=int, help="only N of the pictures, spread evenly over all")
+    what = "number of clusters"
+    against.add_argument("--k", metavar="K", type=int, help=f"{what} (default: a tenth of the pictures, at most 10)")
+    against.add_argument("--seed", metavar="N", type=int, help="seed of the clusterings (default: 0)")
+    limits = parser.add_argument_group("limits that replace the default ones; (*): only with --against")
     for name, what in _LIMITS.items():
         limits.add_argument(f"--{name.replace('_', '-')}", metavar="X", type=float, help=what)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Verify `arguments.model`; gives the exit code.
+    """Verify `arguments.model` and return the exit code.
 
     Raises:
-        UsageError: options that don't belong together, or --junit names a file of a model.
+        UsageError: options don't belong together, or --junit names a file of a model.
         ParityError: the model is off.
         InputError: no picture can be read.
-        ManifestError, BackendError: a model can't be read, or not be run here.
+        ManifestError, BackendError: a model can't be read or can't run here.
     """
     _check(arguments)
     model: Path = arguments.model
@@ -117,7 +119,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.against is None:
         for name in _WITH_AGAINST:
             if getattr(arguments, name) is not None:
-                raise UsageError(f"--{name.replace('_', '-')} is for --against OTHER alone")
+                raise UsageError(f"--{name.replace('_', '-')} is only for --against OTHER")
     elif arguments.images is None:
         raise UsageError("--against needs --images: the pictures to compare on")
     for name, least in (("limit", 1), ("k", 2), ("seed", 0)):
@@ -126,7 +128,7 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--{name} {value}: must be {least} or more")
     for name in _LIMITS:
         if (value := getattr(arguments, name)) is not None and math.isnan(value):
-            raise UsageError(f"--{name.replace('_', '-')}: NaN is no limit")
+            raise UsageError(f"--{name.replace('_', '-')}: must be a number, not NaN")
     for model in filter(None, (arguments.model, arguments.against)):
         own = (model, manifest_path(model), parity_path(model), model.with_name(f"{model.name}.data"))
         if arguments.junit is not None and arguments.junit.resolve() in [path.resolve() for path in own]:
@@ -136,7 +138,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _reported(
     arguments: argparse.Namespace, as_junit: Callable[[Path, Result | ItaeError], bytes], check: Callable[[], Result]
 ) -> Result:
-    """What `check` gives, or its error, also written as a JUnit report where one is asked for."""
+    """Call `check` and return its result; write it, or the error, as a JUnit report if --junit is given."""
     from runtime.contract.atomic import write_atomically
 
     outcome: Result | ItaeError
@@ -186,13 +188,13 @@ def _compare(arguments: argparse.Namespace, changed: dict[str, float]) -> Agains
 
 
 def _pictures(arguments: argparse.Namespace) -> tuple[Iterator[Entry], int]:
-    """The pictures of --images, --limit of them, and how many these are."""
+    """The pictures of --images, at most --limit of them, and their number."""
     from runtime.embedding.stream import silence_pillow
     from runtime.sources import open_sources
 
     silence_pillow()
     sources = open_sources(arguments.images)
-    keys: list[tuple[str, str]] = []
+    keys: list[Key] = []
 
     def take_name(root: str, path: str) -> bool:
         keys.append((root, path))

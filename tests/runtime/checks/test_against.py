@@ -425,12 +425,12 @@ def test_limits_of_the_golden_sample_can_be_changed(option, call, tiny) -> None:
 
 BAD_USE = {
     "no pictures": (["{tiny}", "--against", "{tiny}"], "--against needs --images"),
-    "pictures alone": (["{tiny}", "--images", "{folder}"], "--images is for --against OTHER alone"),
-    "a limit of --against": (["{tiny}", "--min-ari", "0.5"], "--min-ari is for --against OTHER alone"),
+    "pictures alone": (["{tiny}", "--images", "{folder}"], "--images is only for --against OTHER"),
+    "a limit of --against": (["{tiny}", "--min-ari", "0.5"], "--min-ari is only for --against OTHER"),
     "k alone": (["{tiny}", "--k", "3"], "--k is for --against"),
     "k 1": (["{tiny}", "--against", "{tiny}", "--images", "{folder}", "--k", "1"], "--k 1: must be 2 or more"),
     "limit 0": (["{tiny}", "--against", "{tiny}", "--images", "{folder}", "--limit", "0"], "--limit 0: must be 1"),
-    "NaN": (["{tiny}", "--max-abs", "nan"], "--max-abs: NaN is no limit"),
+    "NaN": (["{tiny}", "--max-abs", "nan"], "--max-abs: must be a number, not NaN"),
     "no such folder": (["{tiny}", "--against", "{tiny}", "--images", "nowhere"], "nowhere: No such file"),
     "no such model": (["{tiny}", "--against", "no.onnx", "--images", "{folder}"], "no.onnx: no such model file"),
     "too many clusters": (
