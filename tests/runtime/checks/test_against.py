@@ -427,7 +427,7 @@ BAD_USE = {
     "no pictures": (["{tiny}", "--against", "{tiny}"], "--against needs --images"),
     "pictures alone": (["{tiny}", "--images", "{folder}"], "--images is only for --against OTHER"),
     "a limit of --against": (["{tiny}", "--min-ari", "0.5"], "--min-ari is only for --against OTHER"),
-    "k alone": (["{tiny}", "--k", "3"], "--k is for --against"),
+    "k alone": (["{tiny}", "--k", "3"], "--k is only for --against"),
     "k 1": (["{tiny}", "--against", "{tiny}", "--images", "{folder}", "--k", "1"], "--k 1: must be 2 or more"),
     "limit 0": (["{tiny}", "--against", "{tiny}", "--images", "{folder}", "--limit", "0"], "--limit 0: must be 1"),
     "NaN": (["{tiny}", "--max-abs", "nan"], "--max-abs: must be a number, not NaN"),
