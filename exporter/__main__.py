@@ -44,6 +44,7 @@ def summary(result: ExportResult) -> list[str]:
     revision = f" at {m.model.revision}" if m.model.revision else ""
     lines = [
         f"{result.path}: {made}",
+        *([f"  backend  {m.builder.name}: {result.backend_reason}"] if result.backend_reason else []),
         f"  model    {o.size}, {o.precision}, {height}x{width}, {batch}, weights {o.weights}{revision}",
         f"  ITAE     {_itae(m)}",
         f"  computes {_computed(m)}",

@@ -12,7 +12,7 @@ import onnx
 
 from exporter import surgery, trace
 from exporter.build import engine, fusion, timing_cache
-from exporter.build.engine import BackendName
+from exporter.build.engine import Choice
 from exporter.build.publish import Product, publish
 from exporter.models import position, weights
 from exporter.models.weights import Origin
@@ -32,26 +32,27 @@ def export(spec: ExportSpec, progress: Progress) -> ExportResult:
     Raises:
         ItaeError: one of the kinds of `runtime.contract.errors`; the message speaks to the user.
     """
-    backend = engine.choose_backend(spec.backend) if spec.makes_engine else None
+    choice = engine.choose_backend(spec.backend) if spec.makes_engine else None
     spec.check_folder()
     timings = None
-    if backend == "tensorrt-rtx" and spec.timing_cache is not None and spec.backend == "auto":
+    is_rtx = choice is not None and choice.backend == "tensorrt-rtx"
+    if is_rtx and spec.timing_cache is not None and spec.backend == "auto":
         progress.note(f"--timing-cache {spec.timing_cache} is not used: {timing_cache.NO_TIMINGS}")
-    elif backend is not None and spec.timing_cache is not None:
-        timings = timing_cache.read(Path(spec.timing_cache), backend)
+    elif choice is not None and spec.timing_cache is not None:
+        timings = timing_cache.read(Path(spec.timing_cache), choice.backend)
     try:
         with work_folder(beside=spec.path) as work:
             traced, origin, samples = _load_and_trace(spec, work, progress)
             model, data, checks = _operate_and_check(spec, traced, samples, work, progress)
             built = None
-            if backend is not None:
-                with progress.step("build", f"{spec.resolved_precision} engine by {backend}"):
-                    built = _build(spec, model, work / "model.plan", backend, timings, progress)
+            if choice is not None:
+                with progress.step("build", f"{spec.resolved_precision} engine by {choice.backend}"):
+                    built = _build(spec, model, work / "model.plan", choice, timings, progress)
             with progress.step("publish", f"{spec.path} and its manifest"):
                 manifest = _publish(spec, model, data, built, origin, samples[0], checks, work)
     except OSError as error:
         raise cannot_write(spec.path, error) from error
-    return ExportResult(spec.path, manifest, progress.seconds)
+    return ExportResult(spec.path, manifest, progress.seconds, choice.reason if choice is not None else None)
 
 
 def _load_and_trace(spec: ExportSpec, work: Path, progress: Progress) -> tuple[Path, Origin, list[Sample]]:
@@ -130,10 +131,10 @@ def _operate(
 
 
 def _build(
-    spec: ExportSpec, model: Path, plan: Path, backend: BackendName, timings: bytes | None, progress: Progress
+    spec: ExportSpec, model: Path, plan: Path, choice: Choice, timings: bytes | None, progress: Progress
 ) -> tuple[Builder, Fusion | None]:
     """Write the engine of the operated model to `plan`, and say whether its attention is fused."""
-    request = engine.EngineRequest(backend, spec.profile, spec.workspace_mib, timings)
+    request = engine.EngineRequest(choice.backend, spec.profile, spec.workspace_mib, timings)
     built = engine.build(model, plan, request, progress.log)
     if spec.timing_cache is not None and built.timing_cache is not None:
         write_atomically(Path(spec.timing_cache), built.timing_cache)

@@ -16,3 +16,5 @@ class ExportResult:
     manifest: Manifest
     seconds: dict[str, float]
     """By step."""
+    backend_reason: str | None = None
+    """Why `--backend auto` chose the library that built the engine; None where it did not choose."""

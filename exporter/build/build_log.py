@@ -10,27 +10,17 @@ import json
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType, ModuleType
-from typing import Any
 
 from runtime.contract.errors import BuildError
+from runtime.contract.tensorrt import LibraryLog, Record, TrtObject
 
-TrtObject = Any
-"""An object of TensorRT's bindings, which ship no types."""
-Log = Callable[[str, str], None]
-"""Takes a severity (`verbose`, `info`, `warning`, `error`, `internal error`) and a message."""
-
-MAX_ERRORS = 3
-MAX_ERROR_CHARS = 1200
-"""Of one line: TensorRT quotes whole tensors."""
 _KERNEL = re.compile(r"^Name: (.+?), LayerType: (\w*),(.*)$", re.MULTILINE)
 _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 _NO_WORK = ("shape_call", "signal", "wait")
 """Types of layers that only synchronise streams or compute shapes: no kernel runs."""
-_NO_DRIVER = "cudaError 35"
-"""In a line that TensorRT-RTX adds to every error where there is no GPU; it would read as the cause."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +33,18 @@ class Kernel:
     """Names of the ONNX nodes that it computes, wholly or in part."""
 
 
-class BuildLog:
+class BuildLog(LibraryLog):
     """Keeps the errors and the kernels of one build, and hands every message on.
 
     TensorRT swallows what is raised in a callback and goes on. So it is kept in `raised`, which ends the
     build (`trt_monitor`) and is raised again after it (`stopped_by_callbacks`).
     """
 
-    def __init__(self, forward: Log | None = None) -> None:
+    def __init__(self, forward: Record | None = None) -> None:
         """`forward` gets every message; none: they are only read."""
+        super().__init__()
         self._forward = forward
         self._lock = threading.Lock()  # the builder may log from several threads
-        self._errors: list[str] = []
         self.kernels: tuple[Kernel, ...] = ()
         """In the order of execution."""
         self.complaints = 0
@@ -69,24 +59,11 @@ class BuildLog:
                     self.kernels = logged_kernels(message)
                 if severity == "warning" or severity.endswith("error"):
                     self.complaints += 1
-                if severity.endswith("error"):
-                    self._errors.append(message)
+                super().record(severity, message)
                 if self._forward is not None and self.raised is None:
                     self._forward(severity, message)
         except BaseException as error:  # Ctrl-C too: see the class
             self.raised = error
-
-    def last_errors(self) -> str:
-        """The builder's own last words on one line, the same only once; empty if it gave none."""
-        latest_first = dict.fromkeys(one_line(error) for error in reversed(self._errors))
-        return "; ".join(reversed(list(latest_first)[:MAX_ERRORS]))
-
-
-def one_line(text: str) -> str:
-    """The text without its line breaks and without complaints about a missing driver, cut where very long."""
-    lines = text.splitlines()
-    line = " ".join(" ".join([line for line in lines if _NO_DRIVER not in line] or lines).split())
-    return line if len(line) <= MAX_ERROR_CHARS else line[:MAX_ERROR_CHARS] + "..."
 
 
 def logged_kernels(layers: str) -> tuple[Kernel, ...]:
@@ -139,19 +116,6 @@ def stopped_by_callbacks(log: BuildLog) -> Iterator[None]:
             signal.signal(number, signal.default_int_handler)
     if log.raised is not None:
         raise log.raised
-
-
-def trt_logger(trt: ModuleType, log: BuildLog) -> TrtObject:
-    """A TensorRT logger that records in `log`; `trt.Logger` would print to stdout."""
-
-    class Logger(trt.ILogger):  # type: ignore[name-defined,misc]  # the base is known at run time only
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # pybind11 refuses super().__init__
-
-        def log(self, severity: TrtObject, message: str) -> None:
-            log.record(severity.name.lower().replace("_", " "), message)
-
-    return Logger()
 
 
 def trt_monitor(trt: ModuleType, log: BuildLog) -> TrtObject:

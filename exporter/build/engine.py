@@ -6,7 +6,6 @@ instead of saying so; TensorRT-RTX builds on any machine and compiles for the GP
 
 from __future__ import annotations
 
-import importlib
 import platform
 import sys
 from collections.abc import Iterable
@@ -19,41 +18,47 @@ from exporter.build import timing_cache
 from exporter.build.build_log import (
     BuildLog,
     Kernel,
-    Log,
-    TrtObject,
     inspected_kernels,
-    one_line,
     stopped_by_callbacks,
-    trt_logger,
     trt_monitor,
 )
 from runtime.contract.atomic import cannot_write
-from runtime.contract.cuda import require_gpu
+from runtime.contract.driver import GpuInfo, read_driver, require_gpu
 from runtime.contract.errors import BackendError, BuildError
 from runtime.contract.manifest import Builder
+from runtime.contract.tensorrt import (
+    RTX_CAPABILITIES,
+    LibraryName,
+    Record,
+    TrtObject,
+    import_library,
+    make_logger,
+    numpy_name,
+    shortened,
+)
 
 if TYPE_CHECKING:
     from onnx import ValueInfoProto
-
-BackendName = Literal["tensorrt", "tensorrt-rtx"]
-
-_MODULES: dict[BackendName, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-_EXTRAS: dict[BackendName, str] = {"tensorrt": "gpu", "tensorrt-rtx": "rtx"}
-_OLDEST: dict[BackendName, int] = {"tensorrt": 10, "tensorrt-rtx": 1}
-"""Major versions. Before TensorRT 10 precision was the builder's choice and not the graph's."""
-_DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
-"""TensorRT's data types that numpy calls otherwise."""
 
 Tensors = tuple[tuple[str, str], ...]
 """Name and data type (`float32`, `float16`, `uint8`, `bool` ...) of each tensor."""
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The library that builds an engine."""
+
+    backend: LibraryName
+    reason: str | None
+    """Why it was chosen; None where it was asked for by name."""
+
+
+@dataclass(frozen=True)
 class EngineRequest:
     """What to build; the inputs' names and shapes are the ONNX file's."""
 
-    backend: BackendName
-    """As `choose_backend` gave it."""
+    backend: LibraryName
+    """Of the `Choice` that `choose_backend` made."""
     batch: tuple[int, int, int]
     """min, opt, max of dimension 0 of every input; all equal: a fixed batch."""
     workspace_mib: int | None = None
@@ -87,36 +92,60 @@ class _Built:
     timing_cache: bytes | None
 
 
-def choose_backend(requested: Literal["auto", "tensorrt", "tensorrt-rtx"]) -> BackendName:
-    """The library to build with; `auto` is TensorRT where it and a GPU are, else TensorRT-RTX.
+def choose_backend(requested: Literal["auto", "tensorrt", "tensorrt-rtx"]) -> Choice:
+    """Choose the library to build with, and check that it is here.
+
+    `auto` is TensorRT where there is a GPU. It is TensorRT-RTX where there is none, and where TensorRT is not
+    installed and TensorRT-RTX supports the GPU.
 
     Raises:
-        BackendError: what was asked for isn't here; the message says what to install.
+        BackendError: what was asked for is not here, or nothing here builds for this GPU; the message says what to
+            install.
     """
-    reasons = []
-    for candidate in _candidates(requested):
-        try:
-            _load(candidate)
-        except BackendError as error:
-            reasons.append(str(error))
-        else:
-            return candidate
-    raise BackendError("; or ".join(reasons))
-
-
-def _candidates(requested: Literal["auto", "tensorrt", "tensorrt-rtx"]) -> tuple[BackendName, ...]:
     if requested == "tensorrt-rtx":
-        return ("tensorrt-rtx",)
+        import_library(requested, "--backend tensorrt-rtx")
+        return Choice(requested, None)
     try:
         require_gpu("--backend tensorrt")
     except BackendError as error:
         if requested == "tensorrt":
             raise BackendError(f"{error}; --backend tensorrt-rtx builds without one") from error
-        return ("tensorrt-rtx",)
-    return ("tensorrt",) if requested == "tensorrt" else ("tensorrt", "tensorrt-rtx")
+        import_library("tensorrt-rtx", "without a GPU, --backend auto")
+        return Choice("tensorrt-rtx", "there is no usable GPU here; it compiles for the RTX GPU that loads the engine")
+    try:
+        import_library("tensorrt", f"--backend {requested}")
+    except BackendError as error:
+        if requested == "tensorrt":
+            raise
+        return _rtx_for_this_gpu(error)
+    return Choice("tensorrt", "it is installed, and there is a GPU" if requested == "auto" else None)
 
 
-def build(onnx: Path, plan: Path, request: EngineRequest, log: Log | None = None) -> EngineResult:
+def _rtx_for_this_gpu(no_tensorrt: BackendError) -> Choice:
+    """Choose TensorRT-RTX where it supports a GPU of this machine.
+
+    Raises:
+        BackendError: it supports none of them, or is not here either.
+    """
+    gpus = read_driver().gpus
+    supported = [gpu for gpu in gpus if gpu.compute_capability in RTX_CAPABILITIES]
+    if not supported:
+        raise BackendError(
+            f"{no_tensorrt}; TensorRT-RTX would not run on this machine: {_described(gpus[0])} is not one of "
+            f"{', '.join(RTX_CAPABILITIES)}; to build for another machine say --backend tensorrt-rtx"
+        ) from no_tensorrt
+    try:
+        import_library("tensorrt-rtx", "in its place, --backend auto")
+    except BackendError as error:
+        raise BackendError(f"{no_tensorrt}; or {error}") from error
+    return Choice("tensorrt-rtx", f"it supports {_described(supported[0])}; TensorRT does not load here")
+
+
+def _described(gpu: GpuInfo) -> str:
+    return f"{gpu.name} (compute capability {gpu.compute_capability})"
+
+
+def build(onnx: Path, plan: Path, request: EngineRequest, log: Record | None = None) -> EngineResult:
     """Build the engine of `onnx` and write it to `plan`, a file in a work folder: not atomically.
 
     Precision is the graph's own (strong typing), float32 is never rounded to TF32, and external weights are
@@ -135,7 +164,7 @@ def build(onnx: Path, plan: Path, request: EngineRequest, log: Log | None = None
         OutputFileError: `plan` can't be written.
     """
     inputs, outputs = _onnx_tensors(onnx)
-    trt = _load(request.backend)
+    trt = import_library(request.backend, f"--backend {request.backend}")
     build_log = BuildLog(log)
     with stopped_by_callbacks(build_log):
         built = _serialize(trt, onnx, request, build_log)
@@ -163,7 +192,7 @@ def build(onnx: Path, plan: Path, request: EngineRequest, log: Log | None = None
 
 def _serialize(trt: ModuleType, onnx: Path, request: EngineRequest, log: BuildLog) -> _Built:
     """Parse and build."""
-    logger = trt_logger(trt, log)
+    logger = make_logger(trt, log.record)
     try:
         builder = trt.Builder(logger)
     except (TypeError, RuntimeError) as error:  # a null pointer from C++, where CUDA does not start
@@ -188,7 +217,7 @@ def _serialize(trt: ModuleType, onnx: Path, request: EngineRequest, log: BuildLo
 
 def _parser_errors(parser: TrtObject) -> str:
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    return "; ".join(one_line(f"{error.node_operator()}: {error.desc()}") for error in errors)
+    return "; ".join(shortened(f"{error.node_operator()}: {error.desc()}") for error in errors)
 
 
 def _config(trt: ModuleType, builder: TrtObject, request: EngineRequest, monitor: TrtObject) -> TrtObject:
@@ -235,8 +264,7 @@ def _network_tensors(network: TrtObject) -> tuple[Tensors, Tensors]:
     outputs = [network.get_output(index) for index in range(network.num_outputs)]
 
     def describe(tensors: list[TrtObject]) -> Tensors:
-        names = [(tensor.name, tensor.dtype.name) for tensor in tensors]
-        return tuple((name, _DTYPES.get(dtype, dtype.lower())) for name, dtype in names)
+        return tuple((tensor.name, numpy_name(tensor.dtype)) for tensor in tensors)
 
     return describe(inputs), describe(outputs)
 
@@ -257,22 +285,3 @@ def _onnx_tensors(path: Path) -> tuple[Tensors, Tensors]:
     if not graph.input or not graph.output:
         raise BuildError(f"the ONNX file {path} has no inputs or no outputs: it is empty or truncated")
     return describe(graph.input), describe(graph.output)
-
-
-def _load(backend: BackendName) -> ModuleType:
-    """Import the library of `backend`.
-
-    Raises:
-        BackendError: it is missing, does not load, or is too old.
-    """
-    hint = f"pip install 'itae[{_EXTRAS[backend]}]'"
-    try:
-        module = importlib.import_module(_MODULES[backend])
-    except ModuleNotFoundError as error:
-        raise BackendError(f"{backend} is not installed here: {hint}") from error
-    except (ImportError, OSError, RuntimeError) as error:  # a package without its shared libraries
-        raise BackendError(f"{backend} is installed but does not load ({error}): {hint}") from error
-    version = str(module.__version__)
-    if int(version.split(".")[0]) < _OLDEST[backend]:
-        raise BackendError(f"{backend} {version} is too old, {_OLDEST[backend]} or newer is needed: {hint} --upgrade")
-    return module

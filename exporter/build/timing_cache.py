@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exporter.build.build_log import BuildLog, TrtObject
+from exporter.build.build_log import BuildLog
 from runtime.contract.errors import InputError, UsageError
+from runtime.contract.tensorrt import TrtObject
 
 MAX_BYTES = 256 << 20
 """A cache is a few megabytes; more is refused before it is read."""

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.backends.session import translated
-from runtime.contract.cuda import require_gpu
+from runtime.contract.driver import require_gpu
 from runtime.contract.errors import BackendError
 
 Handle = Any

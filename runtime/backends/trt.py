@@ -6,13 +6,10 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import logging
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from runtime.backends.checked_model import CheckedModel
 from runtime.backends.gpu import Gpu, open_gpu
@@ -21,18 +18,8 @@ from runtime.backends.kernel_cache import KernelCache
 from runtime.backends.session import image_shape
 from runtime.contract.errors import BackendError, ManifestError, one_line
 from runtime.contract.manifest import Manifest
+from runtime.contract.tensorrt import LIBRARIES, LibraryLog, TrtObject, import_library, make_logger, numpy_name
 
-TrtObject = Any
-"""An object of TensorRT's bindings, which ship no types."""
-
-MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-EXTRAS = {"tensorrt": "gpu", "tensorrt-rtx": "rtx"}
-OLDEST = {"tensorrt": 10, "tensorrt-rtx": 1}
-"""Major versions that this code is written for."""
-_DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
-"""TensorRT's data types that numpy calls otherwise."""
-_MAX_ERRORS = 3
-_MAX_ERROR_CHARS = 600
 _TWIN = "or export the .onnx twin to run on the CPU"
 
 _log = logging.getLogger(__name__)
@@ -50,27 +37,11 @@ def open_engine(model: CheckedModel, device: int = 0) -> GpuSession:
         gpu = open_gpu(device, f"{model.path} ({builder})")
     except BackendError as error:
         raise BackendError(f"{error}; take it to a machine with one, {_TWIN}") from error
-    trt = import_library(builder, f"{model.path} needs {builder}")
-    return GpuSession(model.manifest, gpu, lambda _: TrtProgram(trt, model, gpu))
-
-
-def import_library(builder: str, what: str) -> ModuleType:
-    """The bindings that an engine of `builder` needs; `what` begins the message.
-
-    Raises:
-        BackendError: they are not installed, don't load, or are too old.
-    """
-    install = f"pip install 'itae[{EXTRAS[builder]}]'"
     try:
-        module = importlib.import_module(MODULES[builder])
-    except ModuleNotFoundError as error:
-        raise BackendError(f"{what}: {install}; {_TWIN}") from error
-    except (ImportError, OSError, RuntimeError) as error:  # a package without its shared libraries
-        raise BackendError(f"{what}, which is installed and does not load ({one_line(error)}): {install}") from error
-    version = str(module.__version__)
-    if int(version.partition(".")[0]) < OLDEST[builder]:
-        raise BackendError(f"{what} {OLDEST[builder]} or newer, here is {version}: {install} --upgrade")
-    return module
+        trt = import_library(builder, str(model.path))
+    except BackendError as error:
+        raise BackendError(f"{error}; {_TWIN}") from error
+    return GpuSession(model.manifest, gpu, lambda _: TrtProgram(trt, model, gpu))
 
 
 class TrtProgram:
@@ -85,7 +56,7 @@ class TrtProgram:
         """
         manifest = self._manifest = model.manifest
         self._log, logger = engine_log(trt)
-        self.name = f"{_title(manifest)} {trt.__version__}"
+        self.name = f"{LIBRARIES[manifest.builder.name].title} {trt.__version__}"
         self._log.forget()
         try:
             runtime = trt.Runtime(logger)
@@ -134,10 +105,6 @@ class TrtProgram:
         return BackendError(f"{self.name} {what}: {words}{cure and f'; {cure}'}")
 
 
-def _title(manifest: Manifest) -> str:
-    return {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}[manifest.builder.name]
-
-
 def _is_jit(manifest: Manifest) -> bool:
     """Whether the library compiles the engine's kernels where it is loaded, and so can keep them."""
     return manifest.builder.name == "tensorrt-rtx"
@@ -163,8 +130,7 @@ def _check_tensors(model: Path, manifest: Manifest, engine: TrtObject) -> None:
         raise ManifestError(f"{model} has the tensors {names}, its manifest says {list(declared)}: build it again")
     for name, tensor in declared.items():
         mode, dtype = engine.get_tensor_mode(name), engine.get_tensor_dtype(name)
-        numpy_dtype = _DTYPES.get(dtype.name, dtype.name.lower())
-        found = (mode.name == "INPUT", numpy_dtype, tuple(engine.get_tensor_shape(name))[1:])
+        found = (mode.name == "INPUT", numpy_name(dtype), tuple(engine.get_tensor_shape(name))[1:])
         wanted = (tensor is manifest.input, tensor.dtype, image_shape(tensor))
         if found != wanted:
             raise ManifestError(f"{model} has {_told(name, found)}, its manifest says {_told(name, wanted)}")
@@ -179,42 +145,16 @@ def _told(name: str, tensor: tuple[bool, str, tuple[int, ...]]) -> str:
     return f"{'input' if is_input else 'output'} `{name}` as {dtype} {shape} per image"
 
 
-class EngineLog:
-    """What the library said last: it fails without a reason, and tells it here."""
-
-    def __init__(self) -> None:
-        self._errors: deque[str] = deque(maxlen=_MAX_ERRORS)
-
-    def forget(self) -> None:
-        """Forget what was said so far, of something else."""
-        self._errors.clear()
-
-    def record(self, severity: str, message: str) -> None:
-        """Take one message."""
-        line = " ".join(message.split())[:_MAX_ERROR_CHARS]
-        if severity.endswith("ERROR"):
-            self._errors.append(line)
-        _log.debug("%s: %s", severity, line)
-
-    def last_errors(self) -> str:
-        """The last words on one line, the same only once."""
-        return "; ".join(dict.fromkeys(self._errors))
-
-
 @functools.cache
-def engine_log(trt: ModuleType) -> tuple[EngineLog, TrtObject]:
-    """The log of a library, and the logger of its own that fills it.
+def engine_log(trt: ModuleType) -> tuple[LibraryLog, TrtObject]:
+    """Return the log of a library, and the logger that fills it.
 
-    One for the whole process: the library keeps the first that it gets, and uses it as long as it lives. Its own
-    `Logger` would print to stdout.
+    There is one for the whole process: the library keeps the first that it gets, and uses it as long as it lives.
     """
-    log = EngineLog()
+    log = LibraryLog()
 
-    class Logger(trt.ILogger):  # type: ignore[name-defined,misc]  # the base is known at run time only
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # pybind11 refuses super().__init__
+    def record(severity: str, message: str) -> None:
+        log.record(severity, message)
+        _log.debug("%s: %s", severity, message)
 
-        def log(self, severity: TrtObject, message: str) -> None:
-            log.record(severity.name, message)
-
-    return log, Logger()
+    return log, make_logger(trt, record)

@@ -1,4 +1,4 @@
-"""What NVIDIA's driver tells of itself and its GPUs, asked of its own libraries: no package is needed."""
+"""NVIDIA's driver and its GPUs, asked of the driver's own libraries before any library that crashes without them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import ctypes
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.contract.cuda import DRIVER_LIBRARY, require_gpu
 from runtime.contract.errors import BackendError
 
+_DRIVER = "libcuda.so.1"
 _MANAGEMENT = "libnvidia-ml.so.1"
+_NO_DEVICE = 100
+"""CUDA_ERROR_NO_DEVICE."""
 _NAME_BYTES = 256
 _CAPABILITY = (75, 76)
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR, cuda.h."""
@@ -32,20 +34,45 @@ class Driver:
     """The driver and its GPUs, at least one."""
 
     version: str | None
-    """`580.82.07`; none where its management library is missing."""
+    """`580.82.07`; None where its management library is missing."""
     cuda: str
     """The newest CUDA that it runs: `13.0`."""
     gpus: tuple[GpuInfo, ...]
 
 
+def require_gpu(what: str) -> int:
+    """Return the number of GPUs, at least one.
+
+    TensorRT segfaults where there is none, so nothing of it may be touched before this.
+
+    Args:
+        what: what needs a GPU; the message begins with it.
+
+    Raises:
+        BackendError: there is no driver, it does not start, or it finds no GPU.
+    """
+    try:
+        driver = ctypes.CDLL(_DRIVER)
+        start, count_devices = driver.cuInit, driver.cuDeviceGetCount
+    except (OSError, AttributeError) as error:
+        raise BackendError(f"{what} needs an NVIDIA GPU, and there is no driver here ({_DRIVER})") from error
+    count = ctypes.c_int(0)
+    status = int(start(0)) or int(count_devices(ctypes.byref(count)))
+    if status not in (0, _NO_DEVICE):
+        raise BackendError(f"{what} needs an NVIDIA GPU, and the driver here fails: CUDA error {status}")
+    if status == _NO_DEVICE or count.value < 1:
+        raise BackendError(f"{what} needs an NVIDIA GPU, and the driver here finds none")
+    return count.value
+
+
 def read_driver() -> Driver:
-    """The driver of this machine.
+    """Return the driver of this machine and its GPUs.
 
     Raises:
         BackendError: there is none, or no GPU, or it fails.
     """
     count = require_gpu("CUDA")
-    library = ctypes.CDLL(DRIVER_LIBRARY)
+    library = ctypes.CDLL(_DRIVER)
     cuda = ctypes.c_int(0)
     _call(library, "cuDriverGetVersion", ctypes.byref(cuda))
     gpus = tuple(_read_gpu(library, number) for number in range(count))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from exporter.models.architecture import Architecture, architecture
 from runtime.contract.console import Parser, run
-from runtime.contract.cuda import require_gpu
+from runtime.contract.driver import require_gpu
 from runtime.contract.errors import BackendError, CheckError, OutputFileError, UsageError
 from scripts.benchmark import cluster, embed
 from scripts.benchmark.contestants import CONTESTANTS, REFERENCE, Contestant, Device, choose

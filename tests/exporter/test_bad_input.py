@@ -6,6 +6,7 @@ The slow stations (eager PyTorch, the trace) run once; their results are handed 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import errno
 import importlib
@@ -22,6 +23,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from fake_driver import FakeDriver, no_driver
 
 from exporter import pipeline, trace
 from exporter.__main__ import main
@@ -30,7 +32,7 @@ from exporter.models import architecture, weights
 from exporter.models.architecture import Architecture
 from exporter.proof import golden_sample
 from exporter.surgery import materialize
-from runtime.contract.errors import BackendError, BuildError, ManifestError
+from runtime.contract.errors import BuildError, ManifestError
 from runtime.contract.golden import read_golden
 from runtime.contract.manifest import manifest_path, verified_manifest
 
@@ -371,10 +373,6 @@ def test_a_read_only_folder_is_refused_before_the_work(bad_input_export, tmp_pat
 # What is missing on the machine, and what is found wrong.
 
 
-def no_gpu(what: str) -> int:
-    raise BackendError(f"{what} needs an NVIDIA GPU, and there is no driver here")
-
-
 @pytest.mark.parametrize(
     ("backend", "words"),
     [
@@ -386,7 +384,7 @@ def no_gpu(what: str) -> int:
 def test_a_missing_tensorrt_is_told_before_the_work(bad_input_export, tmp_path, monkeypatch, backend, words):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    monkeypatch.setattr(engine, "require_gpu", no_gpu)
+    monkeypatch.setattr(ctypes, "CDLL", no_driver)
     monkeypatch.setattr(weights, "load", None)
     outcome = bad_input_export("--out", str(tmp_path / "a.engine"), "--backend", backend)
     assert_one_line(outcome, 2, words)
@@ -395,15 +393,15 @@ def test_a_missing_tensorrt_is_told_before_the_work(bad_input_export, tmp_path, 
 
 def test_a_gpu_without_tensorrt_is_told_what_to_install(bad_input_export, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    monkeypatch.setattr(engine, "require_gpu", lambda _: 1)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: FakeDriver(["9.0"]))
     outcome = bad_input_export("--out", str(tmp_path / "a.engine"), "--backend", "tensorrt")
-    assert_one_line(outcome, 2, "tensorrt is not installed here: pip install 'itae[gpu]'")
+    assert_one_line(outcome, 2, "tensorrt, which is not installed here: pip install 'itae[gpu]'")
 
 
 @pytest.fixture
 def bad_input_backend(monkeypatch) -> None:
     """A backend that is there, whose `build` the test replaces."""
-    monkeypatch.setattr(engine, "choose_backend", lambda _: "tensorrt-rtx")
+    monkeypatch.setattr(engine, "choose_backend", lambda _: engine.Choice("tensorrt-rtx", None))
 
 
 @pytest.mark.usefixtures("bad_input_backend")

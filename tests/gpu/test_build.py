@@ -12,7 +12,7 @@ import pytest
 from exporter.__main__ import main
 from exporter.build import build_log
 from exporter.build.engine import choose_backend
-from runtime.contract.cuda import require_gpu
+from runtime.contract.driver import require_gpu
 from runtime.contract.manifest import read_manifest
 
 pytestmark = pytest.mark.gpu
@@ -30,7 +30,7 @@ def gpu() -> int:
 
 @needs_tensorrt
 def test_auto_prefers_tensorrt_on_a_machine_with_a_gpu():
-    assert choose_backend("auto") == "tensorrt"
+    assert choose_backend("auto").backend == "tensorrt"
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])

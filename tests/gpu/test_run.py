@@ -20,7 +20,7 @@ from runtime.backends.kernel_cache import cache_path
 from runtime.backends.session import batch_limits
 from runtime.checks.doctor import examine
 from runtime.checks.verify import verify
-from runtime.contract.cuda import require_gpu
+from runtime.contract.driver import require_gpu
 from runtime.contract.errors import InputError, UsageError
 
 pytestmark = pytest.mark.gpu

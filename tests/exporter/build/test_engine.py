@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
 import re
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -16,20 +18,20 @@ import onnx
 import onnx.checker
 import onnx.parser
 import pytest
+from fake_driver import FakeDriver, no_driver
 
 from exporter.build import engine
 from exporter.build.build_log import (
-    MAX_ERROR_CHARS,
     BuildLog,
     Kernel,
     inspected_kernels,
     logged_kernels,
     stopped_by_callbacks,
 )
-from exporter.build.build_log import one_line as one_line_of_log
 from exporter.build.engine import EngineRequest, EngineResult, build, choose_backend
 from exporter.build.fusion import read_fusion
 from exporter.options import MAX_MEDIAN_PATCHES
+from runtime.contract import tensorrt
 from runtime.contract.errors import BackendError, BuildError, InputError, OutputFileError, one_line
 
 N, C, H, BLOCKS = 257, 128, 2, 2
@@ -402,30 +404,6 @@ def test_a_timing_cache_of_another_gpu_is_refused(build_model, monkeypatch):
         build_model(STATIC, EngineRequest("tensorrt-rtx", (2, 2, 2), timing_cache=b""))
 
 
-def test_last_errors_are_one_line_the_latest_and_each_once():
-    log = BuildLog()
-    log.record("warning", "not an error")
-    for text in ["first", "again\n  and again", "third", "again and again", "internal"]:
-        log.record("internal error" if text == "internal" else "error", text)
-    assert log.last_errors() == "third; again and again; internal"
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        pytest.param(
-            "K is\n  too large\n[x] cudaError 35: no driver",
-            "K is too large",
-            id="complaint beside the cause",
-        ),
-        pytest.param("[x] cudaError 35: no driver", "[x] cudaError 35: no driver", id="complaint alone"),
-        pytest.param("a" * 5000, "a" * MAX_ERROR_CHARS + "...", id="very long"),
-    ],
-)
-def test_error_becomes_one_line_about_its_cause(text, line):
-    assert one_line_of_log(text) == line
-
-
 def test_no_engine_without_a_reason_points_to_verbose(tmp_path, build_model, monkeypatch):
     import tensorrt_rtx as trt
 
@@ -450,52 +428,82 @@ def test_library_that_does_not_start_is_a_backend_error(build_model, monkeypatch
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A machine with so many GPUs and libraries of these versions; an exception is raised by the import."""
+    """A machine with GPUs of these compute capabilities and these libraries; an exception is raised by the import."""
 
-    def make(gpus: int, **modules: str | Exception) -> None:
-        def gpu(what: str) -> int:
-            if not gpus:
-                raise BackendError(f"{what} needs an NVIDIA GPU, and there is no driver here")
-            return gpus
-
+    def make(gpus: Sequence[str], **modules: str | Exception) -> None:
         def load(name: str) -> ModuleType | SimpleNamespace:
             found = modules.get(name, ModuleNotFoundError(f"No module named {name!r}"))
             if isinstance(found, Exception):
                 raise found
             return SimpleNamespace(__version__=found)
 
-        monkeypatch.setattr(engine, "require_gpu", gpu)
-        monkeypatch.setattr(engine.importlib, "import_module", load)
+        monkeypatch.setattr(ctypes, "CDLL", (lambda _: FakeDriver(gpus)) if gpus else no_driver)
+        monkeypatch.setattr(tensorrt.importlib, "import_module", load)
 
     return make
 
 
+BOTH = {"tensorrt": "10.9", "tensorrt_rtx": "1.7"}
+ADA, HOPPER = ["8.9"], ["9.0"]
+
+
 @pytest.mark.parametrize(
-    ("gpus", "modules", "requested", "chosen"),
+    ("gpus", "modules", "requested", "chosen", "reason"),
     [
-        pytest.param(1, {"tensorrt": "10.9", "tensorrt_rtx": "1.7"}, "auto", "tensorrt", id="GPU and both"),
-        pytest.param(1, {"tensorrt_rtx": "1.7"}, "auto", "tensorrt-rtx", id="GPU and RTX"),
-        pytest.param(0, {"tensorrt": "11.0", "tensorrt_rtx": "1.7"}, "auto", "tensorrt-rtx", id="no GPU"),
-        pytest.param(2, {"tensorrt": "11.0"}, "tensorrt", "tensorrt", id="TensorRT by name"),
-        pytest.param(1, {"tensorrt": "11.0", "tensorrt_rtx": "1.7"}, "tensorrt-rtx", "tensorrt-rtx", id="RTX by name"),
+        pytest.param(ADA, BOTH, "auto", "tensorrt", "it is installed, and there is a GPU", id="GPU and both"),
+        pytest.param(HOPPER, BOTH, "auto", "tensorrt", "it is installed", id="data-centre GPU and both"),
+        pytest.param(
+            ADA,
+            {"tensorrt_rtx": "1.7"},
+            "auto",
+            "tensorrt-rtx",
+            r"it supports NVIDIA GPU 10 \(compute capability 8\.9\); TensorRT does not load here",
+            id="GPU and RTX",
+        ),
+        pytest.param(
+            ["9.0", "12.0"], {"tensorrt_rtx": "1.7"}, "auto", "tensorrt-rtx", "NVIDIA GPU 11", id="one of two GPUs"
+        ),
+        pytest.param([], BOTH, "auto", "tensorrt-rtx", "there is no usable GPU here", id="no GPU"),
+        pytest.param(["8.0", "8.0"], {"tensorrt": "11.0"}, "tensorrt", "tensorrt", None, id="TensorRT by name"),
+        pytest.param(ADA, BOTH, "tensorrt-rtx", "tensorrt-rtx", None, id="RTX by name"),
+        pytest.param(HOPPER, BOTH, "tensorrt-rtx", "tensorrt-rtx", None, id="RTX by name, for another machine"),
     ],
 )
-def test_backend_is_chosen_by_what_is_here(machine, gpus, modules, requested, chosen):
+def test_backend_is_chosen_by_what_is_here_and_says_why(machine, gpus, modules, requested, chosen, reason):
     machine(gpus, **modules)
-    assert choose_backend(requested) == chosen
+    choice = choose_backend(requested)
+    assert choice.backend == chosen
+    assert choice.reason is None if reason is None else re.search(reason, choice.reason)
+
+
+@pytest.mark.parametrize("capability", ["7.0", "7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "12.0", "12.1"])
+def test_tensorrt_rtx_is_taken_only_for_gpus_that_it_supports(machine, capability):
+    machine([capability], tensorrt_rtx="1.7")
+    if capability in ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1"):  # NVIDIA's list
+        assert choose_backend("auto").backend == "tensorrt-rtx"
+    else:
+        with pytest.raises(BackendError, match=rf"TensorRT-RTX would not run .* \(compute capability {capability}\)"):
+            choose_backend("auto")
 
 
 @pytest.mark.parametrize(
     ("gpus", "modules", "requested", "words"),
     [
-        pytest.param(0, {}, "auto", [r"pip install 'itae\[rtx\]'"], id="auto, nothing"),
-        pytest.param(1, {}, "auto", [r"'itae\[gpu\]'", r"'itae\[rtx\]'"], id="auto, a GPU and nothing else"),
-        pytest.param(0, {"tensorrt": "11.0"}, "tensorrt", ["needs an NVIDIA GPU"], id="TensorRT, no GPU"),
-        pytest.param(1, {}, "tensorrt", [r"pip install 'itae\[gpu\]'"], id="TensorRT, not installed"),
-        pytest.param(0, {}, "tensorrt-rtx", [r"pip install 'itae\[rtx\]'"], id="RTX, not installed"),
-        pytest.param(1, {"tensorrt": "8.6.1"}, "tensorrt", ["8.6.1 is too old", "10"], id="TensorRT 8"),
+        pytest.param([], {}, "auto", [r"pip install 'itae\[rtx\]'"], id="auto, nothing"),
+        pytest.param(ADA, {}, "auto", [r"'itae\[gpu\]'", r"'itae\[rtx\]'"], id="auto, a GPU and nothing else"),
         pytest.param(
-            1,
+            HOPPER,
+            {"tensorrt_rtx": "1.7"},
+            "auto",
+            [r"pip install 'itae\[gpu\]'", "would not run on this machine", "say --backend tensorrt-rtx"],
+            id="auto, a data-centre GPU and RTX",
+        ),
+        pytest.param([], {"tensorrt": "11.0"}, "tensorrt", ["needs an NVIDIA GPU"], id="TensorRT, no GPU"),
+        pytest.param(ADA, {}, "tensorrt", [r"pip install 'itae\[gpu\]'"], id="TensorRT, not installed"),
+        pytest.param([], {}, "tensorrt-rtx", [r"pip install 'itae\[rtx\]'"], id="RTX, not installed"),
+        pytest.param(ADA, {"tensorrt": "8.6.1"}, "tensorrt", ["8.6.1 is too old", "10"], id="TensorRT 8"),
+        pytest.param(
+            ADA,
             {"tensorrt": ImportError("libnvinfer.so.10: cannot open")},
             "tensorrt",
             ["does not load", "libnvinfer"],
@@ -514,13 +522,13 @@ def test_missing_backend_is_bad_use_and_says_what_to_install(machine, gpus, modu
 
 
 def test_tensorrt_is_not_even_imported_without_a_gpu(machine):
-    machine(0, tensorrt=AssertionError("imported"), tensorrt_rtx="1.7")
-    assert choose_backend("auto") == "tensorrt-rtx"
+    machine([], tensorrt=AssertionError("imported"), tensorrt_rtx="1.7")
+    assert choose_backend("auto").backend == "tensorrt-rtx"
     with pytest.raises(BackendError, match="GPU"):
         choose_backend("tensorrt")
 
 
-def test_library_hidden_from_python_is_missing(monkeypatch, tmp_path):
+def test_library_hidden_from_python_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with pytest.raises(BackendError, match="not installed"):
         choose_backend("tensorrt-rtx")

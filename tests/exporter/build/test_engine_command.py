@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import os
 import signal
 from pathlib import Path
 
 import pytest
+from fake_driver import no_driver
 
+from exporter import ExportSpec
+from exporter import export as run_export
 from exporter.__main__ import main
 from exporter.build import engine, fusion, timing_cache
 from exporter.models import architecture
@@ -108,6 +112,24 @@ def test_an_onnx_file_has_no_fusion(tmp_path, capfd):
     assert read_manifest(tmp_path / "m.onnx").fusion is None
 
 
+def test_the_summary_says_why_auto_chose_its_backend(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", no_driver)
+    assert export(tmp_path / "m.engine") == 0
+    assert "  backend  tensorrt-rtx: there is no usable GPU here" in capfd.readouterr().out
+    assert export(tmp_path / "m.engine", "--backend", "tensorrt-rtx") == 0
+    assert "  backend  " not in capfd.readouterr().out
+
+
+def test_an_export_gives_its_reason_as_data(tmp_path, monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", no_driver)
+    spec = ExportSpec(
+        str(tmp_path / "m.engine"), size="tiny", weights="random:1", image_size=(56, 56), parity_samples=1
+    )
+    reason = run_export(spec).backend_reason
+    assert reason is not None
+    assert reason.startswith("there is no usable GPU here")
+
+
 # --timing-cache
 
 
@@ -115,7 +137,7 @@ def test_an_onnx_file_has_no_fusion(tmp_path, capfd):
 def _timing(monkeypatch):
     """TensorRT-RTX under the name of TensorRT: it takes caches too, though it puts nothing in them."""
     real = engine.build
-    monkeypatch.setattr(engine, "choose_backend", lambda _: "tensorrt")
+    monkeypatch.setattr(engine, "choose_backend", lambda _: engine.Choice("tensorrt", None))
 
     def build(onnx, plan, request, log):
         return real(onnx, plan, dataclasses.replace(request, backend="tensorrt-rtx"), log)

@@ -20,6 +20,7 @@ FILES = (
     "exporter/build/timing_cache.py",
     "runtime/backends/kernel_cache.py",
     "runtime/backends/trt.py",
+    "runtime/contract/tensorrt.py",
 )
 
 HANDLES = {

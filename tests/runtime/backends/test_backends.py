@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from fake_driver import FakeDriver, no_driver
 from fake_gpu import FakeGpu, FakeProgram
 from rehash import rehash
 
@@ -30,7 +31,7 @@ from runtime.backends.session import (
     chosen_batch,
     run_in_batches,
 )
-from runtime.contract.cuda import require_gpu
+from runtime.contract.driver import require_gpu
 from runtime.contract.errors import BackendError, CheckError, InputError, ManifestError, UsageError
 from runtime.contract.golden import read_golden
 from runtime.contract.manifest import manifest_path, read_manifest, record_file, verified_manifest
@@ -504,27 +505,11 @@ def engine(request, make_model, tmp_path):
     return make_model(tmp_path, "tiny.engine", builder=request.param, batch=(2, 4, 4))
 
 
-class FakeDriver:
-    """Stands for libcuda: what cuInit answers, and how many devices there are."""
-
-    def __init__(self, status: int, devices: int) -> None:
-        self.cuInit = lambda flags: status
-        self.devices = devices
-
-    def cuDeviceGetCount(self, count) -> int:  # noqa: N802
-        count._obj.value = self.devices
-        return 0
-
-
-def no_driver(name: str):
-    raise OSError(f"{name}: cannot open shared object file")
-
-
 DRIVERS = {
     "no driver": (no_driver, "there is no driver here"),
-    "no device": (lambda name: FakeDriver(100, 0), "finds none"),
-    "no device, driver starts": (lambda name: FakeDriver(0, 0), "finds none"),
-    "driver of another version": (lambda name: FakeDriver(803, 1), "CUDA error 803"),
+    "no device": (lambda name: FakeDriver((), status=100), "finds none"),
+    "no device, driver starts": (lambda name: FakeDriver(()), "finds none"),
+    "driver of another version": (lambda name: FakeDriver(("8.6",), status=803), "CUDA error 803"),
     "not a driver": (lambda name: object(), "there is no driver here"),
 }
 
@@ -550,13 +535,13 @@ def test_engine_without_its_library_says_what_to_install(engine, monkeypatch) ->
 
 
 def test_engine_for_a_gpu_that_is_not_there_says_how_many_are(engine, monkeypatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(0, 2))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(("8.6", "8.6")))
     with pytest.raises(BackendError, match="was to run on GPU 2, the driver here has 2, numbered from 0"):
         open_session(engine, device=2)
 
 
 def test_gpus_are_counted(monkeypatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(0, 3))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(("8.6", "8.6", "9.0")))
     assert require_gpu("a test") == 3
 
 

@@ -20,6 +20,7 @@ from runtime.backends.onnx_references import refers_to_other_files
 from runtime.contract.errors import BackendError, InputError, ManifestError
 from runtime.contract.golden import read_golden
 from runtime.contract.manifest import read_manifest, record_file
+from runtime.contract.tensorrt import LibraryLog
 
 
 def swapping(monkeypatch, module, name: str, path, content: bytes) -> None:
@@ -67,7 +68,7 @@ def test_an_engine_swapped_between_check_and_parse_is_not_parsed(make_model, tmp
             parsed.append(content)
 
     bindings = SimpleNamespace(__version__="1.7", Runtime=Runtime, ILogger=object)
-    monkeypatch.setattr(trt, "engine_log", lambda _: (trt.EngineLog(), None))
+    monkeypatch.setattr(trt, "engine_log", lambda _: (LibraryLog(), None))
     model = CheckedModel(path)
     with pytest.raises(BackendError, match=r"can't load .*tiny\.engine"):
         trt.TrtProgram(bindings, model, FakeGpu())

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_driver import FakeDriver
 
 from runtime.__main__ import main
 from runtime.checks import doctor
@@ -46,50 +47,6 @@ def call(capfd):
 # The driver
 
 
-class FakeDriver:
-    """Stands for libcuda and libnvidia-ml: two GPUs."""
-
-    def __init__(self, failing: str = "") -> None:
-        self.failing = failing
-
-    def __getattr__(self, name: str):
-        if name == self.failing:
-            return lambda *_: 999
-        if not hasattr(type(self), f"do_{name}"):
-            raise AttributeError(name)
-        return lambda *arguments: getattr(self, f"do_{name}")(*arguments) or 0
-
-    def do_cuInit(self, flags) -> None:  # noqa: N802
-        pass
-
-    def do_cuDeviceGetCount(self, count) -> None:  # noqa: N802
-        count._obj.value = 2
-
-    def do_cuDriverGetVersion(self, version) -> None:  # noqa: N802
-        version._obj.value = 12090
-
-    def do_cuDeviceGet(self, device, number) -> None:  # noqa: N802
-        device._obj.value = number + 10
-
-    def do_cuDeviceGetName(self, name, size, device) -> None:  # noqa: N802
-        name.value = f"NVIDIA GPU {device.value}".encode()
-
-    def do_cuDeviceTotalMem_v2(self, memory, device) -> None:  # noqa: N802
-        memory._obj.value = device.value << 30
-
-    def do_cuDeviceGetAttribute(self, value, attribute, device) -> None:  # noqa: N802
-        value._obj.value = {75: 8, 76: device.value - 4}[attribute]
-
-    def do_nvmlInit_v2(self) -> None:  # noqa: N802
-        pass
-
-    def do_nvmlSystemGetDriverVersion(self, text, size) -> None:  # noqa: N802
-        text.value = b"580.82.07"
-
-    def do_nvmlShutdown(self) -> None:  # noqa: N802
-        pass
-
-
 GPUS = (GpuInfo(0, "NVIDIA GPU 10", "8.6", 10 << 30), GpuInfo(1, "NVIDIA GPU 11", "8.7", 11 << 30))
 
 
@@ -103,14 +60,14 @@ def test_a_driver_whose_version_is_unknown_is_still_read(failing, monkeypatch) -
     def load(name: str) -> FakeDriver:
         if failing == "no library" and name == driver._MANAGEMENT:
             raise OSError(name)
-        return FakeDriver(failing)
+        return FakeDriver(failing=failing)
 
     monkeypatch.setattr(ctypes, "CDLL", load)
     assert read_driver() == Driver(None, "12.9", GPUS)
 
 
 def test_a_driver_that_fails_says_where(monkeypatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver("cuDeviceGetName"))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(failing="cuDeviceGetName"))
     with pytest.raises(BackendError, match="CUDA error 999 of cuDeviceGetName"):
         read_driver()
 

@@ -1,0 +1,126 @@
+"""TensorRT 10, 11 and TensorRT-RTX as the exporter and the runtime load them: their names, import, log, data types.
+
+Importing a library is safe on any machine. Without a GPU the rest of TensorRT crashes the process: ask
+`driver.require_gpu` before. TensorRT-RTX builds engines without a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal
+
+from runtime.contract.errors import BackendError, one_line
+
+TrtObject = Any
+"""An object of TensorRT's bindings, which ship no types."""
+LibraryName = Literal["tensorrt", "tensorrt-rtx"]
+"""As in a manifest's `builder.name` and in the exporter's `--backend`."""
+Record = Callable[[str, str], None]
+"""Takes a severity (`verbose`, `info`, `warning`, `error`, `internal error`) and a message."""
+
+RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+"""Compute capabilities of the GPUs that TensorRT-RTX supports: RTX GPUs; not H100 and H200, whose is 9.0."""
+MAX_ERRORS = 3
+"""Number of errors that are quoted."""
+MAX_ERROR_CHARS = 1200
+"""Length of one quoted error: TensorRT quotes whole tensors."""
+_KEPT_ERRORS = 100
+_NO_DRIVER = "cudaError 35"
+"""In a line that TensorRT-RTX adds to every error where there is no GPU; it would read as the cause."""
+_DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+"""TensorRT's data types that numpy calls otherwise."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """What is known of a library before it is imported."""
+
+    title: str
+    module: str
+    extra: str
+    """The extra of this project that installs it."""
+    oldest: int
+    """The oldest major version that works: before TensorRT 10 precision was the builder's choice, not the graph's."""
+
+
+LIBRARIES: dict[str, Library] = {
+    "tensorrt": Library("TensorRT", "tensorrt", "gpu", 10),
+    "tensorrt-rtx": Library("TensorRT-RTX", "tensorrt_rtx", "rtx", 1),
+}
+
+
+def import_library(name: str, what: str) -> ModuleType:
+    """Import a library of `LIBRARIES`.
+
+    Args:
+        name: which one.
+        what: what needs it; the message begins with it.
+
+    Raises:
+        BackendError: it is not installed, does not load, or is too old.
+    """
+    library = LIBRARIES[name]
+    install = f"pip install 'itae[{library.extra}]'"
+    try:
+        module = importlib.import_module(library.module)
+    except ModuleNotFoundError as error:
+        raise BackendError(f"{what} needs {name}, which is not installed here: {install}") from error
+    except (ImportError, OSError, RuntimeError) as error:  # a package without its shared libraries
+        problem = f"which is installed and does not load ({one_line(error)})"
+        raise BackendError(f"{what} needs {name}, {problem}: {install}") from error
+    version = str(module.__version__)
+    if int(version.partition(".")[0]) < library.oldest:
+        wanted = f"{name} {library.oldest} or newer"
+        raise BackendError(f"{what} needs {wanted}, {version} is too old: {install} --upgrade")
+    return module
+
+
+def numpy_name(dtype: TrtObject) -> str:
+    """Return numpy's name of one of TensorRT's data types."""
+    name = str(dtype.name)
+    return _DTYPES.get(name, name.lower())
+
+
+class LibraryLog:
+    """What a library said last: it fails without a reason and gives it to its logger."""
+
+    def __init__(self) -> None:
+        self._errors: deque[str] = deque(maxlen=_KEPT_ERRORS)
+
+    def forget(self) -> None:
+        """Forget what was said so far, about something else."""
+        self._errors.clear()
+
+    def record(self, severity: str, message: str) -> None:
+        """Take one message."""
+        if severity.endswith("error"):
+            self._errors.append(message)
+
+    def last_errors(self) -> str:
+        """Return the last errors on one line, each once; empty where there is none."""
+        latest_first = dict.fromkeys(shortened(error) for error in reversed(self._errors))
+        return "; ".join(reversed(list(latest_first)[:MAX_ERRORS]))
+
+
+def shortened(message: str) -> str:
+    """Return a message on one line, without complaints about a missing driver, cut where it is very long."""
+    lines = message.splitlines()
+    line = " ".join(" ".join([line for line in lines if _NO_DRIVER not in line] or lines).split())
+    return line if len(line) <= MAX_ERROR_CHARS else line[:MAX_ERROR_CHARS] + "..."
+
+
+def make_logger(trt: ModuleType, record: Record) -> TrtObject:
+    """Make a logger that gives every message to `record`; TensorRT's own `Logger` would print to stdout."""
+
+    class Logger(trt.ILogger):  # type: ignore[name-defined,misc]  # the base is known at run time only
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)  # pybind11 refuses super().__init__
+
+        def log(self, severity: TrtObject, message: str) -> None:
+            record(severity.name.lower().replace("_", " "), message)
+
+    return Logger()
