@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from exporter.methods.itae.options import ItaeConfig
+from exporter.graph_facts import GraphFacts
+from exporter.methods.itae.options import MAX_MEDIAN_PATCHES, ItaeConfig
 from exporter.models.architecture import PATCH, Architecture, architecture
 from runtime.contract.comparison import LIMITS
 from runtime.contract.errors import OutputFileError, UsageError
@@ -35,10 +36,6 @@ MAX_SIDE = 14 * 512
 """Pixels; a side above this is a slip of the pen: its attention logits alone would take terabytes."""
 MAX_BATCH = 65_535
 """Images; no GPU runs more at a time."""
-MAX_TOP = 3840
-"""Values that TensorRT's TopK gives at most."""
-MAX_MEDIAN_PATCHES = 2 * MAX_TOP - 1
-"""The median needs the upper half of all patches."""
 _KINDS = {"normalize": bool, "cls_only": bool, "require_fusion": bool, "parity_samples": int, "workspace_mib": int}
 
 
@@ -97,10 +94,10 @@ class ExportSpec:
         self._check_outputs()
         if self.itae is not None:
             self.itae.layer_indices(self.backbone.depth)
-            if self.makes_engine and self.itae.needs_median and self.patches > MAX_MEDIAN_PATCHES:
+            if self.makes_engine and self.itae.needs_median and self.facts.patches > MAX_MEDIAN_PATCHES:
                 raise UsageError(
                     f"--threshold {self.itae.threshold} at {self.height}x{self.width} needs the median of "
-                    f"{self.patches} patches, TensorRT can take at most {MAX_MEDIAN_PATCHES}: "
+                    f"{self.facts.patches} patches, TensorRT can take at most {MAX_MEDIAN_PATCHES}: "
                     "use --threshold zscore:λ or absolute:τ, or a smaller --image-size"
                 )
 
@@ -197,19 +194,9 @@ class ExportSpec:
         return self.image_size if isinstance(self.image_size, int) else self.image_size[1]
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        return self.height // PATCH, self.width // PATCH
-
-    @property
-    def patches(self) -> int:
-        """P, the number of patches."""
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def tokens(self) -> int:
-        """N, all tokens: CLS, registers and patches."""
-        return self.backbone.prefix + self.patches
+    def facts(self) -> GraphFacts:
+        """What surgery needs to know of the model."""
+        return self.backbone.facts((self.height, self.width))
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -250,7 +237,7 @@ class ExportSpec:
 
     def output_info(self, name: str) -> TensorInfo:
         """One of the model's outputs."""
-        C, P, K = self.backbone.width, self.patches, len(self.layers)
+        C, P, K = self.backbone.width, self.facts.patches, len(self.layers)
         shapes: dict[str, tuple[int, ...]] = {"embedding": (self.embedding_width,), "patch_tokens": (P, C)}
         shape = shapes.get(name, (K, P))
         return TensorInfo(name=name, dtype="bool" if name == "artifact_mask" else "float32", shape=("batch", *shape))

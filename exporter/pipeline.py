@@ -1,4 +1,4 @@
-"""The street: load, trace, surgery, gate, parity, build, publish. Only this file knows the order."""
+"""The street: load, trace, surgery, gate, parity, build, publish. Only this file knows the order, of passes too."""
 
 from __future__ import annotations
 
@@ -6,24 +6,36 @@ import contextlib
 import gc
 import platform
 import shutil
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import onnx
 
-from exporter import surgery, trace
+from exporter import trace
 from exporter.build import engine, fusion, timing_cache
 from exporter.build.engine import Choice
 from exporter.build.publish import Product, publish
+from exporter.methods.itae.graph.inject import inject_itae, offered_outputs
 from exporter.models import position, weights
-from exporter.models.weights import Origin
+from exporter.models.weights import Origin, Weights
 from exporter.options import ExportSpec
 from exporter.proof import gate, golden_sample, half_range, parity
 from exporter.proof.golden_sample import Sample
 from exporter.result import ExportResult
 from exporter.steps import Progress
-from exporter.surgery import materialize
+from exporter.surgery import materialize, runner
+from exporter.surgery.attention import attention_nodes
+from exporter.surgery.cls_only import cls_only
+from exporter.surgery.half_precision import half_precision
+from exporter.surgery.runner import Pass, PassReport
+from exporter.surgery.scale_queries import scale_queries
+from exporter.surgery.select_outputs import Outputs, select_outputs
+from exporter.surgery.split_bias_gelu import split_bias_gelu
+from exporter.surgery.uint8_input import uint8_input
 from runtime.contract.atomic import cannot_write, work_folder, write_atomically
 from runtime.contract.manifest import Builder, Fusion, Manifest, ParityCheck
+from runtime.images.preprocess import MEAN, STD
 
 
 def export(spec: ExportSpec, progress: Progress) -> ExportResult:
@@ -55,12 +67,77 @@ def export(spec: ExportSpec, progress: Progress) -> ExportResult:
     return ExportResult(spec.path, manifest, progress.seconds, choice.reason if choice is not None else None)
 
 
+def load(spec: ExportSpec) -> Weights:
+    """The model of `spec` in PyTorch, its position embedding baked for the image size.
+
+    Raises:
+        UsageError: the form of `weights` is wrong.
+        WeightsError: the weights can't be had, or are not of this model.
+    """
+    weights.quiet_libraries()
+    loaded = weights.load(spec.backbone, spec.weights)
+    position.bake_position_embedding(loaded.model, spec.facts.grid, spec.pos_embed)
+    return loaded
+
+
+def load_and_trace(spec: ExportSpec, folder: Path) -> tuple[Weights, Path]:
+    """The model of `spec` in PyTorch, and its trace in `folder`."""
+    loaded = load(spec)
+    return loaded, trace.to_onnx(loaded.model, spec.facts, folder)
+
+
+def passes(spec: ExportSpec) -> list[Pass]:
+    """What is done to the traced graph, in this order."""
+    facts, itae = spec.facts, spec.itae
+    chosen = [partial(scale_queries, facts=facts)]
+    if spec.resolved_precision != "fp32":
+        chosen.append(partial(half_precision, precision=spec.resolved_precision))
+    if spec.computes_cls_only:
+        keep_query = itae is not None and itae.reads_queries(facts.depth - 1, facts.depth)
+        chosen.append(partial(cls_only, facts=facts, keep_query=keep_query))
+    if itae is not None:
+        chosen.append(partial(inject_itae, facts=facts, itae=itae))
+    outputs = Outputs(spec.outputs, spec.pooling == "cls+mean", spec.normalize, offered_outputs(spec.layers))
+    chosen.append(partial(select_outputs, facts=facts, outputs=outputs))
+    chosen.append(partial(split_bias_gelu))
+    if spec.input == "uint8":
+        chosen.append(partial(uint8_input, facts=facts, name=spec.input_info().name, mean=MEAN, std=STD))
+    return chosen
+
+
+@dataclass(frozen=True)
+class Operated:
+    """A graph after surgery, as a file."""
+
+    model: Path
+    data: Path | None
+    """Its external weights; None if all weights lie in `model`."""
+    reports: list[PassReport]
+
+
+def operate(spec: ExportSpec, traced: Path, folder: Path, data_name: str = "model.onnx.data") -> Operated:
+    """Do the passes of `spec` on a trace and write `model.onnx` with its weights to `folder`, which is made if needed.
+
+    Args:
+        spec: what to export.
+        traced: as `trace.to_onnx` gave it.
+        folder: of its own for each model, so that no external data meets another's name.
+        data_name: what external weights are called.
+
+    Raises:
+        SurgeryError: a pass refused the graph.
+        WeightsError: a weight is beyond the range of half precision.
+    """
+    folder.mkdir(exist_ok=True)
+    model, reports = runner.run(traced, passes(spec))
+    path = folder / "model.onnx"
+    return Operated(path, materialize.materialize(model, traced.parent, path, data_name), reports)
+
+
 def _load_and_trace(spec: ExportSpec, work: Path, progress: Progress) -> tuple[Path, Origin, list[Sample]]:
     """All that needs PyTorch's copy of the weights, which is released at the end."""
-    weights.quiet_libraries()
     with progress.step("load", f"{spec.backbone.name} from {spec.weights}"):
-        loaded = weights.load(spec.backbone, spec.weights)
-        position.bake_position_embedding(loaded.model, spec.grid, spec.pos_embed)
+        loaded = load(spec)
     with progress.step("eager", f"{spec.parity_samples} golden samples by eager PyTorch"):
         with contextlib.ExitStack() as stack:
             seen: half_range.Magnitudes = {}
@@ -71,7 +148,7 @@ def _load_and_trace(spec: ExportSpec, work: Path, progress: Progress) -> tuple[P
     with progress.step("trace", "PyTorch to ONNX"):
         folder = work / "traced"
         folder.mkdir()
-        traced = trace.to_onnx(loaded.model, spec, folder)
+        traced = trace.to_onnx(loaded.model, spec.facts, folder)
     origin = loaded.origin
     del loaded
     gc.collect()  # modules and the tracer's graphs refer to each other in cycles
@@ -87,13 +164,15 @@ def _operate_and_check(
     def run_other(other: ExportSpec, images: parity.Array) -> dict[str, parity.Array]:
         """What another operation on the same trace gives, of which nothing stays."""
         folder = work / "other"
-        path, _ = _operate(other, traced, folder, "other.data", progress)
-        got = parity.run(gate.open_checked(path, other), images)
+        got = parity.run(gate.open_checked(operate(other, traced, folder).model, other), images)
         shutil.rmtree(folder)
         return got
 
-    with progress.step("surgery", f"{len(surgery.PASSES)} passes over the graph"):
-        model, data = _operate(spec, traced, work / "model", f"{final.name}.data", progress)
+    with progress.step("surgery", f"{len(passes(spec))} passes over the graph"):
+        operated = operate(spec, traced, work / "model", f"{final.name}.data")
+        model, data = operated.model, operated.data
+        for report in operated.reports:
+            progress.detail(f"{report.name}: {len(report.changed)} changes")
     runs = spec.resolved_precision in gate.RUNNABLE
     with progress.step("gate", f"onnx.checker, shape inference{', ONNX Runtime' if runs else ''}"):
         if runs:
@@ -118,18 +197,6 @@ def _operate_and_check(
     return model, data, tuple(checks)
 
 
-def _operate(
-    spec: ExportSpec, traced: Path, folder: Path, data_name: str, progress: Progress
-) -> tuple[Path, Path | None]:
-    """An operated graph in a folder of its own, so that no external data meets another's name."""
-    folder.mkdir()
-    model, reports = surgery.run(traced, spec)
-    for report in reports:
-        progress.detail(f"{report.name}: {len(report.changed)} changes")
-    path = folder / "model.onnx"
-    return path, materialize.materialize(model, traced.parent, path, data_name)
-
-
 def _build(
     spec: ExportSpec, model: Path, plan: Path, choice: Choice, timings: bytes | None, progress: Progress
 ) -> tuple[Builder, Fusion | None]:
@@ -138,7 +205,7 @@ def _build(
     built = engine.build(model, plan, request, progress.log)
     if spec.timing_cache is not None and built.timing_cache is not None:
         write_atomically(Path(spec.timing_cache), built.timing_cache)
-    found = fusion.read_fusion(surgery.attention_nodes(model), built.kernels, fusion.unfusable_layers(spec))
+    found = fusion.read_fusion(attention_nodes(model), built.kernels, fusion.unfusable_layers(spec))
     if spec.require_fusion:
         fusion.require(found)
     return built.builder, found

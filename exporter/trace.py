@@ -20,8 +20,7 @@ import torch
 from onnxscript import ir
 from transformers import AttentionInterface
 
-from exporter.models.architecture import PATCH
-from exporter.options import ExportSpec
+from exporter.graph_facts import GraphFacts
 
 ATTENTION = "itae_traced"
 OPSET = 20
@@ -65,14 +64,13 @@ class _Tokens(torch.nn.Module):
         return tokens
 
 
-def to_onnx(model: Any, spec: ExportSpec, folder: Path) -> Path:  # noqa: ANN401  # transformers' class has no useful type
+def to_onnx(model: Any, facts: GraphFacts, folder: Path) -> Path:  # noqa: ANN401  # transformers' class has no useful type
     """Trace a DINOv2 of transformers, its position embedding baked, to `traced.onnx` (+ `.data`) in `folder`.
 
     Input `pixel_values` (B, 3, H, W), output `tokens` (B, N, C), both float32; B is dynamic.
     """
     model.set_attn_implementation(ATTENTION)
-    rows, columns = spec.grid
-    example = torch.zeros(2, 3, rows * PATCH, columns * PATCH)
+    example = torch.zeros(2, 3, *facts.image_size)
     with _quiet():
         program = torch.onnx.export(
             _Tokens(model).eval(),

@@ -16,12 +16,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter import surgery, trace
+from exporter import pipeline
 from exporter.build import engine, fusion
 from exporter.methods.itae.options import ItaeConfig
-from exporter.models import position, weights
 from exporter.options import PRECISIONS, ExportSpec
-from exporter.surgery import materialize
+from exporter.surgery.attention import attention_nodes
 
 SIZES = ("vits14", "vitb14")
 COLUMNS = (None, *(ItaeConfig(layers, attenuate=how) for layers in ("last", "all") for how in
@@ -47,10 +46,7 @@ def main(sizes: tuple[str, ...]) -> None:
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
             base = ExportSpec("unused.engine", size=size, weights="random:0", itae=None)
-            model = weights.load(base.backbone, base.weights).model
-            position.bake_position_embedding(model, base.grid, base.pos_embed)
-            traced = trace.to_onnx(model, base, Path(folder))
-            del model
+            _, traced = pipeline.load_and_trace(base, Path(folder))
             for precision, cls_only in itertools.product(PRECISIONS, (True, False)):
                 spec = dataclasses.replace(base, precision=precision, cls_only=cls_only)
                 print(row(spec, [build(dataclasses.replace(spec, itae=itae), traced) for itae in COLUMNS]), flush=True)
@@ -71,13 +67,11 @@ def row(spec: ExportSpec, built: list[Built]) -> str:
 def build(spec: ExportSpec, traced: Path) -> Built:
     """Operate on the traced graph, build, read the log."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "m.onnx"
-        operated, _ = surgery.run(traced, spec)
-        materialize.materialize(operated, traced.parent, path, "m.onnx.data")
+        path = pipeline.operate(spec, traced, Path(folder)).model
         start = time.monotonic()
         made = engine.build(path, path.with_suffix(".plan"), engine.EngineRequest("tensorrt-rtx", spec.profile))
         seconds = time.monotonic() - start
-        found = fusion.read_fusion(surgery.attention_nodes(path), made.kernels, fusion.unfusable_layers(spec))
+        found = fusion.read_fusion(attention_nodes(path), made.kernels, fusion.unfusable_layers(spec))
     assert found is not None
     built = Built(found.fused, found.sites, found.engine_kernels, made.plan_bytes / 1e6, seconds)
     print(f"{spec.size} {spec.resolved_precision} cls_only={spec.cls_only} {spec.itae}: {built}", file=sys.stderr)

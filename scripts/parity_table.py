@@ -16,13 +16,11 @@ import numpy as np
 import onnxruntime
 import torch
 
-from exporter import surgery, trace
+from exporter import pipeline
 from exporter.methods.itae import reference
 from exporter.methods.itae.options import ItaeConfig
-from exporter.models import position, weights
 from exporter.options import ExportSpec, Precision
 from exporter.proof import golden_sample
-from exporter.surgery import materialize
 
 SIZES = ("vits14", "vits14_reg", "vitb14", "vitb14_reg", "vitl14", "vitl14_reg")
 IMAGE_SIZES = ((224, 224), (224, 308), (518, 518))
@@ -45,28 +43,28 @@ def main(sizes: tuple[str, ...]) -> None:
         for image_size in IMAGE_SIZES:
             with tempfile.TemporaryDirectory() as folder:
                 print(
-                    row(ExportSpec("unused.onnx", size=size, image_size=image_size, itae=None), Path(folder)),
+                    row(
+                        ExportSpec("unused.onnx", size=size, image_size=image_size, weights="random:0", itae=None),
+                        Path(folder),
+                    ),
                     flush=True,
                 )
 
 
 def row(plain: ExportSpec, folder: Path) -> str:
     """One line of the table."""
-    model = weights.load(plain.backbone, "random:0").model
-    position.bake_position_embedding(model, plain.grid, plain.pos_embed)
+    loaded, traced = pipeline.load_and_trace(plain, folder)
     pixels = golden_sample.normalize(golden_sample.candidate(PICTURE, plain.height, plain.width)[None])
-    eager = [reference.embed(model, torch.from_numpy(pixels), itae) for itae in SETTINGS]
-    traced = trace.to_onnx(model, plain, folder)
-    del model
+    eager = [reference.embed(loaded.model, torch.from_numpy(pixels), itae) for itae in SETTINGS]
+    del loaded
     precisions: dict[Precision, list[float]] = {"fp32": [], "fp16": []}
     differing = 0
     for itae, want in zip(SETTINGS, eager, strict=True):
         outputs = ("embedding", "artifact_mask") if itae else ("embedding",)
         for precision, figures in precisions.items():
             spec = dataclasses.replace(plain, itae=itae, precision=precision, outputs=outputs)
-            operated, _ = surgery.run(traced, spec)
-            materialize.materialize(operated, folder, folder / "m.onnx", "m.onnx.data")
-            session = onnxruntime.InferenceSession(folder / "m.onnx", providers=["CPUExecutionProvider"])
+            model = pipeline.operate(spec, traced, folder / "operated").model
+            session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
             got = session.run(None, {"pixel_values": pixels})
             a, b = got[0].astype(np.float64), want.embedding.numpy().astype(np.float64)
             off = got[1] != want.artifact.numpy() if itae else np.zeros(1, bool)

@@ -48,7 +48,7 @@ def read_fusion(
     """Which kernels serve each attention; none where the builder names no kernels.
 
     Args:
-        sites: the nodes of each attention, by layer, as `exporter.surgery.attention_nodes` gives them.
+        sites: the nodes of each attention, by layer, as `exporter.surgery.attention.attention_nodes` gives them.
         kernels: of the engine, in the order of execution.
         unfusable: as `unfusable_layers` gives it.
     """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from exporter.graph_facts import GraphFacts
 from runtime.contract.errors import UsageError
 
 PATCH = 14
@@ -44,6 +45,18 @@ class Architecture:
     def mlp_width(self) -> int:
         """Hidden channels of the MLP; SwiGLU keeps two thirds, rounded up to a multiple of 8."""
         return (self.width * 4 * 2 // 3 + 7) // 8 * 8 if self.swiglu else self.width * 4
+
+    def facts(self, image_size: tuple[int, int]) -> GraphFacts:
+        """The measures of this backbone for images of (H, W) pixels, multiples of a patch."""
+        height, width = image_size
+        return GraphFacts(
+            depth=self.depth,
+            heads=self.heads,
+            width=self.width,
+            prefix=self.prefix,
+            grid=(height // PATCH, width // PATCH),
+            image_size=image_size,
+        )
 
     def with_registers(self) -> Architecture:
         """The `_reg` model of this size."""

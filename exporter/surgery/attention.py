@@ -6,12 +6,16 @@ every zero bias is called `layer.0.norm1.bias`.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
+import onnx
 import onnx_graphsurgeon as gs
 
-from exporter.surgery.edit import is_ours, producer, shape_of
+from exporter.graph_facts import GraphFacts
+from exporter.surgery.edit import dtype_of, import_graph, is_ours, producer, shape_of
 from exporter.surgery.pattern import AnyOf, Const, Match, Miss, Op, Scalar, Var, match, maybe
 from runtime.contract.errors import SurgeryError
 
@@ -71,78 +75,121 @@ class AttentionSite:
     scale: float
     softmax: gs.Node
     attenuation: gs.Node | None
-    """What `inject_itae` put before the softmax."""
+    """What a method put before the softmax."""
     context: gs.Node
     """The second MatMul, which ends it."""
 
     @property
     def scope(self) -> str:
         """Prefix of names for what is added here."""
-        return f"layer{self.layer}"
-
-    @property
-    def tokens(self) -> int:
-        """N."""
-        return int(shape_of(self.key)[1])
+        return scope_of(self.layer)
 
     @property
     def rows(self) -> int:
-        """Rows of the logits: N, or 1 where only the CLS token's is computed."""
+        """Rows of the logits: N, or 1 if only the CLS token's row is computed."""
         return int(shape_of(self.query_reshape.outputs[0])[1])
 
 
-def find_attention(graph: gs.Graph, expected: int) -> list[AttentionSite]:
-    """All self-attention sites, in the order of the graph.
+def scope_of(layer: int) -> str:
+    """Prefix of names for what is added at the attention of `layer`."""
+    return f"layer{layer}"
+
+
+def find_attention(graph: gs.Graph, facts: GraphFacts) -> list[AttentionSite]:
+    """All self-attention sites, in the order of the graph, one for each block.
 
     Args:
         graph: topologically sorted.
-        expected: how many there must be.
+        facts: how many sites there must be, and of what measures.
 
     Raises:
-        SurgeryError: there are more or fewer; the message gives what came nearest to one.
+        SurgeryError: there are more or fewer sites, and the message gives what came nearest to one; or a site has
+            other measures, or its shapes or types are not known.
     """
     found = _candidates(graph)
     matches = [one for one in found.values() if isinstance(one, Match)]
-    if len(matches) != expected:
+    if len(matches) != facts.depth:
         inside = {id(node) for one in matches for node in one.inside}
         misses = [one for key, one in found.items() if isinstance(one, Miss) and key not in inside]
-        raise SurgeryError(_describe(graph, len(matches), expected, misses))
-    return [_site(one, layer) for layer, one in enumerate(matches)]
+        raise SurgeryError(_describe(graph, len(matches), facts.depth, misses))
+    sites = [_site(one, layer) for layer, one in enumerate(matches)]
+    for site in sites:
+        _check_measures(site, facts)
+    return sites
 
 
 def count_attention(graph: gs.Graph) -> int:
-    """How many self-attention sites a topologically sorted graph has."""
+    """Number of self-attention sites of a topologically sorted graph."""
     return sum(isinstance(one, Match) for one in _candidates(graph).values())
+
+
+def attention_nodes(path: Path) -> list[frozenset[str]]:
+    """Names of the MatMul, Softmax and MatMul of each attention in an ONNX file, from the first layer on."""
+    graph = import_graph(onnx.load(path, load_external_data=False))
+    matches = [one for one in _candidates(graph).values() if isinstance(one, Match)]
+    return [frozenset(one.nodes[name].name for name in ("qk", "softmax", "context")) for one in matches]
 
 
 def _candidates(graph: gs.Graph) -> dict[int, Match | Miss]:
     """For each MatMul of two variables, by its identity: whether attention ends in it."""
+    outputs = {id(tensor) for tensor in graph.outputs}
     return {
-        id(node): _whole(match(CONTEXT, node.outputs[0]))
+        id(node): _whole(match(CONTEXT, node.outputs[0]), outputs)
         for node in graph.nodes
         if node.op == "MatMul" and not any(isinstance(tensor, gs.Constant) for tensor in node.inputs)
     }
 
 
-def _whole(found: Match | Miss) -> Match | Miss:
-    """Refuse a match one of whose inner tensors is used elsewhere too: a rewrite would change that use."""
+def _whole(found: Match | Miss, outputs: Collection[int]) -> Match | Miss:
+    """Refuse a match one of whose inner tensors is used elsewhere too: a rewrite would change that use.
+
+    Args:
+        found: what the matcher gave.
+        outputs: the identities of the graph's outputs, which are a use too.
+    """
     if isinstance(found, Miss):
         return found
     inside = {id(node) for node in found.inside}
-    outer = id(found.nodes["context"])
-    projections = {id(found.nodes[f"{name}_reshape"]) for name in ("query", "key", "value")}
     for node in found.inside:
-        if id(node) == outer or id(node) in projections:
+        if node is found.nodes["context"]:
             continue
+        looked_for = f"looked for {node.op} {node.name!r} used by the attention alone"
+        if id(node.outputs[0]) in outputs:
+            return Miss(len(inside), f"{looked_for}, found that {node.outputs[0].name!r} is an output of the graph too")
         for consumer in node.outputs[0].outputs:
             if id(consumer) not in inside and not is_ours(consumer):
-                what = f"{node.op} {node.name!r} used by the attention alone"
-                return Miss(len(inside), f"looked for {what}, found it used by {consumer.op} {consumer.name!r} too")
+                return Miss(len(inside), f"{looked_for}, found it used by {consumer.op} {consumer.name!r} too")
     return found
 
 
+def _check_measures(site: AttentionSite, facts: GraphFacts) -> None:
+    """Refuse a site that is not of this model, or whose shapes are not known, before anything is rewritten."""
+    tokens = (facts.tokens, facts.width)
+    by_head = (facts.heads, facts.width // facts.heads)
+    rows = site.rows
+    expected: list[tuple[gs.Tensor, tuple[tuple[int, ...], ...]]] = [
+        (site.query, ((rows, facts.width), tokens)),
+        (site.key, (tokens,)),
+        (site.value, (tokens,)),
+        (site.query_reshape.outputs[0], ((rows, *by_head),)),
+        (site.key_reshape.outputs[0], ((facts.tokens, *by_head),)),
+        (site.qk.inputs[0], ((facts.heads, rows, by_head[1]),)),
+        (site.qk.outputs[0], ((facts.heads, rows, facts.tokens),)),
+        (logits_of(site), ((facts.heads, rows, facts.tokens),)),
+        (site.context.outputs[0], ((facts.heads, rows, by_head[1]),)),
+    ]
+    for tensor, allowed in expected:
+        dtype_of(tensor)
+        found = shape_of(tensor)
+        if rows not in (1, facts.tokens) or found[1:] not in allowed:
+            raise SurgeryError(
+                f"{site.scope}: looked for {tensor.name!r} of shape {['batch', *allowed[0]]}, as a model with "
+                f"{facts.tokens} tokens of {facts.width} channels in {facts.heads} heads has it, found {list(found)}"
+            )
+
+
 def _site(found: Match, layer: int) -> AttentionSite:
-    by_head = shape_of(found.nodes["query_reshape"].outputs[0])
+    by_head = shape_of(found.nodes["query_reshape"].outputs[0], 4)
     scale = found.tensors.get("late_scale") if "late" in found.nodes else found.tensors.get("early_scale")
     return AttentionSite(
         layer=layer,

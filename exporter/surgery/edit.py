@@ -16,6 +16,8 @@ import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 
+from runtime.contract.errors import SurgeryError
+
 Shape = tuple[int | str, ...]
 PREFIX = "itae"
 """Names of nodes and tensors that the surgery adds begin with this."""
@@ -56,11 +58,15 @@ class Editor:
         return output
 
     def cast(self, tensor: gs.Tensor, dtype: npt.DTypeLike, name: str) -> gs.Tensor:
-        """`tensor` in `dtype`; itself where it has it already."""
-        if np.dtype(tensor.dtype) == np.dtype(dtype):
+        """`tensor` in `dtype`; the tensor itself if it has this dtype already.
+
+        Raises:
+            SurgeryError: the dtype or shape of `tensor` is not known.
+        """
+        if dtype_of(tensor) == np.dtype(dtype):
             return tensor
         to = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        return self.node("Cast", [tensor], name, dtype=dtype, shape=tuple(tensor.shape), to=int(to))
+        return self.node("Cast", [tensor], name, dtype=dtype, shape=shape_of(tensor), to=int(to))
 
     def _constant(self, name: str, value: npt.NDArray[Any] | np.generic) -> gs.Constant:
         return gs.Constant(name, np.array(value))
@@ -68,13 +74,19 @@ class Editor:
     def _free_name(self, name: str) -> str:
         full = f"{PREFIX}/{self.scope}/{name}" if self.scope else f"{PREFIX}/{name}"
         if any(node.name == full for node in self.graph.nodes):
-            raise AssertionError(f"the name {full} is taken: a pass adds a node twice")
+            raise SurgeryError(f"the graph has a node called {full} already: was it exported by this program before?")
         return full
 
 
 def cut(edit: Editor, tensor: gs.Tensor, name: str, *, axis: int, start: int, stop: int) -> gs.Variable:
-    """`tensor[start:stop]` along `axis`."""
+    """`tensor[start:stop]` along `axis`.
+
+    Raises:
+        SurgeryError: the shape of `tensor` is not known, or it has no such axis or is shorter than `stop`.
+    """
     shape = list(shape_of(tensor))
+    if len(shape) <= axis or (isinstance(size := shape[axis], int) and size < stop):
+        raise SurgeryError(f"{tensor.name!r} of shape {shape} has no entries {start} to {stop} along axis {axis}")
     shape[axis] = stop - start
     bounds = [np.array([value], np.int64) for value in (start, stop, axis)]
     return edit.node("Slice", [tensor, *bounds], name, dtype=tensor.dtype, shape=tuple(shape))
@@ -85,14 +97,25 @@ def is_ours(node: gs.Node) -> bool:
     return str(node.name).startswith(f"{PREFIX}/")
 
 
-def replace_uses(old: gs.Tensor, new: gs.Tensor) -> None:
-    """Let every node that reads `old` read `new` instead."""
+def replace_uses(graph: gs.Graph, old: gs.Tensor, new: gs.Tensor) -> None:
+    """Let every node that reads `old` read `new` instead.
+
+    Raises:
+        SurgeryError: `old` is an output of the graph too, which would then hold other numbers or nothing.
+    """
+    if is_output(graph, old):
+        raise SurgeryError(f"{old.name!r} is an output of the graph, and what it holds would be replaced")
     for consumer in list(old.outputs):
         consumer.inputs = [new if tensor is old else tensor for tensor in consumer.inputs]
 
 
+def is_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    """Whether `tensor` is an output of the graph."""
+    return any(output is tensor for output in graph.outputs)
+
+
 def producer(tensor: gs.Tensor) -> gs.Node | None:
-    """The node that makes `tensor`; none for inputs and constants."""
+    """The node that makes `tensor`; None for inputs and constants."""
     return tensor.inputs[0] if isinstance(tensor, gs.Variable) and tensor.inputs else None
 
 
@@ -105,7 +128,7 @@ def is_constant(tensor: gs.Tensor) -> bool:
 
 
 def constant_value(tensor: gs.Tensor) -> npt.NDArray[Any] | None:
-    """The value of a small constant, also of one made by a `Constant` node; none for anything else."""
+    """The value of a small constant, also of one made by a `Constant` node; None for anything else."""
     if isinstance(tensor, gs.Constant):
         external = isinstance(tensor._values, gs.ir.tensor.LazyValues) and tensor._values.tensor.external_data
         return None if external else np.asarray(tensor.values)
@@ -115,6 +138,39 @@ def constant_value(tensor: gs.Tensor) -> npt.NDArray[Any] | None:
     return None
 
 
-def shape_of(tensor: gs.Tensor) -> Shape:
-    """The shape, empty where it is not known."""
-    return tuple(tensor.shape) if tensor.shape is not None else ()
+def rank_of(tensor: gs.Tensor) -> int | None:
+    """Number of dimensions; None if it is not known."""
+    return None if tensor.shape is None else len(tensor.shape)
+
+
+def shape_of(tensor: gs.Tensor, rank: int | None = None) -> Shape:
+    """The shape. Every size is a number, but for the first, which may be a name such as `batch`.
+
+    Raises:
+        SurgeryError: the shape or a size is not known, or there are not `rank` dimensions.
+    """
+    shape = tensor.shape
+    known = shape is not None and all(
+        (isinstance(size, int) and size > 0) or (axis == 0 and isinstance(size, str) and size)
+        for axis, size in enumerate(shape)
+    )
+    if not known or (rank is not None and len(shape) != rank):
+        wanted = "a shape" if rank is None else f"{rank} dimensions"
+        found = "no shape" if shape is None else f"shape {list(shape)}"
+        raise SurgeryError(
+            f"looked for {wanted} of known sizes in {tensor.name!r}, found {found}: infer the shapes first, and fix "
+            "every size but the batch's"
+        )
+    return tuple(shape)
+
+
+def dtype_of(tensor: gs.Tensor) -> np.dtype[Any]:
+    """The data type.
+
+    Raises:
+        SurgeryError: it is not known.
+    """
+    if tensor.dtype is None:  # numpy would take None for float64
+        raise SurgeryError(f"the data type of {tensor.name!r} is not known: infer the types first")
+    dtype: np.dtype[Any] = np.dtype(tensor.dtype)
+    return dtype

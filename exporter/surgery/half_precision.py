@@ -8,19 +8,21 @@ LayerNorm, the softmax, and all of ITAE's statistics. Evidence: exporter/DECISIO
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from exporter.options import ExportSpec
-from exporter.surgery.edit import Editor, constant_value, is_constant, producer, shape_of
-from exporter.surgery.pass_report import PassReport
+from exporter.surgery.edit import Editor, constant_value, dtype_of, is_constant, is_output, producer, rank_of, shape_of
+from runtime.contract.errors import SurgeryError
 
-HALVES: dict[str, np.dtype[np.generic]] = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
+Half = Literal["fp16", "bf16"]
+
+HALVES: dict[Half, np.dtype[np.generic]] = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 """numpy has no bfloat16 of its own; onnx and onnx-graphsurgeon take that of ml_dtypes."""
-WORK = {"fp16": ("MatMul", "Gemm", "Conv"), "bf16": ("MatMul", "Gemm")}
+WORK: dict[Half, tuple[str, ...]] = {"fp16": ("MatMul", "Gemm", "Conv"), "bf16": ("MatMul", "Gemm")}
 """A bfloat16 Conv is legal from opset 22 only; the trace is of opset 20."""
 FOLLOW = ("Reshape", "Transpose", "Slice", "Gather", "Squeeze", "Unsqueeze", "Concat", "Gelu", "Sigmoid")
 """Taken along where their input comes from a half-precision node."""
@@ -28,16 +30,18 @@ DATA_INPUTS = {"Reshape": 1, "Slice": 1, "Gather": 1, "Squeeze": 1, "Unsqueeze":
 """Of these nodes only the first inputs are numbers; the others say how."""
 
 
-def half_precision(graph: gs.Graph, spec: ExportSpec) -> PassReport:
-    """Turn a float32 graph into a mixed one, strongly typed, if `spec` asks for fp16 or bf16.
+def half_precision(graph: gs.Graph, precision: Half) -> list[str]:
+    """Turn a float32 graph into a mixed one, strongly typed.
 
     A weight becomes a Cast of the float32 weight, which `exporter.surgery.materialize` turns into a half-precision
     weight when it writes the file: the passes themselves never read weights.
+
+    Raises:
+        SurgeryError: an output of the graph would be rounded to half precision, or a type or shape is not known.
     """
-    report = PassReport("half_precision")
-    precision = spec.resolved_precision
-    if precision not in HALVES or any(node.outputs[0].dtype in HALVES.values() for node in graph.nodes):
-        return report
+    made = (tensor.dtype for node in graph.nodes for tensor in node.outputs if tensor.dtype is not None)
+    if any(dtype in HALVES.values() for dtype in made):  # a second run changes nothing
+        return []
     dtype = HALVES[precision]
     half: dict[int, gs.Node] = {}
     for node in graph.nodes:
@@ -45,13 +49,15 @@ def half_precision(graph: gs.Graph, spec: ExportSpec) -> PassReport:
             half[id(node)] = node
     _leave_last_biases(half)
     for node in half.values():
+        if is_output(graph, node.outputs[0]):
+            raise SurgeryError(f"the output {node.outputs[0].name!r} of {node.op} {node.name!r} would be {precision}")
         node.outputs[0].dtype = dtype
     edit = Editor(graph, "half")
     _cast_inputs(edit, half, dtype)
-    _cast_outputs(edit, graph, half)
-    report.changed.extend(node.name for node in half.values())
+    _cast_outputs(edit, half)
+    changed = [node.name for node in half.values()]
     graph.cleanup().toposort()
-    return report
+    return changed
 
 
 def _follows(node: gs.Node, half: dict[int, gs.Node]) -> bool:
@@ -64,7 +70,7 @@ def _follows(node: gs.Node, half: dict[int, gs.Node]) -> bool:
     if node.op in FOLLOW:
         return True
     if node.op == "Add":  # a bias; without a constant it is the residual stream, which stays float32
-        return len(constants) == 1 and len(shape_of(constants[0])) == 1
+        return len(constants) == 1 and rank_of(constants[0]) == 1
     if node.op == "Mul":  # a scale, or SwiGLU's gate; LayerScale, a vector, belongs to the residual stream
         return all(math.prod(shape_of(tensor)) == 1 for tensor in constants)
     return False
@@ -82,7 +88,7 @@ def _cast_inputs(edit: Editor, half: dict[int, gs.Node], dtype: npt.DTypeLike) -
     casts: dict[int, gs.Tensor] = {}
     for node in half.values():
         for index, tensor in enumerate(node.inputs[: DATA_INPUTS.get(node.op)]):
-            if tensor.dtype == np.float32:
+            if not tensor.is_empty() and dtype_of(tensor) == np.float32:
                 if id(tensor) not in casts:
                     casts[id(tensor)] = _as_half(edit, tensor, np.dtype(dtype))
                 node.inputs[index] = casts[id(tensor)]
@@ -96,14 +102,13 @@ def _as_half(edit: Editor, tensor: gs.Tensor, dtype: np.dtype[np.generic]) -> gs
     return edit.cast(tensor, dtype, name)
 
 
-def _cast_outputs(edit: Editor, graph: gs.Graph, half: dict[int, gs.Node]) -> None:
-    """Let all other nodes, and the graph's outputs, read float32."""
+def _cast_outputs(edit: Editor, half: dict[int, gs.Node]) -> None:
+    """Let all other nodes read float32."""
     for node in half.values():
         tensor = node.outputs[0]
         readers = [reader for reader in tensor.outputs if id(reader) not in half]
-        if not readers and not any(output is tensor for output in graph.outputs):
+        if not readers:
             continue
         exact = edit.cast(tensor, np.float32, f"{tensor.name}/float32")
         for reader in readers:
             reader.inputs = [exact if given is tensor else given for given in reader.inputs]
-        graph.outputs = [exact if output is tensor else output for output in graph.outputs]

@@ -1,4 +1,4 @@
-"""What a subgraph looks like, as data, and a matcher that tells how far it came where it finds none.
+"""What a subgraph looks like, as data, and a matcher that says how far it came if it finds none.
 
 A pattern is read from its output to its inputs. `Mul`, `Add` match in either order. A `Var` is the boundary: whatever
 makes it is none of the pattern's business; everything nearer to the output is inside.
@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from exporter.surgery.edit import constant_value, producer, shape_of
+from exporter.surgery.edit import constant_value, producer, rank_of
 
 COMMUTATIVE = ("Add", "Mul")
 
@@ -91,7 +91,7 @@ def _match(pattern: Pattern, tensor: gs.Tensor, so_far: Match) -> Match | Miss:
     if isinstance(pattern, Op):
         return _match_op(pattern, tensor, so_far)
     if isinstance(pattern, Var):
-        if pattern.rank is not None and len(shape_of(tensor)) != pattern.rank:
+        if pattern.rank is not None and rank_of(tensor) != pattern.rank:
             return _miss(so_far, f"`{pattern.name}` with {pattern.rank} dimensions", tensor)
         return Match({**so_far.tensors, pattern.name: tensor}, so_far.nodes, so_far.inside)
     value = constant_value(tensor)
@@ -144,5 +144,5 @@ def _miss(so_far: Match, looked_for: str, tensor: gs.Tensor, detail: str = "") -
         found = f"{node.op} {node.name!r}" + (f" with {detail}" if detail else "")
     else:
         kind = "the constant" if isinstance(tensor, gs.Constant) else "the input"
-        found = f"{kind} {tensor.name!r} {list(shape_of(tensor))}"
+        found = f"{kind} {tensor.name!r} {'of unknown shape' if tensor.shape is None else list(tensor.shape)}"
     return Miss(len(so_far.inside), f"looked for {looked_for}, found {found}")

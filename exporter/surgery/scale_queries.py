@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from exporter.options import ExportSpec
+from exporter.graph_facts import GraphFacts
 from exporter.surgery.attention import find_attention
 from exporter.surgery.edit import Editor, replace_uses, shape_of
-from exporter.surgery.pass_report import PassReport
 
 
-def scale_queries(graph: gs.Graph, spec: ExportSpec) -> PassReport:
+def scale_queries(graph: gs.Graph, facts: GraphFacts) -> list[str]:
     """Rewrite `softmax((q @ k.T) * s)` as `softmax((q * s) @ k.T)`; q: (B, H, N, d).
 
     Raises:
-        SurgeryError: the graph has not `spec.backbone.depth` attention sites.
+        SurgeryError: the graph does not have the attention sites of `facts`.
     """
-    report = PassReport("scale_queries")
-    for site in find_attention(graph, expected=spec.backbone.depth):
+    changed = []
+    for site in find_attention(graph, facts):
         if site.late is None:  # scaled early already: a second run changes nothing
             continue
         query = site.qk.inputs[0]
@@ -26,7 +25,7 @@ def scale_queries(graph: gs.Graph, spec: ExportSpec) -> PassReport:
             "Mul", [query, scale], "scaled_query", dtype=query.dtype, shape=shape_of(query)
         )
         site.qk.inputs[0] = early
-        replace_uses(site.late.outputs[0], site.qk.outputs[0])
-        report.changed.append(site.scope)
+        replace_uses(graph, site.late.outputs[0], site.qk.outputs[0])
+        changed.append(site.scope)
     graph.cleanup().toposort()
-    return report
+    return changed

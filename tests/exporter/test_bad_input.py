@@ -31,7 +31,7 @@ from exporter.build import engine
 from exporter.models import architecture, weights
 from exporter.models.architecture import Architecture
 from exporter.proof import golden_sample
-from exporter.surgery import materialize
+from exporter.surgery import materialize, runner
 from runtime.contract.errors import BuildError, ManifestError
 from runtime.contract.golden import read_golden
 from runtime.contract.manifest import manifest_path, verified_manifest
@@ -424,8 +424,8 @@ def wrong_attenuation(monkeypatch):
     inject = importlib.import_module("exporter.methods.itae.graph.inject")
     real = inject.attenuate
 
-    def mask(edit, site, artifact, itae, prefix):
-        return real(edit, site, artifact, dataclasses.replace(itae, attenuate="mask"), prefix)
+    def mask(edit, site, artifact, itae, facts):
+        return real(edit, site, artifact, dataclasses.replace(itae, attenuate="mask"), facts)
 
     monkeypatch.setattr(inject, "attenuate", mask)
 
@@ -484,14 +484,14 @@ def test_a_graph_that_computes_something_else_is_not_published(
 
 
 def test_a_graph_that_the_checker_refuses_is_not_published(bad_input_export, bad_input_old, monkeypatch):
-    real = pipeline.surgery.run
+    real = runner.run
 
     def broken(*args):
         model, reports = real(*args)
         model.graph.node[-1].input[0] = "nothing"
         return model, reports
 
-    monkeypatch.setattr(pipeline.surgery, "run", broken)
+    monkeypatch.setattr(runner, "run", broken)
     before = files(bad_input_old.parent)
     assert_one_line(bad_input_export("--out", str(bad_input_old)), 1, "does not pass onnx.checker")
     assert files(bad_input_old.parent) == before
@@ -532,7 +532,7 @@ STATIONS = {
     "load": (weights, "load"),
     "eager": (golden_sample, "make_samples"),
     "trace": (trace, "to_onnx"),
-    "surgery": (pipeline.surgery, "run"),
+    "surgery": (runner, "run"),
     "materialize": (materialize, "materialize"),
     "gate": (pipeline.gate, "open_checked"),
     "parity": (pipeline.parity, "run"),

@@ -9,16 +9,14 @@ import onnxruntime
 import pytest
 import torch
 
-from exporter import surgery, trace
+from exporter import pipeline
 from exporter.__main__ import main
 from exporter.build import engine, fusion
 from exporter.methods.itae import reference
 from exporter.methods.itae.options import ItaeConfig
-from exporter.models import position, weights
-from exporter.models.architecture import architecture
 from exporter.options import ExportSpec
 from exporter.proof.golden_sample import candidate, normalize
-from exporter.surgery import materialize
+from exporter.surgery.attention import attention_nodes
 from runtime.contract.golden import read_golden
 from runtime.contract.manifest import verified_manifest
 
@@ -36,9 +34,7 @@ def pixels_of(spec: ExportSpec, *numbers: int) -> np.ndarray:
 def vits14(tmp_path_factory):
     """vits14, traced once at 224."""
     spec = ExportSpec("unused.engine", size="vits14", weights="random:0")
-    model = weights.load(spec.backbone, spec.weights).model
-    position.bake_position_embedding(model, spec.grid, spec.pos_embed)
-    return spec, trace.to_onnx(model, spec, tmp_path_factory.mktemp("vits14"))
+    return spec, pipeline.load_and_trace(spec, tmp_path_factory.mktemp("vits14"))[1]
 
 
 FUSION = [
@@ -57,11 +53,10 @@ FUSION = [
 def test_attention_stays_fused_in_half_precision(precision, itae, vits14, tmp_path):
     spec, traced = vits14
     spec = dataclasses.replace(spec, itae=itae, precision=precision)
-    operated, _ = surgery.run(traced, spec)
-    materialize.materialize(operated, traced.parent, tmp_path / "m.onnx", "m.onnx.data")
+    model = pipeline.operate(spec, traced, tmp_path).model
     request = engine.EngineRequest("tensorrt-rtx", (1, 8, 64))
-    result = engine.build(tmp_path / "m.onnx", tmp_path / "m.plan", request)
-    sites = surgery.attention_nodes(tmp_path / "m.onnx")
+    result = engine.build(model, tmp_path / "m.plan", request)
+    sites = attention_nodes(model)
     found = fusion.read_fusion(sites, result.kernels, fusion.unfusable_layers(spec))
     assert found is not None
     assert (found.sites, found.expected, found.fused, found.unfused_layers) == (12, 12, 12, ())
@@ -97,8 +92,7 @@ def test_the_command_publishes_an_engine_its_onnx_file_and_nothing_else(publishe
 def test_the_published_onnx_file_equals_eager_pytorch_on_fresh_images(published):
     size, folder = published
     spec = ExportSpec("unused.onnx", size=size, weights="random:0")
-    model = weights.load(spec.backbone, spec.weights).model
-    position.bake_position_embedding(model, spec.grid, spec.pos_embed)
+    model = pipeline.load(spec).model
     pixels = pixels_of(spec, 101, 105, 107)
     want = reference.embed(model, torch.from_numpy(pixels), spec.itae)
     session = onnxruntime.InferenceSession(folder / "m.onnx", providers=["CPUExecutionProvider"])
@@ -129,15 +123,12 @@ def test_the_manifest_tells_every_option_and_figure(published):
 )
 def test_larger_sizes_equal_eager_pytorch(size, image_size, registers, tmp_path):
     spec = ExportSpec("unused.onnx", size=size + registers, weights="random:0", image_size=image_size, itae=MIXED)
-    model = weights.load(architecture(size + registers), spec.weights).model
-    position.bake_position_embedding(model, spec.grid, spec.pos_embed)
+    loaded, traced = pipeline.load_and_trace(spec, tmp_path)
     pixels = pixels_of(spec, 101)
-    want = reference.embed(model, torch.from_numpy(pixels), MIXED)
-    traced = trace.to_onnx(model, spec, tmp_path)
-    del model
-    operated, _ = surgery.run(traced, spec)
-    materialize.materialize(operated, tmp_path, tmp_path / "m.onnx", "m.onnx.data")
-    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    want = reference.embed(loaded.model, torch.from_numpy(pixels), MIXED)
+    del loaded
+    model = pipeline.operate(spec, traced, tmp_path).model
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (embedding,) = session.run(None, {"pixel_values": pixels})
     off = np.abs(embedding - want.embedding.numpy()).max()
 

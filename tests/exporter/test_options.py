@@ -13,12 +13,20 @@ import numpy as np
 import pytest
 
 import exporter
-from exporter.methods.itae.options import ATTENUATIONS, FLOAT32_MAX, SIDES, SOURCES, THRESHOLDS, Choice, ItaeConfig
+from exporter.methods.itae.options import (
+    ATTENUATIONS,
+    FLOAT32_MAX,
+    MAX_MEDIAN_PATCHES,
+    SIDES,
+    SOURCES,
+    THRESHOLDS,
+    Choice,
+    ItaeConfig,
+)
 from exporter.models.architecture import ARCHITECTURES, PATCH, Architecture
 from exporter.options import (
     BACKENDS,
     INPUTS,
-    MAX_MEDIAN_PATCHES,
     MAX_SIDE,
     OUTPUTS,
     POOLINGS,
@@ -183,7 +191,7 @@ def test_defaults_are_those_of_the_specification():
     assert (spec.profile, spec.outputs, spec.input) == ((1, 8, 64), ("embedding",), "float32")
     assert (spec.pos_embed, spec.parity_samples, spec.workspace_mib) == ("meta", 4, None)
     assert (spec.keep_onnx, spec.makes_engine, spec.resolved_precision) == (None, True, "fp16")
-    assert (spec.layers, spec.patches, spec.tokens) == ((11,), 256, 257)
+    assert (spec.layers, spec.facts.patches, spec.facts.tokens) == ((11,), 256, 257)
     assert (spec.pooling, spec.normalize, spec.computes_cls_only, spec.embedding_width) == ("cls", False, True, 768)
 
 
@@ -285,7 +293,7 @@ def test_an_unknown_size_is_refused_with_the_list(size):
 
 def test_an_architecture_of_your_own_is_taken():
     spec = ExportSpec("a.onnx", size=TINY, image_size=(28, 42))
-    assert (spec.grid, spec.patches, spec.tokens, spec.layers) == ((2, 3), 6, 11, (1,))
+    assert (spec.facts.grid, spec.facts.patches, spec.facts.tokens, spec.layers) == ((2, 3), 6, 11, (1,))
 
 
 @pytest.mark.parametrize(
@@ -294,7 +302,7 @@ def test_an_architecture_of_your_own_is_taken():
     ids=str,
 )
 def test_image_sizes_are_multiples_of_a_patch(given, grid):
-    assert ExportSpec("a.onnx", image_size=given).grid == grid
+    assert ExportSpec("a.onnx", image_size=given).facts.grid == grid
 
 
 @pytest.mark.parametrize(
@@ -415,7 +423,7 @@ def test_a_median_of_more_patches_than_tensorrt_takes_is_refused_for_engines(out
     with pytest.raises(UsageError, match=r"median of 7744 patches, TensorRT can take at most 7679.*zscore"):
         ExportSpec(out, itae=itae, **OVER)
     for smaller in (AT, ODD):
-        assert ExportSpec(out, itae=itae, **smaller).patches <= MAX_MEDIAN_PATCHES
+        assert ExportSpec(out, itae=itae, **smaller).facts.patches <= MAX_MEDIAN_PATCHES
 
 
 @pytest.mark.parametrize(
@@ -429,7 +437,7 @@ def test_a_median_of_more_patches_than_tensorrt_takes_is_refused_for_engines(out
     ids=["ONNX", "zscore", "absolute", "plain"],
 )
 def test_where_no_engine_needs_a_median_any_number_of_patches_is_taken(out, itae):
-    assert ExportSpec(out, itae=itae, **OVER).patches > MAX_MEDIAN_PATCHES
+    assert ExportSpec(out, itae=itae, **OVER).facts.patches > MAX_MEDIAN_PATCHES
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ import numpy as np
 import onnx
 import onnx.parser
 
-from exporter.models.architecture import Architecture
-from exporter.options import ExportSpec
+from exporter.graph_facts import GraphFacts
 
 B, N, C, H, D = 2, 5, 8, 2, 4
 """N = CLS + a 2×2 grid of patches."""
+FACTS = GraphFacts(depth=2, heads=H, width=C, prefix=1, grid=(2, 2), image_size=(28, 28))
+"""What `two_layers` makes."""
 
 
 def attention_text(layer: int, source: str, *, scale: str = "late", key: str = "merged", mask: bool = False) -> str:
@@ -73,12 +74,6 @@ def make_model(
     model = onnx.parser.parse_model(text)
     onnx.checker.check_model(model)
     return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-
-
-def make_spec(**options) -> ExportSpec:
-    """The spec of what `make_model` makes of two attentions: 28 px, so that P = 4."""
-    arch = Architecture("text", width=C, heads=H, depth=2)
-    return ExportSpec("unused.onnx", size=arch, image_size=28, **options)
 
 
 def two_layers(**knobs) -> onnx.ModelProto:

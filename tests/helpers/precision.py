@@ -12,13 +12,12 @@ import torch
 import trouble
 from tiny_dinov2 import open_session
 
-from exporter import surgery, trace
+from exporter import pipeline, trace
 from exporter.methods.itae import reference
 from exporter.methods.itae.options import ItaeConfig
 from exporter.models.architecture import Architecture
 from exporter.options import ExportSpec, Precision
 from exporter.proof import golden_sample
-from exporter.surgery import materialize
 
 SWIGLU = Architecture("swiglu", width=256, heads=4, depth=6, registers=4, swiglu=True)
 """ViT-g's MLP in a small model."""
@@ -113,17 +112,14 @@ def measure(
     model = trouble.troubled(spec, seed, kinds)
     inside = trouble.look_inside(model, torch.from_numpy(images))
     wanted = [reference.embed(model, torch.from_numpy(images), itae) for itae in SETTINGS]
-    traced = trace.to_onnx(model, spec, folder)
+    traced = trace.to_onnx(model, spec.facts, folder)
     del model
     compared = {}
     for precision in precisions:
         for number, (itae, want) in enumerate(zip(SETTINGS, wanted, strict=True)):
             outputs = ("embedding", "artifact_mask", "artifact_norm") if itae else ("embedding",)
-            operated, _ = surgery.run(
-                traced, dataclasses.replace(spec, itae=itae, precision=precision, outputs=outputs)
-            )
-            path = folder / "m.onnx"
-            materialize.materialize(operated, folder, path, "m.onnx.data")
+            chosen = dataclasses.replace(spec, itae=itae, precision=precision, outputs=outputs)
+            path = pipeline.operate(chosen, traced, folder).model
             compared[precision, "PyTorch", number] = compare(graph_in_torch.run(path, images), want, itae)
             if precision == "fp16":
                 got = dict(zip(outputs, open_session(path).run(outputs, {"pixel_values": images}), strict=True))

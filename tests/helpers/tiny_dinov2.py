@@ -11,13 +11,11 @@ import numpy as np
 import onnxruntime
 import torch
 
-from exporter import surgery, trace
+from exporter import pipeline
 from exporter.methods.itae import reference
 from exporter.methods.itae.options import ItaeConfig
-from exporter.models import position, weights
 from exporter.models.architecture import PATCH, Architecture
 from exporter.options import ExportSpec
-from exporter.surgery import materialize
 
 # Models this small are slower on several threads than on one.
 torch.set_num_threads(1)
@@ -53,10 +51,7 @@ class TinyDinov2:
         """The operated graph as an ONNX file with every output that it can have."""
         options.setdefault("outputs", EVERYTHING if itae else EVERYTHING[:2])
         spec = dataclasses.replace(self.spec, itae=itae, **options)
-        operated, _ = surgery.run(self.traced, spec)
-        path = folder / "operated.onnx"
-        materialize.materialize(operated, self.traced.parent, path, "operated.onnx.data")
-        return path
+        return pipeline.operate(spec, self.traced, folder).model
 
     def run(self, itae: ItaeConfig | None, images: np.ndarray, folder: Path, **options) -> dict[str, np.ndarray]:
         """What ONNX Runtime makes of the operated graph, by output."""
@@ -92,6 +87,5 @@ MODELS = {
 
 def make_tiny(arch: Architecture, size: tuple[int, int], folder: Path) -> TinyDinov2:
     spec = ExportSpec("unused.onnx", size=arch, image_size=size, weights="random:1")
-    model = weights.load(arch, spec.weights).model
-    position.bake_position_embedding(model, spec.grid, spec.pos_embed)
-    return TinyDinov2(spec, model, copy.deepcopy(model).double(), trace.to_onnx(model, spec, folder))
+    loaded, traced = pipeline.load_and_trace(spec, folder)
+    return TinyDinov2(spec, loaded.model, copy.deepcopy(loaded.model).double(), traced)

@@ -69,7 +69,7 @@ def troubled(spec: ExportSpec, seed: int, kinds: tuple[str, ...]) -> torch.nn.Mo
     tensors = weights.random_tensors(arch, seed)
     plant(tensors, arch, kinds)
     model = weights.build_model(arch, checkpoint.translate(tensors, arch, "trouble"))
-    position.bake_position_embedding(model, spec.grid, spec.pos_embed)
+    position.bake_position_embedding(model, spec.facts.grid, spec.pos_embed)
     return model
 
 

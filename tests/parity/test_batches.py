@@ -9,12 +9,10 @@ import pytest
 import tiny_dinov2
 from onnx import helper, numpy_helper
 
-from exporter import surgery, trace
+from exporter import pipeline
 from exporter.methods.itae.options import ItaeConfig
-from exporter.models import position, weights
 from exporter.options import ExportSpec
 from exporter.proof.golden_sample import candidate, normalize
-from exporter.surgery import materialize
 
 EVERYTHING = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
 FAR = 2e-6
@@ -26,9 +24,7 @@ SHIFTS = (0, 1, 4)
 @pytest.fixture(scope="module")
 def vits14(tmp_path_factory):
     spec = ExportSpec("unused.onnx", size="vits14", weights="random:0")
-    model = weights.load(spec.backbone, spec.weights).model
-    position.bake_position_embedding(model, spec.grid, spec.pos_embed)
-    return spec, trace.to_onnx(model, spec, tmp_path_factory.mktemp("vits14"))
+    return spec, pipeline.load_and_trace(spec, tmp_path_factory.mktemp("vits14"))[1]
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +37,7 @@ def images() -> np.ndarray:
 
 def export(vits14, folder, itae, outputs):
     spec, traced = vits14
-    operated, _ = surgery.run(traced, dataclasses.replace(spec, itae=itae, outputs=outputs))
-    materialize.materialize(operated, traced.parent, folder / "m.onnx", "m.onnx.data")
-    return folder / "m.onnx"
+    return pipeline.operate(dataclasses.replace(spec, itae=itae, outputs=outputs), traced, folder).model
 
 
 def assert_rows_are_as_alone(path, images) -> dict[str, np.ndarray]:

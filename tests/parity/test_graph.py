@@ -118,7 +118,7 @@ def test_graph_equals_eager_at_every_batch_size(batch, tiny, tmp_path):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_graph_equals_eager_with_any_number_of_artifacts(flagged, attenuate, precision, tiny, tmp_path):
     images = tiny.images(1, seed=13)
-    P = tiny.spec.patches
+    P = tiny.spec.facts.patches
     seen = tiny.eager(ItaeConfig(threshold="absolute:0", side="high"), images)
     ordered = seen.norm.flatten().sort(descending=True).values.tolist()
     count = {"none": 0, "one": 1, "all but one": P - 1, "all": P}[flagged]
@@ -164,7 +164,7 @@ def test_cls_and_registers_are_never_artifacts(tiny, tmp_path):
     images = tiny.images(2, seed=19)
     itae = ItaeConfig("all", "key", "absolute:0", "high", "mask")
     got = tiny.run(itae, images, tmp_path)
-    assert got["artifact_mask"].shape == (2, 3, tiny.spec.patches)
+    assert got["artifact_mask"].shape == (2, 3, tiny.spec.facts.patches)
     assert got["artifact_mask"].all()
     plain = tiny.run(None, images, tmp_path)
     np.testing.assert_array_equal(got["embedding"], plain["embedding"])
@@ -240,4 +240,4 @@ def test_outputs_are_those_asked_for_in_that_order(tiny, tmp_path):
     path = tiny.export(ItaeConfig(), tmp_path, outputs=("artifact_norm", "embedding"))
     got = run(path, tiny.images(2, seed=47))
     assert list(got) == ["artifact_norm", "embedding"]
-    assert got["artifact_norm"].shape == (2, 1, tiny.spec.patches)
+    assert got["artifact_norm"].shape == (2, 1, tiny.spec.facts.patches)

@@ -12,12 +12,11 @@ import onnxruntime
 import pytest
 import torch
 
-from exporter import surgery, trace
+from exporter import pipeline
 from exporter.methods.itae import reference
-from exporter.models import position, weights
+from exporter.models import weights
 from exporter.models.architecture import architecture
 from exporter.options import ExportSpec
-from exporter.surgery import materialize
 
 GOLDEN = Path(__file__).parents[1] / "data" / "meta_golden.npz"
 ATOL = 1e-4
@@ -69,11 +68,9 @@ def meta(request, tmp_path_factory):
     return request.param, path
 
 
-def load(size: str, path: Path, image_size: tuple[int, int], pos_embed: str = "meta"):
-    spec = ExportSpec("unused.onnx", size=size, weights=str(path), image_size=image_size, itae=None)
-    model = weights.load(architecture(size), spec.weights).model
-    position.bake_position_embedding(model, spec.grid, pos_embed)
-    return model, spec
+def spec_of(size: str, path: Path, image_size: tuple[int, int], pos_embed: str = "meta") -> ExportSpec:
+    options = {"image_size": image_size, "pos_embed": pos_embed, "itae": None}
+    return ExportSpec("unused.onnx", size=size, weights=str(path), **options)
 
 
 def images(height: int, width: int) -> np.ndarray:
@@ -83,7 +80,7 @@ def images(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("image_size", IMAGE_SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
 def test_eager_embeddings_equal_metas(meta, image_size):
     size, path = meta
-    model, _ = load(size, path, image_size)
+    model = pipeline.load(spec_of(size, path, image_size)).model
     eager = reference.embed(model, torch.from_numpy(images(*image_size)), None)
     with np.load(GOLDEN) as golden:
         key = f"{size}_{image_size[0]}x{image_size[1]}"
@@ -94,10 +91,10 @@ def test_eager_embeddings_equal_metas(meta, image_size):
 @pytest.mark.parametrize("image_size", IMAGE_SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
 def test_graph_embeddings_equal_metas(meta, image_size, tmp_path):
     size, path = meta
-    model, spec = load(size, path, image_size)
-    operated, _ = surgery.run(trace.to_onnx(model, spec, tmp_path), spec)
-    materialize.materialize(operated, tmp_path, tmp_path / "m.onnx", "m.onnx.data")
-    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    spec = spec_of(size, path, image_size)
+    _, traced = pipeline.load_and_trace(spec, tmp_path)
+    model = pipeline.operate(spec, traced, tmp_path).model
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (embedding,) = session.run(None, {"pixel_values": images(*image_size)})
     with np.load(GOLDEN) as golden:
         key = f"{size}_{image_size[0]}x{image_size[1]}"
@@ -106,7 +103,7 @@ def test_graph_embeddings_equal_metas(meta, image_size, tmp_path):
 
 def test_position_embedding_of_the_port_differs_without_registers_only(meta):
     size, path = meta
-    model, _ = load(size, path, (224, 224), pos_embed="hf")
+    model = pipeline.load(spec_of(size, path, (224, 224), pos_embed="hf")).model
     eager = reference.embed(model, torch.from_numpy(images(224, 224)), None)
     with np.load(GOLDEN) as golden:
         off = np.abs(eager.embedding.numpy() - golden[f"{size}_224x224"]).max()
@@ -125,8 +122,9 @@ def test_seed_3_of_random_weights_is_the_recipe_of_the_golden_figures(meta):
 
 def test_position_embedding_of_the_port_gives_the_ports_embeddings(meta):
     size, path = meta
-    baked, spec = load(size, path, (224, 448), pos_embed="hf")
-    untouched = weights.load(architecture(size), spec.weights).model
+    spec = spec_of(size, path, (224, 448), pos_embed="hf")
+    baked = pipeline.load(spec).model
+    untouched = weights.load(spec.backbone, spec.weights).model
     pixels = torch.from_numpy(images(224, 448))
     with torch.inference_mode():
         want = untouched(pixels).last_hidden_state[:, 0]

@@ -1,7 +1,5 @@
 """Half precision against eager float32, on weights with DINOv2's known trouble planted in them."""
 
-import importlib
-
 import graph_in_torch
 import numpy as np
 import onnx
@@ -14,9 +12,9 @@ from trouble import FLOAT16_MAX, KINDS, troubled
 from exporter.methods.itae import reference
 from exporter.methods.itae.options import ItaeConfig
 from exporter.options import ExportSpec
+from exporter.surgery import half_precision
 from runtime.contract.comparison import LIMITS
 
-half_precision = importlib.import_module("exporter.surgery.half_precision")  # the package has a pass of that name
 SEED = 0
 REAL_SIZES = ["vits14", *(pytest.param(size, marks=pytest.mark.slow) for size in ("vitb14", "vitl14"))]
 

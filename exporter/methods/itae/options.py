@@ -20,6 +20,10 @@ Side = Literal["high", "low", "both"]
 SOURCES = ("query", "key", "value")
 SIDES = ("high", "low", "both")
 FLOAT32_MAX = 3.4028234663852886e38
+MAX_TOP = 3840
+"""Number of values that TensorRT's TopK gives at most."""
+MAX_MEDIAN_PATCHES = 2 * MAX_TOP - 1
+"""The median needs the upper half of all patches."""
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 """As in JSON and C++; Python's `float` takes spaces, underscores and other scripts' digits too."""
 
@@ -127,6 +131,10 @@ class ItaeConfig:
     def needs_median(self) -> bool:
         """Whether the graph computes a median, by TopK."""
         return self.limit.kind in NEEDS_MEDIAN
+
+    def reads_queries(self, layer: int, depth: int) -> bool:
+        """Whether the queries of all tokens are needed in `layer` of a model of `depth` blocks."""
+        return self.source == "query" and layer in self.layer_indices(depth)
 
     def may_flag_all(self, patches: int) -> bool:
         """Whether an image of `patches` can have no normal patch; where it can't, the graph needs not look.

@@ -10,15 +10,12 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import torch
 from transformers import AttentionInterface
 
 from exporter.methods.itae.options import Choice, ItaeConfig
-
-if TYPE_CHECKING:
-    from exporter.options import Pooling
 
 ATTENTION = "itae_reference"
 FAR = 1e30
@@ -83,7 +80,7 @@ def embed(
     model: torch.nn.Module,
     images: torch.Tensor,
     itae: ItaeConfig | None,
-    pooling: Pooling = "cls",
+    pooling: Literal["cls", "cls+mean"] = "cls",
     *,
     normalize: bool = False,
 ) -> Eager:

@@ -1,20 +1,20 @@
 """One attention with ITAE beside exporter/ITAE.md in numpy, at ordinary logits and at logits in the thousands."""
 
 import dataclasses
+from functools import partial
 
 import itae_in_numpy as oracle
 import numpy as np
 import onnx_graphsurgeon as gs
 import onnxruntime
 import pytest
-from attention_as_text import C, H, N, attention_text, make_model, make_spec
+from attention_as_text import FACTS, C, H, N, attention_text, make_model
 
 from exporter.methods.itae.graph.inject import inject_itae
 from exporter.methods.itae.options import ItaeConfig
-from exporter.models.architecture import Architecture
-from exporter.surgery import run_pass
 from exporter.surgery.cls_only import cls_only
 from exporter.surgery.edit import import_graph
+from exporter.surgery.runner import run_pass
 from exporter.surgery.scale_queries import scale_queries
 
 SCALE = 0.5
@@ -47,14 +47,14 @@ def test_attention_equals_the_formulas(attenuate, source, factor, rows):
     artifact = np.array([oracle.is_artifact(row, threshold, "high") for row in norms])
     assert artifact.sum() == 3
 
-    spec = dataclasses.replace(
-        make_spec(itae=ItaeConfig("0", source, threshold, "high", attenuate), precision="fp32"),
-        size=Architecture("text", width=C, heads=H, depth=1),
-        cls_only=rows == "CLS row",
-    )
+    facts = dataclasses.replace(FACTS, depth=1)
+    passes = [partial(scale_queries, facts=facts)]
+    if rows == "CLS row":
+        passes.append(partial(cls_only, facts=facts, keep_query=source == "query"))
+    passes.append(partial(inject_itae, facts=facts, itae=ItaeConfig("0", source, threshold, "high", attenuate)))
     graph = import_graph(model).toposort()
-    for operate in (scale_queries, cls_only, inject_itae):
-        run_pass(operate, graph, spec)
+    for operate in passes:
+        run_pass(operate, graph)
     operated = gs.export_onnx(graph, do_type_check=False)
     operated.ir_version = 10
     session = onnxruntime.InferenceSession(operated.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -86,7 +86,7 @@ def test_flags_equal_the_formulas(threshold, side, P):
     values = st.integers(1, 64).map(lambda n: n / 16)  # exact in float32, and often equal
 
     @given(st.lists(st.lists(values, min_size=P, max_size=P), min_size=1, max_size=3))
-    @settings(max_examples=60)
+    @settings(max_examples=60, deadline=None)
     def equal(norms):
         array = np.array(norms, np.float32)
         flags = detect(array)
@@ -112,7 +112,7 @@ def test_median_and_mad_equal_numpys_to_the_last_bit(P, prefix):
     values = st.integers(0, 64).map(lambda n: n / 16)
 
     @given(st.lists(values, min_size=P, max_size=P))
-    @settings(max_examples=100)
+    @settings(max_examples=100, deadline=None)
     def equal(norms):
         x = np.array([norms])
         middle, mad = session.run(None, {"norm": with_prefix(x, prefix)})
@@ -148,7 +148,7 @@ def test_images_without_a_normal_patch_are_only_ruled_out_where_there_are_none(t
     values = st.one_of(st.integers(0, 16).map(float), st.floats(0, 2**10, width=32))
 
     @given(st.lists(values, min_size=P, max_size=P))
-    @settings(max_examples=150)
+    @settings(max_examples=150, deadline=None)
     def ruled_out(norms):
         assert itae.may_flag_all(P) or not detect(np.array([norms], np.float32)).all()
 

@@ -10,6 +10,7 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from exporter.graph_facts import GraphFacts
 from exporter.methods.itae.graph.median import for_tokens
 from exporter.methods.itae.options import ItaeConfig
 from exporter.surgery.attention import AttentionSite, logits_of
@@ -22,14 +23,14 @@ _AXIS = np.array([1], np.int64)
 _AXES_1_2 = np.array([1, 2], np.int64)
 
 
-def attenuate(edit: Editor, site: AttentionSite, artifact: gs.Tensor, itae: ItaeConfig, prefix: int) -> None:
+def attenuate(edit: Editor, site: AttentionSite, artifact: gs.Tensor, itae: ItaeConfig, facts: GraphFacts) -> None:
     """Attenuate the artifacts (B, N) bool of one site, in every row of its logits (B, H, rows, N).
 
     Raises:
         SurgeryError: the logits are scaled after their MatMul, and `min` would miss it.
     """
-    how = itae.attenuation
-    if itae.may_flag_all(site.tokens - prefix):
+    how, prefix = itae.attenuation, facts.prefix
+    if itae.may_flag_all(facts.patches):
         artifact = _unless_all(edit, artifact, prefix)
     if how.kind == "mean":
         site.key_reshape.inputs[0] = _keys_of_mean_logit(edit, site.key, artifact, prefix)

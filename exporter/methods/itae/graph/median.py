@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from exporter.options import MAX_TOP
+from exporter.methods.itae.options import MAX_TOP
 from exporter.surgery.edit import Editor, cut, shape_of
 
 _AXIS = np.array([1], np.int64)
