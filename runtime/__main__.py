@@ -10,7 +10,7 @@ from pathlib import Path
 from runtime.contract.console import Parser, run
 from runtime.contract.errors import UsageError
 
-COMMANDS = ("embed", "cluster", "evaluate", "verify", "bench", "info", "doctor")
+COMMANDS = ("embed", "cluster", "export", "evaluate", "verify", "bench", "info", "doctor")
 """A file each in `runtime/commands`. They are imported inside of `run`, whose handlers make Ctrl-C one line."""
 
 
@@ -40,6 +40,7 @@ def parser() -> Parser:
         epilog="examples:\n"
         "  %(prog)s embed itae.onnx photos/ --out embeddings/\n"
         "  %(prog)s cluster embeddings/ --k 10 --out clusters/\n"
+        "  %(prog)s export embeddings/ embeddings.npy\n"
         "  %(prog)s evaluate plain.onnx itae.onnx --data cifar10:cifar-10-binary.tar.gz\n"
         "  %(prog)s verify itae.onnx\n"
         "  %(prog)s bench itae.onnx --batch 1,8\n"

@@ -18,6 +18,7 @@ from runtime.clustering.points import Float32, StoreReader
 from runtime.clustering.results import CENTROIDS, SUMMARY
 from runtime.contract.errors import InputError, UsageError, one_line
 from runtime.store import Store
+from runtime.store.npy_header import read_npy_header
 
 _MAX_SUMMARY_BYTES = 1 << 26
 
@@ -109,18 +110,14 @@ def assign(reader: StoreReader, old: OldClusters) -> Clustering:
 def _centroids(data: bytes, file: Path) -> Float32:
     """The array (k, C) of a .npy file; its size is compared with its header before anything is made of it."""
     source = io.BytesIO(data)
-    try:
-        is_first = np.lib.format.read_magic(source) == (1, 0)
-        read_header = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
-        shape, is_fortran, dtype = read_header(source)
-    except Exception as error:  # the header is Python, and a damaged one raises anything
-        raise InputError(f"{file} is no .npy file ({one_line(error)})") from error
-    if len(shape) != 2 or dtype != np.float32 or min(shape) < 1:
-        raise InputError(f"{file} holds {dtype} of shape {shape}, expected float32 (k, C)")
-    held, expected = len(data) - source.tell(), shape[0] * shape[1] * dtype.itemsize
-    if held != expected:
-        raise InputError(f"{file} holds {held} bytes of numbers, its header speaks of {expected}; make it again")
-    centroids = np.frombuffer(data, dtype, offset=source.tell()).reshape(shape, order="F" if is_fortran else "C")
+    header = read_npy_header(source, file)
+    held = len(data) - header.offset
+    if held != header.data_bytes:
+        raise InputError(
+            f"{file} holds {held} bytes of numbers, its header speaks of {header.data_bytes}; make it again"
+        )
+    shape = header.rows, header.width
+    centroids = np.frombuffer(data, "<f4", offset=header.offset).reshape(shape, order="F" if header.is_fortran else "C")
     if not np.isfinite(centroids).all():
         raise InputError(f"{file} holds NaN or infinity")
     return np.ascontiguousarray(centroids)

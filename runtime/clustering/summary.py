@@ -71,7 +71,7 @@ def summarize(
             "class_of_cluster": list(scores.class_of_cluster),
         },
         "picture": picture,
-        "source": {"folder": str(store.folder.resolve()), "model_sha256": store.origin.get("model_sha256")},
+        "source": {"folder": str(store.path.resolve()), "model_sha256": store.origin.get("model_sha256")},
         "versions": _versions(settings),
     }
 

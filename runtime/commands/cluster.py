@@ -12,11 +12,8 @@ from typing import TYPE_CHECKING
 from runtime.clustering import options as cluster_options
 from runtime.clustering.options import AUTO, Settings
 from runtime.commands import cluster_report, options
-from runtime.contract.errors import plain
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from runtime.clustering.assign import OldClusters
     from runtime.clustering.clusters import Clustering
     from runtime.clustering.metrics import Metrics
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
     from runtime.contract.keys import Key
     from runtime.report.gallery import Gallery
     from runtime.store import Store
-    from runtime.store.moved import Moved
 
 Say = Callable[[str], None]
 """Tells a line on stderr."""
@@ -43,7 +39,7 @@ EXAMPLES = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument("embeddings", metavar="DIR", type=options.path, help="folder that `embed` wrote")
+    options.add_store(parser)
     parser.add_argument(
         "--algorithm",
         choices=cluster_options.ALGORITHMS,
@@ -100,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_images_root(parser, "where the images were moved since they were embedded")
     cluster_report.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    options.add_quiet(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -120,15 +116,12 @@ def run(arguments: argparse.Namespace) -> int:
     from runtime.clustering.by_settings import cluster_store
     from runtime.clustering.points import StoreReader
 
-    def say(line: str) -> None:
-        if not arguments.quiet:
-            sys.stderr.write(f"{plain(line)}\n")
-
+    say = options.teller(arguments)
     out = arguments.out
-    store = _opened(arguments.embeddings, say)
+    store = options.open_store(arguments.embeddings, say, "clustering")
     old = None if settings.assign is None else assign.load(settings.assign)
     reader = StoreReader(store, _metric(settings, old, store, say))
-    moved = _moved(arguments.images_root, store)
+    moved = options.moved(arguments, store.images)
     with cluster_output.output_folder(out, arguments.embeddings, settings.assign) as work:
         clustering, curve = _assigned(reader, old, say) if old is not None else cluster_store(reader, settings, say)
         roots, paths = _names(store)
@@ -158,19 +151,6 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _opened(folder: Path, say: Say) -> Store:
-    """The embeddings; there is at least one."""
-    from runtime.contract.errors import InputError
-    from runtime.store import Store
-
-    store = Store(folder)
-    if not store.complete:
-        say(f"{folder} is of a run that has not ended: clustering the {len(store):,} embeddings that are there")
-    if not len(store):
-        raise InputError(f"{folder} holds no embedding: make some with `embed`")
-    return store
-
-
 def _metric(settings: Settings, old: OldClusters | None, store: Store, say: Say) -> str:
     """By which it is clustered: as was asked for, or as the older run was."""
     from runtime.clustering import assign
@@ -181,14 +161,6 @@ def _metric(settings: Settings, old: OldClusters | None, store: Store, say: Say)
     if unknown:
         say(f"--assign {settings.assign}: {unknown}")
     return metric
-
-
-def _moved(images_root: Sequence[str], store: Store) -> Moved:
-    """Where the images lie now."""
-    from runtime.store.moved import Moved
-
-    known = dict.fromkeys(root for root, _ in store.images()) if images_root else {}
-    return Moved.parse(images_root, list(known))
 
 
 def _assigned(reader: StoreReader, old: OldClusters, say: Say) -> tuple[Clustering, None]:

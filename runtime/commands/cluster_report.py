@@ -102,7 +102,7 @@ def write(
     store, labels = reader.store, clustering.labels
     other = nearest_other(reader.parts(), clustering)
     made = report.Report(
-        title=f"Clusters of {store.folder.resolve().name}",
+        title=f"Clusters of {store.path.resolve().name}",
         lead=f"{len(labels):,} images in {len(summary['sizes']):,} clusters",
         headlines=_headlines(labels, summary),
         facts=_facts(arguments, store, summary, seconds),
@@ -157,7 +157,7 @@ def _facts(
         ("command", _command(arguments)),
         ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
         ("seconds so far", "" if seconds is None else f"{seconds:.1f}"),
-        ("embeddings", f"{store.folder.resolve()}: {len(store):,} of width {store.width}"),
+        ("embeddings", f"{store.path.resolve()}: {len(store):,} of width {store.width}"),
         ("model", " ".join(str(one) for one in (origin.get("model"), origin.get("model_sha256")) if one)),
         ("backbone", ", ".join(str(made_by[name]) for name in ("size", "precision", "weights") if name in made_by)),
         ("image size", " x ".join(_words(made_by.get("image_size", "")).split())),

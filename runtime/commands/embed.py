@@ -18,15 +18,13 @@ from runtime.contract.errors import CheckError, UsageError, plain
 if TYPE_CHECKING:
     from runtime.contract.manifest import Manifest
     from runtime.embedding.embedder import Embedder, Outcome
-    from runtime.store.moved import Moved
-    from runtime.store.writer import StoreWriter
 
 WHAT = "embed images into a folder of parquet files, or go on with one"
 EXAMPLES = """examples:
   %(prog)s itae.onnx photos/ --out embeddings/
   %(prog)s itae.onnx cat.jpg more/ 'shard-{000..099}.tar' --out embeddings/ --batch 32
   %(prog)s itae.engine s3://bucket/photos/ --out embeddings/ --devices 0,1 --max-failures 0.01
-  find photos -name '*.jpg' -print0 | %(prog)s itae.onnx - --out embeddings/ --format npy
+  find photos -name '*.jpg' -print0 | %(prog)s itae.onnx - --out embeddings/
 
 IMAGES are image files; folders, searched through (links to folders in them are not followed); lists of paths
 (LIST.txt, LIST.parquet, or - for standard input), relative to the current folder; WebDataset tars; Hugging Face parquet
@@ -50,9 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="files, folders, lists, tars, parquet, URLs, or -",
     )
     parser.add_argument("--out", metavar="DIR", type=options.path, required=True, help="folder for the embeddings")
-    kinds = ("parquet", "npy")
-    what = "npy is one embeddings.npy to be mapped into memory, with paths.txt"
-    parser.add_argument("--format", choices=kinds, default="parquet", help=f"{what} (default: %(default)s)")
     parser.add_argument("--batch", metavar="N", type=int, help="images to run at a time (default: 8; an engine's own)")
     options.add_provider(parser)
     parser.add_argument(
@@ -100,8 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
     manifest = read_manifest(arguments.model)  # its files are checked where they are loaded
     check_names(manifest, ["embedding"])
     provider, devices = _placed(arguments, manifest)
-    with open_writer(arguments.out, origin_of(manifest, provider), arguments.format) as writer:
-        moved = _moved(arguments, writer)
+    with open_writer(arguments.out, origin_of(manifest, provider)) as writer:
+        moved = options.moved(arguments, writer.stored_images)
         sources = open_sources(arguments.images, max_pixels=max_pixels)
         try:
             with _embedder(arguments, provider, devices) as embed, progress(sources.total) as shown:
@@ -160,14 +155,6 @@ def _embedder(arguments: argparse.Namespace, provider: str, devices: Sequence[in
         yield functools.partial(embed_stream, session, **how)
 
 
-def _moved(arguments: argparse.Namespace, writer: StoreWriter) -> Moved:
-    from runtime.store.moved import Moved
-
-    if not arguments.images_root:
-        return Moved(())
-    return Moved.parse(arguments.images_root, list(dict.fromkeys(root for root, _ in writer.stored_images())))
-
-
 def _report(arguments: argparse.Namespace, outcome: Outcome, seconds: float) -> int:
     """Say what was done; gives the exit code.
 
@@ -194,7 +181,7 @@ def _report(arguments: argparse.Namespace, outcome: Outcome, seconds: float) -> 
     sys.stderr.write("".join(f"{plain(line)}\n" for line in lines))
     if arguments.json:
         counts = {name: getattr(outcome, name) for name in ("embedded", "present", "failed", "missing")}
-        summary = {"out": str(out), "format": arguments.format, **counts, "seconds": round(seconds, 3)}
+        summary = {"out": str(out), **counts, "seconds": round(seconds, 3)}
         sys.stdout.write(json.dumps(summary, indent=2) + "\n")
     return 0
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.backends import PROVIDERS
+from runtime.contract.errors import InputError, plain
 
 if TYPE_CHECKING:
-    from runtime.contract.schema import Manifest
+    from runtime.contract.keys import Key
+    from runtime.contract.manifest import Manifest
+    from runtime.store import Store
+    from runtime.store.moved import Moved
 
 
 def text(argument: str) -> str:
@@ -28,6 +33,43 @@ def path(argument: str) -> Path:
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Declare MODEL."""
     parser.add_argument("model", metavar="MODEL", type=path, help="X.onnx or X.engine, its manifest beside it")
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Declare STORE; `open_store` opens it."""
+    what = "folder that `embed` wrote, or X.npy that `export` wrote"
+    parser.add_argument("embeddings", metavar="STORE", type=path, help=what)
+
+
+def open_store(store: Path, say: Callable[[str], None], doing: str) -> Store:
+    """Open embeddings, of which there is at least one; `doing` says what with, where the run that made them goes on.
+
+    Raises:
+        InputError: there are none, or they can't be read.
+    """
+    from runtime.store import Store
+
+    opened = Store(store)
+    if not opened.complete:
+        say(f"{store} is of a run that has not ended: {doing} the {len(opened):,} embeddings that are there")
+    if not len(opened):
+        raise InputError(f"{store} holds no embedding: make some with `embed`")
+    return opened
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Declare --quiet; `teller` reads it."""
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def teller(arguments: argparse.Namespace) -> Callable[[str], None]:
+    """What writes a line on stderr, unless --quiet."""
+
+    def say(line: str) -> None:
+        if not arguments.quiet:
+            sys.stderr.write(f"{plain(line)}\n")
+
+    return say
 
 
 def add_provider(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +93,18 @@ def add_images_root(parser: argparse.ArgumentParser, what: str) -> None:
         help=f"{what}: NEW is where the images lie that the store knows under its root OLD, which may be left out "
         "where it has one root; may be given several times",
     )
+
+
+def moved(arguments: argparse.Namespace, images: Callable[[], Iterator[Key]]) -> Moved:
+    """Where the images of a store lie now, by --images-root; `images` gives the keys of the store.
+
+    Raises:
+        UsageError: --images-root does not fit the store.
+    """
+    from runtime.store.moved import Moved
+
+    roots = dict.fromkeys(root for root, _ in images()) if arguments.images_root else {}
+    return Moved.parse(arguments.images_root, list(roots))
 
 
 def add_no_verify_hash(parser: argparse.ArgumentParser) -> None:

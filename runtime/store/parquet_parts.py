@@ -7,6 +7,7 @@ taken for one set.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ import numpy as np
 
 from runtime.contract.atomic import atomic_file
 from runtime.contract.errors import InputError, one_line
+from runtime.contract.keys import Key
 from runtime.store.origin import fingerprint
 from runtime.store.records import AGAIN, FORMAT, Embeddings, Float32
 
@@ -159,7 +161,63 @@ class PartFile:
         return InputError(f"{self.path} can't be read ({one_line(error)}): {AGAIN}")
 
 
-def release_memory() -> None:
+class Parts:
+    """The parts of a folder, for reading: those rows that there are when they are opened."""
+
+    def __init__(self, folder: Path, origin: str | None) -> None:
+        """Compare the parts' columns and origins; `origin` is the fingerprint that they must have, if it is known.
+
+        Raises:
+            InputError: there is no part, one can't be read, or they are not one set.
+        """
+        files = part_files(folder)
+        if not files:
+            raise InputError(f"{folder} holds no part-00000.parquet: {AGAIN}")
+        self._parts: list[tuple[Path, int]] = []
+        widths: set[int] = set()
+        for path in files:
+            with open_part(path) as part:
+                origin = part.store if path == files[0] and origin is None else origin
+                if part.store != origin:
+                    raise InputError(f"{path} is not of the same run as the parts before it, or store.json: {AGAIN}")
+                self._parts.append((path, part.rows))
+                widths.add(part.width)
+        if len(widths) > 1:
+            raise InputError(f"{folder}: parts with embeddings of widths {sorted(widths)}: {AGAIN}")
+        self.width = widths.pop()
+        self.rows = sum(rows for _, rows in self._parts)
+
+    def images(self) -> Iterator[Key]:
+        """Root and path of each row; raises InputError."""
+        for part, count in self._opened():
+            yield from itertools.islice(zip(*part.keys(), strict=True), count)
+
+    def parts(self) -> Iterator[Embeddings]:
+        """All rows, a part at a time; raises InputError."""
+        for part, count in self._opened():
+            yield part.read()[:count]
+
+    def blocks(self, rows: int) -> Iterator[Float32]:
+        """All rows, at most `rows` of them at a time and in memory: (`rows`, C) float32; raises InputError."""
+        for part, left in self._opened():
+            for block in part.vectors(rows):
+                yield block[:left]  # the part may have grown since it was counted
+                left -= min(left, len(block))
+
+    def _opened(self) -> Iterator[tuple[PartFile, int]]:
+        """Each part with its number of rows; a run that goes on meanwhile only makes the last part longer."""
+        for path, rows in self._parts:
+            with open_part(path) as part:
+                if part.rows < rows or part.width != self.width:
+                    raise InputError(
+                        f"{path} held {rows} rows of {self.width} when it was opened, now {part.rows} of "
+                        f"{part.width}: something else writes there; read it again when that is done"
+                    )
+                yield part, rows
+            _release_memory()
+
+
+def _release_memory() -> None:
     """Give back what pyarrow holds for later: part after part it grows to 100 MB."""
     import pyarrow as pa
 

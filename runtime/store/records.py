@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,12 +15,12 @@ from pydantic import Field
 
 from runtime.contract.atomic import write_atomically
 from runtime.contract.errors import InputError, one_line
+from runtime.contract.keys import Key
 
 Float32 = npt.NDArray[np.float32]
-Kind = Literal["parquet", "npy"]
 
 FORMAT = 2
-"""Of `store.json` and of the parts' metadata. 1 could not be gone on with; no release wrote it."""
+"""Format of `store.json` and of the parts' metadata. No release wrote format 1."""
 RECORD = "store.json"
 ERRORS = "errors.jsonl"
 AGAIN = "make them again with `python -m runtime embed`"
@@ -40,33 +41,36 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def first(self, count: int) -> Embeddings:
-        """The first `count` rows, or all where there are fewer."""
-        return Embeddings(self.roots[:count], self.paths[:count], self.vectors[:count])
+    def images(self) -> Iterator[Key]:
+        """Root and path of each row."""
+        return zip(self.roots, self.paths, strict=True)
+
+    def __getitem__(self, rows: slice) -> Embeddings:
+        """Some of the rows; their vectors are a view."""
+        return Embeddings(self.roots[rows], self.paths[rows], self.vectors[rows])
 
 
 class StoreRecord(pydantic.BaseModel):
-    """`store.json`. Of parquet it tells the rows of a finished run; of npy, how far the files are good."""
+    """`store.json`: what made the rows, and whether the run that wrote them came to its end."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
 
     format: Literal[2] = 2
-    kind: Kind
+    kind: Literal["parquet"] = "parquet"
     complete: bool
     """Whether the last run ended: every image that it found is a row or a line of `errors.jsonl`."""
     rows: Annotated[int, Field(ge=0)]
+    """Number of rows, if the run is complete."""
     width: Annotated[int, Field(gt=0)]
-    paths_bytes: Annotated[int, Field(ge=0)] | None = None
-    """Of `paths.txt`, where the kind is npy."""
     origin: dict[str, Any]
     """What made the embeddings: the model's hash, its options, its preprocessing, the provider."""
 
 
 def read_record(folder: Path) -> StoreRecord | None:
-    """`store.json` of a folder; none where there is none.
+    """Read `store.json` of a folder; returns None if there is none.
 
     Raises:
-        InputError: it can't be read, or is damaged, or of a newer version.
+        InputError: it can't be read, is damaged, or is of another version or of the former kind `npy`.
     """
     path = folder / RECORD
     try:
@@ -83,6 +87,11 @@ def read_record(folder: Path) -> StoreRecord | None:
         raise InputError(f"{path} is damaged ({one_line(error)}): {AGAIN}") from error
     if type(found) is not int or found != FORMAT:
         raise InputError(f"{path} has format {found}, this version reads {FORMAT}: {AGAIN}")
+    if fields.get("kind") == "npy":
+        raise InputError(
+            f"{folder} is a store of --format npy, which this version does not read: embed the images again into a "
+            "new folder, and `python -m runtime export` makes an array of it"
+        )
     try:
         return StoreRecord.model_validate_json(text)
     except pydantic.ValidationError as error:

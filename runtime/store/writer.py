@@ -16,13 +16,12 @@ import numpy as np
 
 from runtime.contract.atomic import cannot_write, locked
 from runtime.contract.errors import OutputFileError, UsageError
-from runtime.contract.keys import Keys
-from runtime.store.npy_file import PATHS, VECTORS
+from runtime.contract.keys import Key, Keys
+from runtime.store.growing_parts import GrowingParts
 from runtime.store.origin import differences
 from runtime.store.parquet_parts import has_parts, open_part, part_files
 from runtime.store.reader import Store
-from runtime.store.records import ERRORS, RECORD, Embeddings, Float32, Kind, read_record
-from runtime.store.sinks import open_sink
+from runtime.store.records import ERRORS, RECORD, Embeddings, Float32, read_record
 
 FLUSH_ROWS = 256
 FLUSH_SECONDS = 30.0
@@ -31,7 +30,7 @@ _WAITING_BATCHES = 64
 
 
 @contextlib.contextmanager
-def open_writer(folder: Path, origin: Mapping[str, Any], kind: Kind = "parquet") -> Iterator[StoreWriter]:
+def open_writer(folder: Path, origin: Mapping[str, Any]) -> Iterator[StoreWriter]:
     """Begin a store in `folder`, made where it is missing, or go on with the one that lies there.
 
     However the block ends, the rows added are written first. Only a block that ends well makes the store complete.
@@ -40,7 +39,6 @@ def open_writer(folder: Path, origin: Mapping[str, Any], kind: Kind = "parquet")
         folder: a folder whose parent exists.
         origin: what makes the embeddings, as JSON: see `runtime.store.origin`. A store that lies there must have the
             same identity, and keeps the origin that it has.
-        kind: of a new store; that of the one there must be the same.
 
     Raises:
         UsageError: the store there was made by another model or with other options.
@@ -53,8 +51,8 @@ def open_writer(folder: Path, origin: Mapping[str, Any], kind: Kind = "parquet")
             if not is_free:
                 raise OutputFileError(f"another `embed` is writing into {folder}: wait for it")
             _remove_leftovers(folder)
-            there = _origin_there(folder, origin, kind)
-            with contextlib.closing(StoreWriter(folder, origin if there is None else there, kind)) as writer:
+            there = _origin_there(folder, origin)
+            with contextlib.closing(StoreWriter(folder, origin if there is None else there)) as writer:
                 yield writer
                 writer.finish()
     finally:
@@ -66,11 +64,11 @@ def open_writer(folder: Path, origin: Mapping[str, Any], kind: Kind = "parquet")
 class StoreWriter:
     """Takes rows and errors from one thread and writes them in another; made by `open_writer`."""
 
-    def __init__(self, folder: Path, origin: Mapping[str, Any], kind: Kind) -> None:
-        self._sink = open_sink(folder, dict(origin), kind)
+    def __init__(self, folder: Path, origin: Mapping[str, Any]) -> None:
+        self._parts = GrowingParts(folder, dict(origin))
         self.stored = Keys()
         """The keys that lay in the store when it was opened."""
-        for root, path in self._sink.stored():
+        for root, path in self._parts.stored():
             self.stored.add(root, path)
         self._folder = folder
         self._errors = folder / ERRORS
@@ -101,7 +99,7 @@ class StoreWriter:
         except OSError as error_:
             raise cannot_write(self._errors, error_) from error_
 
-    def stored_images(self) -> Iterator[tuple[str, str]]:
+    def stored_images(self) -> Iterator[Key]:
         """Root and path of the rows on disk, none where none lay there at first; raises InputError."""
         return Store(self._folder).images() if len(self.stored) else iter(())
 
@@ -114,14 +112,13 @@ class StoreWriter:
                 os.fsync(file.fileno())
         except OSError as error:
             raise cannot_write(self._errors, error) from error
-        self._sink.complete()  # last: it says that every image is a row or a line of errors
+        self._parts.complete()  # last: it says that every image is a row or a line of errors
 
     def close(self) -> None:
-        """Write what is left; a second call does nothing. What can't be written is told by `add` and `finish`."""
+        """Write what is left; a second call does nothing. `add` and `finish` raise what can't be written."""
         if self._thread.is_alive():
             self._waiting.put(None)
             self._thread.join()
-            self._sink.close()
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -150,7 +147,7 @@ class StoreWriter:
         if self._failure is not None:  # the disk is full: what comes is dropped until `add` raises
             return
         try:
-            self._sink.append(
+            self._parts.append(
                 Embeddings(
                     [root for item in pending for root in item.roots],
                     [path for item in pending for path in item.paths],
@@ -180,14 +177,13 @@ def _remove_leftovers(folder: Path) -> None:
                 path.unlink()
 
 
-def _origin_there(folder: Path, origin: Mapping[str, Any], kind: Kind) -> Mapping[str, Any] | None:
+def _origin_there(folder: Path, origin: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The origin of the store in `folder`, which these rows belong to; None if there is no store."""
     record = read_record(folder)
     parts = part_files(folder) if has_parts(folder) else []
     if record is None and not parts:
-        for name in (VECTORS, PATHS, ERRORS):
-            if (folder / name).exists() and not (name == ERRORS and _is_error_log(folder / name)):
-                raise OutputFileError(f"{folder} holds {name}, which `embed` did not write; give an --out of its own")
+        if (folder / ERRORS).exists() and not _is_error_log(folder / ERRORS):
+            raise OutputFileError(f"{folder} holds {ERRORS}, which `embed` did not write; give an --out of its own")
         return None
     there = {} if record is None else record.origin
     if parts:
@@ -197,9 +193,6 @@ def _origin_there(folder: Path, origin: Mapping[str, Any], kind: Kind) -> Mappin
                     f"{folder} holds {parts[0].name}, which `embed` did not write; give an --out of its own"
                 )
             there = there or part.origin
-    found: Kind = "parquet" if record is None else record.kind
-    if found != kind:
-        raise UsageError(f"{folder} is of --format {found}, not {kind}: give the same, or an --out of its own")
     if what := differences(there, origin):
         raise UsageError(
             f"{folder} was made otherwise: {what}; give the same model and options, or an --out of its own"

@@ -114,7 +114,7 @@ def _race(session: Session, folder: Path, given: Any) -> dict[str, list[float]]:
         with open_writer(out, {}) as writer:
             embed = functools.partial(embed_stream, session, batch=given.batch, workers=given.workers)
             embed_sources(embed, open_sources([str(folder / "images")]), writer, Silent())
-        if np.abs(Store(out).vectors() - expected).max() > TOLERANCE:
+        if np.abs(Store(out).load() - expected).max() > TOLERANCE:
             raise CheckError("the pipeline's embeddings are not the bare model's")
 
     def decode() -> None:

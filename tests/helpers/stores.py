@@ -13,9 +13,9 @@ def rows(count: int, seed: int = 0, width: int = 3) -> Embeddings:
     return Embeddings(["/root"] * count, [f"{seed}/{number}.png" for number in range(count)], vectors)
 
 
-def write(folder: Path, embeddings: Embeddings, origin=None, kind="parquet") -> None:
+def write(folder: Path, embeddings: Embeddings, origin=None) -> None:
     """A run that adds a row at a time."""
-    with open_writer(folder, origin or {}, kind) as writer:
+    with open_writer(folder, origin or {}) as writer:
         for row, (root, path) in enumerate(zip(embeddings.roots, embeddings.paths, strict=True)):
             writer.add([root], [path], embeddings.vectors[row : row + 1])
 

@@ -35,9 +35,9 @@ from runtime.store.writer import open_writer
 MEGABYTE = 1 << 20
 
 
-def write(folder: Path, vectors: np.ndarray, kind="parquet", names=None, **origin: str) -> Path:
+def write(folder: Path, vectors: np.ndarray, names=None, **origin: str) -> Path:
     names = names or [f"{number}.png" for number in range(len(vectors))]
-    with open_writer(folder, origin, kind) as writer:
+    with open_writer(folder, origin) as writer:
         writer.add(["/nowhere"] * len(vectors), names, vectors.astype(np.float32))
     return folder
 
@@ -223,10 +223,9 @@ def test_minibatch_is_nearly_as_good_as_kmeans_on_a_store_in_order(tmp_path):
     assert minibatch(reader, 24).inertia < kmeans(points, 24).inertia * 1.05
 
 
-@pytest.mark.parametrize("kind", ["parquet", "npy"])
-def test_minibatch_gives_the_same_bytes_again(tmp_path, kind):
+def test_minibatch_gives_the_same_bytes_again(tmp_path):
     points, _ = blobs(5000, 8, 8, spread=0.8)
-    reader = StoreReader(Store(write(tmp_path / "e", points, kind)), "cosine")
+    reader = StoreReader(Store(write(tmp_path / "e", points)), "cosine")
     one, other = minibatch(reader, 8, 3), minibatch(reader, 8, 3)
     assert one.labels.tobytes() == other.labels.tobytes()
     assert one.centroids.tobytes() == other.centroids.tobytes()

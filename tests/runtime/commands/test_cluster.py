@@ -441,10 +441,9 @@ def test_a_signal_waits_until_everything_is_published(embeddings, out, capsys, m
     assert json.loads((out / SUMMARY).read_text())["k"] == 3
 
 
-@pytest.mark.parametrize("kind", ["parquet", "npy"])
-def test_another_store_is_no_place_for_clusters(embeddings, tmp_path, capsys, kind):
+def test_another_store_is_no_place_for_clusters(embeddings, tmp_path, capsys):
     other = tmp_path / "other"
-    with open_writer(other, {}, kind) as writer:
+    with open_writer(other, {}) as writer:
         writer.add(["/r"], ["a.png"], np.ones((1, 4), np.float32))
     before = names(other)
     assert "holds embeddings (" in refused(capsys, embeddings, "--k", 2, "--out", other)

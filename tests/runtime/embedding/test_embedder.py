@@ -85,8 +85,8 @@ def test_store_gets_the_embedding_of_each_image_in_order(
     store = Store(tmp_path / "out")
     files = sorted(pictures.rglob("*.*"))
     assert files_of(store) == [str(file) for file in files]
-    np.testing.assert_allclose(store.vectors(), expected(tiny_weights, path, files), rtol=0, atol=TOLERANCE)
-    assert len({row.tobytes() for row in store.vectors()}) == 8  # so that an order mixed up would show
+    np.testing.assert_allclose(store.load(), expected(tiny_weights, path, files), rtol=0, atol=TOLERANCE)
+    assert len({row.tobytes() for row in store.load()}) == 8  # so that an order mixed up would show
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 100])
@@ -137,7 +137,7 @@ def test_nan_is_an_error_of_that_image_and_never_stored(make_model, pictures, tm
     assert "cats/dark.png" not in errors
     assert outcome.failed == len(errors)
     assert outcome.embedded == 10 - len(errors)
-    assert np.isfinite(Store(tmp_path / "out").vectors()).all()
+    assert np.isfinite(Store(tmp_path / "out").load()).all()
     assert "cats/bright.png" not in Store(tmp_path / "out").read().paths
 
 

@@ -14,13 +14,13 @@ from pyarrow import parquet
 from stores import assert_same, rows, write
 
 from runtime.contract.errors import InputError
-from runtime.store import Embeddings, Store, parquet_parts, sinks
+from runtime.store import Embeddings, Store, growing_parts, parquet_parts
 from runtime.store.origin import fingerprint
 
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(sinks, "PART_ROWS", 4)
+    monkeypatch.setattr(growing_parts, "PART_ROWS", 4)
 
 
 def names(folder: Path) -> list[str]:
@@ -38,23 +38,21 @@ def test_what_is_written_is_read_from_any_number_of_parts(count, parts, tmp_path
 def test_a_store_is_read_lazily_part_by_part(tmp_path, small_parts) -> None:
     write(tmp_path / "out", rows(9), {"model": "a.onnx"})
     store = Store(tmp_path / "out")
-    assert (len(store), store.width, store.kind, store.complete) == (9, 3, "parquet", True)
+    assert (len(store), store.width, store.complete) == (9, 3, True)
     assert store.origin == {"model": "a.onnx"}
     assert [len(part) for part in store.parts()] == [4, 4, 1]
     assert list(store.images()) == [("/root", f"0/{number}.png") for number in range(9)]
-    np.testing.assert_array_equal(store.vectors(), rows(9).vectors)
+    np.testing.assert_array_equal(store.load(), rows(9).vectors)
 
 
-@pytest.mark.parametrize("kind", ["parquet", "npy"])
-def test_a_run_that_goes_on_does_not_change_what_a_reader_sees(kind, tmp_path, small_parts) -> None:
+def test_a_run_that_goes_on_does_not_change_what_a_reader_sees(tmp_path, small_parts) -> None:
     everything = rows(11)
-    write(tmp_path / "out", everything.first(6), kind=kind)
+    write(tmp_path / "out", everything[:6])
     store = Store(tmp_path / "out")
-    write(tmp_path / "out", Embeddings(everything.roots[6:], everything.paths[6:], everything.vectors[6:]), kind=kind)
+    write(tmp_path / "out", everything[6:])
     assert len(Store(tmp_path / "out")) == 11
-    assert_same(store.read(), everything.first(6))
+    assert_same(store.read(), everything[:6])
     assert sum(map(len, store.parts())) == len(list(store.images())) == len(store) == 6
-    np.testing.assert_array_equal(store.vectors(), everything.vectors[:6])
     np.testing.assert_array_equal(store.load(), everything.vectors[:6])
 
 

@@ -15,15 +15,8 @@ from pyarrow import parquet
 from stores import assert_same, rows, write
 
 from runtime.contract.errors import InputError, OutputFileError, UsageError
-from runtime.store import Embeddings, Store, sinks, writer
+from runtime.store import Embeddings, Store, growing_parts, writer
 from runtime.store.writer import open_writer
-
-KINDS = ["parquet", "npy"]
-both_kinds = pytest.mark.parametrize("kind", KINDS)
-
-
-def piece(embeddings: Embeddings, start: int, stop: int) -> Embeddings:
-    return Embeddings(embeddings.roots[start:stop], embeddings.paths[start:stop], embeddings.vectors[start:stop])
 
 
 def add(made, embeddings: Embeddings) -> None:
@@ -33,7 +26,7 @@ def add(made, embeddings: Embeddings) -> None:
 def wait_for_rows(folder, count: int) -> Store:
     """The store, once it has `count` rows on disk."""
     for _ in range(500):
-        if (folder / "store.json").exists() and any(folder.glob("[pe]*.[pn]*")):
+        if (folder / "store.json").exists() and any(folder.glob("part-*.parquet")):
             try:
                 store = Store(folder)
             except InputError:  # the first part is on its way
@@ -44,68 +37,63 @@ def wait_for_rows(folder, count: int) -> Store:
     raise AssertionError(f"{count} rows never came")
 
 
-@both_kinds
-def test_rows_are_on_disk_after_so_many(kind, tmp_path, monkeypatch) -> None:
+def test_rows_are_on_disk_after_so_many(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(writer, "FLUSH_ROWS", 4)
-    with open_writer(tmp_path, {}, kind) as made:
-        add(made, piece(rows(9), 0, 3))
+    with open_writer(tmp_path, {}) as made:
+        add(made, rows(9)[0:3])
         time.sleep(0.1)
         assert not (tmp_path / "store.json").exists()
-        add(made, piece(rows(9), 3, 5))
+        add(made, rows(9)[3:5])
         store = wait_for_rows(tmp_path, 5)
         assert not store.complete
-        assert_same(store.read(), piece(rows(9), 0, 5))
-        add(made, piece(rows(9), 5, 9))
+        assert_same(store.read(), rows(9)[0:5])
+        add(made, rows(9)[5:9])
         assert_same(wait_for_rows(tmp_path, 9).read(), rows(9))
     assert Store(tmp_path).complete
 
 
-@both_kinds
-def test_rows_are_on_disk_after_so_long(kind, tmp_path, monkeypatch) -> None:
+def test_rows_are_on_disk_after_so_long(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(writer, "FLUSH_SECONDS", 0.2)
-    with open_writer(tmp_path, {}, kind) as made:
+    with open_writer(tmp_path, {}) as made:
         add(made, rows(1))
         assert_same(wait_for_rows(tmp_path, 1).read(), rows(1))  # though nothing more is added
 
 
-@both_kinds
 @pytest.mark.parametrize("end", [KeyboardInterrupt, InputError, MemoryError])
-def test_what_was_added_before_a_run_ended_early_is_kept_and_gone_on_with(end, kind, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(sinks, "PART_ROWS", 4)
+def test_what_was_added_before_a_run_ended_early_is_kept_and_gone_on_with(end, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(growing_parts, "PART_ROWS", 4)
 
     def run_into_it() -> None:
-        with open_writer(tmp_path / "out", {}, kind) as made:
-            add(made, piece(rows(9), 0, 6))
+        with open_writer(tmp_path / "out", {}) as made:
+            add(made, rows(9)[0:6])
             raise end
 
     with pytest.raises(end):
         run_into_it()
     store = Store(tmp_path / "out")
     assert not store.complete
-    assert_same(store.read(), piece(rows(9), 0, 6))
-    with open_writer(tmp_path / "out", {}, kind) as made:
+    assert_same(store.read(), rows(9)[0:6])
+    with open_writer(tmp_path / "out", {}) as made:
         assert len(made.stored) == 6
         assert ("/root", "0/5.png") in made.stored
         assert ("/root", "0/6.png") not in made.stored
-        add(made, piece(rows(9), 6, 9))
+        add(made, rows(9)[6:9])
     assert_same(Store(tmp_path / "out").read(), rows(9))
     assert Store(tmp_path / "out").complete
 
 
 def test_a_store_that_was_gone_on_with_has_the_bytes_of_one_that_was_not(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(sinks, "PART_ROWS", 4)
-    for kind in KINDS:
-        write(tmp_path / f"{kind}-whole", rows(9), kind=kind)
-        for start, stop in ((0, 2), (2, 7), (7, 9)):
-            write(tmp_path / f"{kind}-steps", piece(rows(9), start, stop), kind=kind)
-        for path in (tmp_path / f"{kind}-whole").iterdir():
-            assert path.read_bytes() == (tmp_path / f"{kind}-steps" / path.name).read_bytes(), path.name
+    monkeypatch.setattr(growing_parts, "PART_ROWS", 4)
+    write(tmp_path / "whole", rows(9))
+    for start, stop in ((0, 2), (2, 7), (7, 9)):
+        write(tmp_path / "steps", rows(9)[start:stop])
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "steps" / path.name).read_bytes(), path.name
 
 
-@both_kinds
-def test_nothing_is_left_where_a_first_run_added_nothing(kind, tmp_path) -> None:
+def test_nothing_is_left_where_a_first_run_added_nothing(tmp_path) -> None:
     def run_into_it() -> None:
-        with open_writer(tmp_path / "out", {}, kind):
+        with open_writer(tmp_path / "out", {}):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -113,10 +101,9 @@ def test_nothing_is_left_where_a_first_run_added_nothing(kind, tmp_path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-@both_kinds
-def test_no_moment_of_a_flush_loses_or_doubles_a_row(kind, tmp_path, monkeypatch) -> None:
+def test_no_moment_of_a_flush_loses_or_doubles_a_row(tmp_path, monkeypatch) -> None:
     """Stop before each fsync and each rename in turn, as a power cut would; then go on."""
-    monkeypatch.setattr(sinks, "PART_ROWS", 4)
+    monkeypatch.setattr(growing_parts, "PART_ROWS", 4)
     monkeypatch.setattr(writer, "FLUSH_ROWS", 1)
     real = {name: getattr(os, name) for name in ("fsync", "replace", "rename")}
     stops = 0
@@ -136,16 +123,16 @@ def test_no_moment_of_a_flush_loses_or_doubles_a_row(kind, tmp_path, monkeypatch
                 patched.setattr(os, name, lambda *args, name=name, **rest: step(name, *args, **rest))
             try:
                 for start in (0, 3, 6):
-                    write(out, piece(rows(9), start, start + 3), kind=kind)
+                    write(out, rows(9)[start : start + 3])
             except OutputFileError:
                 stops += 1
             else:
                 break
         expected = rows(9)
-        with open_writer(out, {}, kind) as made:
+        with open_writer(out, {}) as made:
             missing = [row for row in range(9) if ("/root", f"0/{row}.png") not in made.stored]
             for row in missing:
-                add(made, piece(expected, row, row + 1))
+                add(made, expected[row : row + 1])
         assert_same(Store(out).read(), expected)
     assert stops > 10
 
@@ -199,7 +186,7 @@ def test_errors_are_on_disk_before_a_store_says_that_it_is_complete(tmp_path, mo
         with open_writer(tmp_path, {}) as made:
             for error in errors:
                 made.add_error(*error)
-            add(made, piece(rows(9), 1 + len(errors), 2 + len(errors)))
+            add(made, rows(9)[1 + len(errors) : 2 + len(errors)])
         *before, record, _ = seen  # the last is the folder's
         assert record.startswith(".store.json.")
         assert before[-1] == "errors.jsonl"
@@ -208,14 +195,13 @@ def test_errors_are_on_disk_before_a_store_says_that_it_is_complete(tmp_path, mo
 # Folders that must not be written into
 
 
-@both_kinds
-def test_rows_of_another_origin_are_refused_with_what_differs(kind, tmp_path) -> None:
-    write(tmp_path, rows(2), {"model_sha256": "a", "options": {"precision": "fp32", "size": "vits14"}}, kind)
+def test_rows_of_another_origin_are_refused_with_what_differs(tmp_path) -> None:
+    write(tmp_path, rows(2), {"model_sha256": "a", "options": {"precision": "fp32", "size": "vits14"}})
     before = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
     with pytest.raises(
         UsageError, match=r"model_sha256 is a there, b here; options.precision is fp32 there, fp16 here; give"
     ):
-        write(tmp_path, rows(2), {"model_sha256": "b", "options": {"precision": "fp16", "size": "vits14"}}, kind)
+        write(tmp_path, rows(2), {"model_sha256": "b", "options": {"precision": "fp16", "size": "vits14"}})
     assert sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir()) == before
 
 
@@ -229,20 +215,21 @@ def test_rows_of_another_origin_are_refused_without_the_record_too(tmp_path) -> 
 @pytest.mark.parametrize("keep_record", [True, False])
 def test_a_store_that_is_gone_on_with_keeps_its_origin(keep_record, tmp_path) -> None:
     first = {"model": "a.onnx", "model_sha256": "a", "options": {"precision": "fp32"}}
-    write(tmp_path, piece(rows(9), 0, 4), first)
+    write(tmp_path, rows(9)[0:4], first)
     if not keep_record:
         (tmp_path / "store.json").unlink()
-    write(tmp_path, piece(rows(9), 4, 9), {"model": "b.onnx", "model_sha256": "a", "options": {"new": 0}})
+    write(tmp_path, rows(9)[4:9], {"model": "b.onnx", "model_sha256": "a", "options": {"new": 0}})
     assert Store(tmp_path).origin == first
     assert_same(Store(tmp_path).read(), rows(9))
 
 
-@both_kinds
-def test_another_format_is_refused(kind, tmp_path) -> None:
-    write(tmp_path, rows(2), kind=kind)
-    (other,) = set(KINDS) - {kind}
-    with pytest.raises(UsageError, match=f"is of --format {kind}, not {other}"):
-        write(tmp_path, rows(2), kind=other)
+def test_a_store_of_the_former_format_npy_is_refused_with_what_to_do(tmp_path) -> None:
+    record = {"format": 2, "kind": "npy", "complete": True, "rows": 2, "width": 3, "paths_bytes": 20, "origin": {}}
+    (tmp_path / "store.json").write_text(json.dumps(record))
+    for use in (lambda: write(tmp_path, rows(2)), lambda: Store(tmp_path)):
+        with pytest.raises(InputError, match=r"is a store of --format npy.*: embed the images again .*runtime export"):
+            use()
+    assert [path.name for path in tmp_path.iterdir()] == ["store.json"]
 
 
 def test_two_runs_at_once_into_one_folder_are_refused(tmp_path) -> None:
@@ -263,15 +250,12 @@ def test_a_folder_with_other_parquet_is_refused(name, tmp_path) -> None:
 
 FOREIGN = {
     "part-00000.parquet": "has no column `root`",
-    "embeddings.npy": "holds embeddings.npy, which `embed` did not write",
-    "paths.txt": "holds paths.txt, which `embed` did not write",
     "errors.jsonl": "holds errors.jsonl, which `embed` did not write",
 }
 
 
 @pytest.mark.parametrize(("name", "message"), FOREIGN.items(), ids=FOREIGN)
-@both_kinds
-def test_what_another_program_wrote_is_not_overwritten(kind, name, message, tmp_path) -> None:
+def test_what_another_program_wrote_is_not_overwritten(name, message, tmp_path) -> None:
     path = tmp_path / name
     if name.endswith(".parquet"):
         parquet.write_table(pa.table({"a": [1]}), path)
@@ -279,7 +263,7 @@ def test_what_another_program_wrote_is_not_overwritten(kind, name, message, tmp_
         path.write_text('{"mine": 1}\n')
     before = path.read_bytes()
     with pytest.raises((InputError, OutputFileError), match=message):
-        write(tmp_path, rows(2), kind=kind)
+        write(tmp_path, rows(2))
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert path.read_bytes() == before
 
@@ -311,9 +295,8 @@ def test_a_file_in_the_place_of_the_folder_is_told(tmp_path) -> None:
 # Disks that fail
 
 
-@both_kinds
-def test_a_full_disk_is_told_and_what_was_written_stays(kind, tmp_path, monkeypatch) -> None:
-    write(tmp_path, rows(2), kind=kind)
+def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path, monkeypatch) -> None:
+    write(tmp_path, rows(2))
 
     def full(*args, **rest):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -321,27 +304,26 @@ def test_a_full_disk_is_told_and_what_was_written_stays(kind, tmp_path, monkeypa
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
         with pytest.raises(OutputFileError, match="No space left on device"):
-            write(tmp_path, piece(rows(9), 2, 5), kind=kind)
+            write(tmp_path, rows(9)[2:5])
     assert_same(Store(tmp_path).read(), rows(2))
-    write(tmp_path, piece(rows(9), 2, 9), kind=kind)
+    write(tmp_path, rows(9)[2:9])
     assert len(Store(tmp_path)) == 9
 
 
-@both_kinds
-def test_a_disk_that_is_full_in_the_middle_of_a_file_is_told(kind, tmp_path) -> None:
-    write(tmp_path, rows(2), kind=kind)
+def test_a_disk_that_is_full_in_the_middle_of_a_file_is_told(tmp_path) -> None:
+    write(tmp_path, rows(2))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # writes beyond it fail; Python ignores the signal
     try:
         with (
-            pytest.raises(OutputFileError, match=r"can't write .*(part-00000.parquet|embeddings.npy): File too large"),
-            open_writer(tmp_path, {}, kind) as made,
+            pytest.raises(OutputFileError, match=r"can't write .*part-00000.parquet: File too large"),
+            open_writer(tmp_path, {}) as made,
         ):
             add(made, rows(200, seed=1))  # less than a file object keeps in memory
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert_same(Store(tmp_path).read(), rows(2))
-    write(tmp_path, piece(rows(9), 2, 9), kind=kind)
+    write(tmp_path, rows(9)[2:9])
     assert_same(Store(tmp_path).read(), rows(9))
 
 

@@ -1,0 +1,72 @@
+"""Where a writer's rows go: parquet parts, the last of which grows, so that a run can go on after a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.contract.keys import Key
+from runtime.store.parquet_parts import has_parts, open_part, part_files, part_path, write_part
+from runtime.store.reader import Store
+from runtime.store.records import Embeddings, StoreRecord, write_record
+
+PART_ROWS = 4096
+"""Rows of a part, which is written anew until it has so many: 12 MB of ViT-B's embeddings."""
+
+
+class GrowingParts:
+    """The parts of a store, of which the last is replaced by a longer one of itself at each `append`."""
+
+    def __init__(self, folder: Path, origin: dict[str, Any]) -> None:
+        """Begin a store, or go on with the one in `folder`; raises InputError."""
+        import pyarrow.parquet  # noqa: F401  # if it is missing, it is now that a user must read it
+
+        self._folder, self._origin = folder, origin
+        self._store = Store(folder) if has_parts(folder) else None
+        self._rows = 0 if self._store is None else len(self._store)
+        self._full_parts = 0 if self._store is None else len(part_files(folder))
+        self._last: Embeddings | None = None
+        if self._full_parts:
+            with open_part(part_path(folder, self._full_parts - 1)) as part:
+                if part.rows < PART_ROWS:
+                    self._last = part.read()
+                    self._full_parts -= 1
+        self._is_marked = False
+
+    def stored(self) -> Iterator[Key]:
+        """The keys of the rows that lay there before the first `append`; raises InputError."""
+        return iter(()) if self._store is None else self._store.images()
+
+    def append(self, rows: Embeddings) -> None:
+        """Append rows durably; raises OutputFileError, after which there is no going on."""
+        if not self._is_marked:  # first, so that a set that grows is never taken for a complete one
+            self._write_record(rows.vectors.shape[1], complete=False)
+            self._is_marked = True
+        left = rows if self._last is None else _joined(self._last, rows)
+        while len(left):
+            piece, left = left[:PART_ROWS], left[PART_ROWS:]
+            write_part(part_path(self._folder, self._full_parts), piece, self._origin)
+            is_full = len(piece) == PART_ROWS
+            self._full_parts += is_full
+            self._last = None if is_full else piece
+        self._rows += len(rows)
+        self._width = rows.vectors.shape[1]
+
+    def complete(self) -> None:
+        """Say in `store.json` that the run has ended; raises OutputFileError."""
+        if self._is_marked:
+            self._write_record(self._width, complete=True)
+        elif self._store is not None:
+            self._write_record(self._store.width, complete=True)
+
+    def _write_record(self, width: int, *, complete: bool) -> None:
+        record = StoreRecord(complete=complete, rows=self._rows, width=width, origin=self._origin)
+        write_record(self._folder, record)
+
+
+def _joined(one: Embeddings, other: Embeddings) -> Embeddings:
+    vectors = np.concatenate([one.vectors, other.vectors])
+    return Embeddings(one.roots + other.roots, one.paths + other.paths, vectors)
