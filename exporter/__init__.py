@@ -28,6 +28,9 @@ def export(spec: ExportSpec, progress: Progress | None = None) -> ExportResult:
     Raises:
         ItaeError: one of the kinds of `runtime.contract.errors`.
     """
+    from runtime.contract.machine import require_supported_platform
+
+    require_supported_platform()
     from exporter import pipeline  # torch takes seconds to import: not for --help
     from exporter.steps import Progress as Silence
 

@@ -45,8 +45,10 @@ def load(
     from pathlib import Path
 
     from runtime.backends import open_session
+    from runtime.contract.machine import require_supported_platform
     from runtime.embedding.model import Model  # here, so that `--help` and the exporter pay for none of it
 
+    require_supported_platform()
     return Model(open_session(Path(path), provider, device=device, threads=threads, verify_hash=verify_hash))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from runtime.contract.comparison import LIMITS as PARITY_LIMITS
 from runtime.contract.errors import CheckError, InputError, UsageError, one_line
 from runtime.contract.golden import Golden
 from runtime.contract.keys import location
+from runtime.contract.machine import usable_cores
 from runtime.contract.manifest import Manifest, ParityLimits, Preprocessing
 from runtime.contract.progress import Progress, Silent
 from runtime.images.preprocess import preprocess
@@ -187,7 +187,7 @@ def _embed(model: Session, other: Session, entries: Iterable[Entry], total: int,
     pieces: list[tuple[Float32, Float32]] = []
     marks = [total * number // SAMPLES for number in range(SAMPLES)]
     rest = iter(entries)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "itae-decode") as pool:
+    with ThreadPoolExecutor(usable_cores(), "itae-decode") as pool:
         while chunk := list(itertools.islice(rest, size)):
             read = list(pool.map(_read, chunk, [hows] * len(chunk)))
             both.unreadable += [one for one in read if isinstance(one, Unreadable)]

@@ -23,6 +23,7 @@ from runtime.contract.comparison import compare
 from runtime.contract.driver import Driver, read_driver
 from runtime.contract.errors import BackendError, ItaeError, ManifestError, one_line
 from runtime.contract.golden import read_golden
+from runtime.contract.machine import usable_cores
 from runtime.contract.manifest import Manifest, verified_manifest
 
 Result = TypeVar("Result")
@@ -178,7 +179,7 @@ def look_around() -> Machine:
         system=platform.platform(),
         python=platform.python_version(),
         cpu=_cpu(),
-        cores=len(os.sched_getaffinity(0)),
+        cores=usable_cores(),
         driver=driver,
         no_driver=no_driver,
         packages=packages,

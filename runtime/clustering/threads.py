@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+
+from runtime.contract.machine import usable_cores
 
 _Item = TypeVar("_Item")
 
@@ -19,7 +20,7 @@ def blocks(n: int, rows: int) -> list[slice]:
 
 def in_threads(work: Callable[[_Item], None], items: Sequence[_Item]) -> None:
     """Call `work` with each item, in a thread for each core: numpy lets go of Python's lock where it computes."""
-    threads = min(len(items), len(os.sched_getaffinity(0)))
+    threads = min(len(items), usable_cores())
     if threads < 2:
         for item in items:
             work(item)

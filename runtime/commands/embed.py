@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import functools
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from runtime.commands import options
 from runtime.contract.errors import CheckError, UsageError, plain
+from runtime.contract.machine import usable_cores
 
 if TYPE_CHECKING:
     from runtime.contract.manifest import Manifest
@@ -135,7 +135,7 @@ def _embedder(arguments: argparse.Namespace, provider: str, devices: Sequence[in
     from runtime.images.decode import MAX_PIXELS
 
     verify = options.verify_hash(arguments)
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     how = {
         "batch": arguments.batch,
         "workers": arguments.workers or max(1, cores // len(devices)),

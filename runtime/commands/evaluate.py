@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from runtime.clustering.options import MAX_SEED
 from runtime.commands import options
 from runtime.contract.errors import CheckError, UsageError, plain
+from runtime.contract.machine import usable_cores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -247,7 +247,7 @@ def _loaded_when_asked(model: Path, provider: str, batch: int | None) -> Iterato
 
         def embedder(why: str) -> Embedder:
             _say(why)
-            return functools.partial(embed_stream, session(), batch=batch, workers=len(os.sched_getaffinity(0)))
+            return functools.partial(embed_stream, session(), batch=batch, workers=usable_cores())
 
         yield embedder
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -100,6 +99,8 @@ def locked(folder: Path) -> Iterator[bool]:
     Raises:
         OutputFileError: the folder can't be opened.
     """
+    import fcntl  # here: it is of Unix alone, and other platforms are to be refused in words
+
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:

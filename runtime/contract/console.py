@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from runtime.contract.errors import ItaeError, UsageError, one_line
+from runtime.contract.machine import require_supported_platform
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -43,6 +44,7 @@ def run(program: str, body: Callable[[], int], *, verbose: Callable[[], bool] = 
         # SIGTERM as Ctrl-C, so that half-written files go. Python gives it a default action that leaves them.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        require_supported_platform()
         code = body()
         sys.stdout.flush()
     except ItaeError as error:

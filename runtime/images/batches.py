@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from runtime.contract.errors import InputError, one_line
+from runtime.contract.machine import usable_cores
 from runtime.contract.manifest import Manifest
 from runtime.images.decode import decode_image, load_image, to_rgb
 from runtime.images.preprocess import preprocess
@@ -71,7 +72,7 @@ def _prepared(pictures: Iterable[Picture], manifest: Manifest, ahead: int) -> Ge
         yield from (_prepare(*one, manifest) for one in start)
         return
     waiting: collections.deque[Future[Array]] = collections.deque()
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "itae-decode")
+    pool = ThreadPoolExecutor(usable_cores(), "itae-decode")
     try:
         for number, picture in itertools.chain(start, taken):
             waiting.append(pool.submit(_prepare, number, picture, manifest))

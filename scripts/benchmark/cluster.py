@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from PIL import Image
 from runtime.clustering.points import Float32, distances_to, nearest
 from runtime.contract.console import Parser
 from runtime.contract.errors import CheckError, UsageError
+from runtime.contract.machine import usable_cores
 from runtime.store.writer import open_writer
 from scripts.benchmark.measure import orders
 
@@ -205,7 +205,7 @@ def _as_markdown(runs: Sequence[Run], names: Sequence[str], what: str) -> str:
         name for name in names[1:] if statistics.median(run.inertia for run in by_name[name]) <= best * (1 + EQUAL)
     ]
     lines = [
-        f"{what}, one start, {len(os.sched_getaffinity(0))} cores, {len(by_name[OURS])} rounds, medians",
+        f"{what}, one start, {usable_cores()} cores, {len(by_name[OURS])} rounds, medians",
         "",
         "| | seconds | memory / embeddings | inertia / best | ours / it |",
         "|---|---|---|---|---|",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from runtime.backends import open_session
 from runtime.backends.session import Session
 from runtime.contract.console import Parser
 from runtime.contract.errors import CheckError, UsageError
+from runtime.contract.machine import usable_cores
 from runtime.contract.progress import Silent
 from runtime.embedding.embedder import embed_sources
 from runtime.embedding.stream import embed_stream
@@ -48,7 +48,7 @@ def parser() -> Parser:
     options.add_argument("--images", type=int, default=48, help="in each run (default: %(default)s)")
     options.add_argument("--side", type=int, default=500, help="of the JPEGs, pixels (default: %(default)s)")
     options.add_argument("--batch", type=int, default=8, help="(default: %(default)s)")
-    options.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="(default: the cores)")
+    options.add_argument("--workers", type=int, default=usable_cores(), help="(default: the cores)")
     options.add_argument("--rounds", type=int, default=8, help="(default: %(default)s)")
     options.add_argument("--json", metavar="FILE", type=Path, help="write every time there too")
     return options

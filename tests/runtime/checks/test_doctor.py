@@ -23,6 +23,7 @@ from runtime.checks.doctor import Attempt, Diagnosis, Machine
 from runtime.contract import driver
 from runtime.contract.driver import Driver, GpuInfo, read_driver
 from runtime.contract.errors import BackendError
+from runtime.contract.machine import usable_cores
 from runtime.contract.manifest import manifest_path, parity_path, read_manifest, record_file
 
 ROOT = Path(__file__).parents[3]
@@ -99,7 +100,7 @@ def test_this_machine_has_what_it_has(call) -> None:
     assert found["passed"]
     machine = found["machine"]
     assert machine["python"] == sys.version.split()[0]
-    assert machine["cores"] == len(os.sched_getaffinity(0))
+    assert machine["cores"] == usable_cores()
     assert machine["packages"]["numpy"] == metadata.version("numpy")
     assert "CPUExecutionProvider" in machine["onnxruntime_providers"]
     assert (machine["driver"] is None) == ("driver" in machine["no_driver"] if machine["no_driver"] else False)

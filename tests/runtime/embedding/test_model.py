@@ -310,7 +310,7 @@ def test_pictures_are_decoded_by_several_threads(tiny, paths, monkeypatch) -> No
         return load_image(path)
 
     monkeypatch.setattr(module, "load_image", together)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr("runtime.images.batches.usable_cores", lambda: 2)
     with load(tiny) as model:
         assert model.embed(paths[:2]).shape == (2, 6)
 
