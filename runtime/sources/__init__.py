@@ -16,14 +16,13 @@ from typing import BinaryIO
 from runtime.contract.errors import InputError, UsageError, one_line
 from runtime.contract.keys import Keys
 from runtime.images.decode import MAX_PIXELS, max_bytes
-from runtime.sources.files import NOT_UTF8, File, Folder, Unusable, resolved
+from runtime.sources.files import NOT_UTF8, Folder, NamedFile, Unusable, resolved
 from runtime.sources.item import Entry, IsWanted, Item, Source, Unreadable
 from runtime.sources.lists import text_list
 from runtime.sources.names import SUFFIXES, expand_braces, is_remote, is_utf8, kind_of, printable
 from runtime.sources.parquet import open_parquet
 from runtime.sources.reading import load_item, read_image
 from runtime.sources.remote import (
-    RemoteFile,
     RemoteFolder,
     cannot,
     canonical,
@@ -130,7 +129,7 @@ def _local(argument: str, limit: int) -> Source:
     kind = kind_of(path.name)
     root = os.path.join(folder, path.name)  # noqa: PTH118
     if kind == "image":
-        return File(argument)
+        return NamedFile(folder, path.name)
     if kind == "list":
         return text_list(_content(path), argument, resolved("."))
     if not is_utf8(root):
@@ -155,7 +154,7 @@ def _remote(url: str, limit: int) -> Source:
     if kind == "parquet":
         return open_parquet(root, folder, limit)
     if kind == "image":
-        return RemoteFile(url)
+        return NamedFile(*split(url))
     try:
         with open_binary(root) as file:
             return text_list(file.read(), url, folder)

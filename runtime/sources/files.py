@@ -30,14 +30,14 @@ def entry(root: str, path: str, is_wanted: IsWanted) -> Entry | None:
     return Item(root, path) if is_wanted(root, path) else None
 
 
-class File:
-    """A file that is named itself, whatever its name; its folder is its root."""
+class NamedFile:
+    """A file that is an argument itself, local or remote, whatever its name; its folder is its root."""
 
     may_repeat = False
 
-    def __init__(self, path: str) -> None:
-        folder, self._name = os.path.split(path)
-        self.roots = (resolved(folder or "."),)
+    def __init__(self, root: str, name: str) -> None:
+        self.roots = (root,)
+        self._name = name
 
     def count(self) -> int:
         """One."""

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from runtime.contract.errors import InputError, one_line
+from runtime.sources.names import printable
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -26,6 +29,15 @@ class Unreadable:
     root: str
     path: str
     error: str
+
+
+def reason(error: Exception) -> str:
+    """Why a source or an image in it can't be read, as in `errors.jsonl`: without its name."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        return "does not exist"
+    return f"can't be read ({type(error).__name__}: {printable(one_line(error))})"
 
 
 Entry = Item | Unreadable

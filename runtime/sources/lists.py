@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from runtime.contract.errors import InputError, one_line
+from runtime.contract.keys import Key
 from runtime.sources.files import NOT_UTF8, resolved
 from runtime.sources.item import Entry, IsWanted, Item, Unreadable
 from runtime.sources.names import check_inside, is_remote, is_utf8, printable
@@ -55,7 +56,7 @@ class PathList:
                     yield Item(root, path)
 
 
-def key_of(text: str, base: str) -> tuple[str, str]:
+def key_of(text: str, base: str) -> Key:
     """Root and path of an entry of a list whose relative paths are below `base`.
 
     Raises:

@@ -5,27 +5,14 @@ from __future__ import annotations
 import contextlib
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-from runtime.contract.errors import InputError, one_line
-from runtime.sources.item import Entry, IsWanted, Item, Unreadable
-from runtime.sources.names import printable
-from runtime.sources.remote import open_binary
+from runtime.contract.errors import InputError
+from runtime.sources.item import Entry, IsWanted, Item, Unreadable, reason
+from runtime.sources.parquet_columns import ImageColumn, image_column, open_columns
 
 _ROWS = 16
 """Rows in memory at a time, each with its image."""
-_BUFFER = 1 << 20
-"""Bytes of a column read at a time: without it pyarrow takes a whole row group's column into memory."""
-
-
-@dataclass(frozen=True)
-class ImageColumn:
-    """Where the images are: a struct of `bytes` (and perhaps `path`), as Hugging Face has it, or plain bytes."""
-
-    name: str
-    is_struct: bool
-    has_path: bool
 
 
 class ParquetImages:
@@ -47,7 +34,7 @@ class ParquetImages:
         """The images, a few rows at a time; a damaged row group is told of and passed over."""
         with contextlib.ExitStack() as stack:
             try:
-                file = stack.enter_context(opened(self.roots[0]))
+                file = stack.enter_context(open_columns(self.roots[0]))
                 groups = _row_groups(file)
             except Exception as error:
                 yield Unreadable(self.roots[0], "", reason(error))
@@ -78,7 +65,7 @@ class ParquetImages:
         try:
             return Item(self.roots[0], key, _image_bytes(value, self._max_bytes))
         except InputError as error:
-            return Unreadable(self.roots[0], key, str(error))
+            return Unreadable(self.roots[0], key, reason(error))
 
 
 def read_row(root: str, path: str, max_bytes: int) -> bytes:
@@ -87,11 +74,9 @@ def read_row(root: str, path: str, max_bytes: int) -> bytes:
     Raises:
         InputError: there is none, or it can't be read.
     """
-    from runtime.sources.parquet import image_column
-
     try:
         number = int(path.partition("/")[0])
-        with opened(root) as file:
+        with open_columns(root) as file:
             column = image_column(file.schema_arrow, root)
             for group, rows in enumerate(_row_groups(file)):
                 if column and number in rows and _keys(file, column, group, rows)[number - rows.start] == path:
@@ -103,24 +88,6 @@ def read_row(root: str, path: str, max_bytes: int) -> bytes:
     except Exception as error:
         raise InputError(reason(error)) from error
     raise InputError("is not in the parquet file")
-
-
-@contextlib.contextmanager
-def opened(root: str) -> Iterator[Any]:
-    """A parquet file, whose columns are read piece by piece; raises whatever pyarrow raises."""
-    from pyarrow import parquet
-
-    with open_binary(root) as source:  # not the path: it may be no UTF-8, or a URL
-        options = {"buffer_size": _BUFFER, "pre_buffer": False, "page_checksum_verification": True}
-        with parquet.ParquetFile(source, **options) as file:
-            yield file
-
-
-def reason(error: Exception) -> str:
-    """Why a parquet file can't be read."""
-    if isinstance(error, FileNotFoundError):
-        return "does not exist"
-    return f"can't be read ({type(error).__name__}: {printable(one_line(error))})"
 
 
 def _row_groups(file: Any) -> list[range]:  # noqa: ANN401

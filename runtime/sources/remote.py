@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from runtime.contract.errors import BackendError, InputError, UsageError, one_line
-from runtime.contract.keys import location
+from runtime.contract.keys import Key, location
 from runtime.sources.files import entry
-from runtime.sources.item import Entry, IsWanted
+from runtime.sources.item import Entry, IsWanted, reason
 from runtime.sources.names import is_image, is_remote
 
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
@@ -50,7 +50,7 @@ def canonical(url: str) -> str:
     return f"{scheme}://{rest.strip('/')}"
 
 
-def split(url: str) -> tuple[str, str]:
+def split(url: str) -> Key:
     """Root and name of a remote file."""
     scheme, _, rest = canonical(url).partition("://")
     folder, _, name = rest.rpartition("/")
@@ -103,36 +103,15 @@ def read_file(root: str, path: str, max_bytes: int) -> bytes:
             with open_binary(location(root, path)) as file:
                 data = file.read(max_bytes + 1)
             break
-        except FileNotFoundError as error:
-            raise InputError("does not exist") from error
         except (BackendError, UsageError):
             raise
         except Exception as error:  # each file system has its own
-            if wait is None or isinstance(error, PermissionError | IsADirectoryError):
-                raise InputError(f"can't be read ({type(error).__name__}: {one_line(error)})") from error
+            if wait is None or isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+                raise InputError(reason(error)) from error
             time.sleep(wait)
     if len(data) > max_bytes:
         raise InputError(f"has more than {max_bytes:,} bytes")
     return data
-
-
-class RemoteFile:
-    """A remote file that is named itself; what is before its last slash is its root."""
-
-    may_repeat = False
-
-    def __init__(self, url: str) -> None:
-        root, self._name = split(url)
-        self.roots = (root,)
-
-    def count(self) -> int:
-        """One."""
-        return 1
-
-    def items(self, is_wanted: IsWanted) -> Iterator[Entry]:
-        """The file."""
-        if one := entry(self.roots[0], self._name, is_wanted):
-            yield one
 
 
 class RemoteFolder:
@@ -168,10 +147,9 @@ class RemoteFolder:
 
 
 def cannot(url: str, error: Exception) -> InputError:
-    """What to raise where a store doesn't answer for an argument."""
-    if isinstance(error, FileNotFoundError):
-        return InputError(f"{url}: does not exist; give remote files or folders")
-    return InputError(f"{url}: can't be read ({type(error).__name__}: {one_line(error)})")
+    """The error to raise if an argument can't be found or listed."""
+    hint = "; give remote files or folders" if isinstance(error, FileNotFoundError) else ""
+    return InputError(f"{url}: {reason(error)}{hint}")
 
 
 def _url_of(url: str, file_system: Any, path: str) -> str:  # noqa: ANN401  # fsspec ships no types

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from threading import Lock
 from typing import BinaryIO
 
-from runtime.contract.errors import InputError, one_line
+from runtime.contract.errors import InputError
 from runtime.contract.keys import Keys
 from runtime.sources.files import NOT_UTF8
-from runtime.sources.item import Entry, IsWanted, Item, Unreadable
+from runtime.sources.item import Entry, IsWanted, Item, Unreadable, reason
 from runtime.sources.names import is_image, is_remote, is_utf8, printable
 from runtime.sources.remote import open_binary
 from runtime.sources.tar_members import Member, members, unpacked
@@ -55,7 +55,7 @@ class Tar:
             try:
                 _, tar = stack.enter_context(_opened(root))
             except Exception as error:
-                yield Unreadable(root, "", _reason(error))
+                yield Unreadable(root, "", reason(error))
                 return
             for member in _until_damage(tar):
                 if isinstance(member, str):
@@ -82,7 +82,7 @@ class Tar:
         try:
             return Item(root, member.name, _data(tar, member))
         except Exception as error:
-            return Unreadable(root, member.name, _reason(error))
+            return Unreadable(root, member.name, reason(error))
 
 
 def _until_damage(tar: BinaryIO) -> Iterator[Member | str]:
@@ -90,7 +90,7 @@ def _until_damage(tar: BinaryIO) -> Iterator[Member | str]:
     try:
         yield from members(tar)
     except Exception as error:  # an unpacker fed a hostile file raises anything
-        yield _reason(error)
+        yield reason(error)
 
 
 def read_member(root: str, path: str, max_bytes: int) -> bytes:
@@ -103,7 +103,7 @@ def read_member(root: str, path: str, max_bytes: int) -> bytes:
         with _opened(root) as (_, tar):
             return _data(tar, _find(root, tar, path, max_bytes))
     except Exception as error:
-        raise InputError(_reason(error)) from error
+        raise InputError(reason(error)) from error
 
 
 def _find(root: str, tar: BinaryIO, path: str, max_bytes: int) -> Member:
@@ -152,11 +152,3 @@ def _index(root: str, tar: BinaryIO) -> dict[str, Member]:
                 _indexes.popitem(last=False)
         _indexes.move_to_end(key)
         return _indexes[key]
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, InputError):
-        return str(error)
-    if isinstance(error, FileNotFoundError):
-        return "does not exist"
-    return f"can't be read ({type(error).__name__}: {printable(one_line(error))})"

@@ -18,10 +18,10 @@ from runtime.contract.errors import InputError
 from runtime.contract.keys import Key
 from runtime.evaluation.datasets.dataset import Dataset, check_labels, identity_of_content, identity_of_file
 from runtime.images.decode import MAX_PIXELS, max_bytes
-from runtime.sources.item import Entry, IsWanted, Unreadable
+from runtime.sources.item import Entry, IsWanted, Unreadable, reason
 from runtime.sources.names import printable
-from runtime.sources.parquet import image_column
-from runtime.sources.parquet_images import ImageColumn, ParquetImages, opened, reason
+from runtime.sources.parquet_columns import ImageColumn, image_column, open_columns
+from runtime.sources.parquet_images import ParquetImages
 
 MAX_ROWS = 10_000_000
 """A file of kilobytes can claim billions of equal labels."""
@@ -96,7 +96,7 @@ class _Shard:
         self.file = file
         where = printable(str(file))
         try:
-            with opened(str(file)) as parquet:
+            with open_columns(str(file)) as parquet:
                 rows = _checked_rows(parquet.metadata.num_rows, expected, where)
                 images = _images(parquet.schema_arrow, where)
                 self.column = _label_column(parquet.schema_arrow, expected.column, where)
