@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,17 @@ def test_the_manual_names_only_options_that_exist(document):
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text_of(document)))
     foreign = {"--vector"} if document == "runtime/README.md" else set()  # of embedding-atlas
     assert named - foreign <= known
+
+
+def test_the_extras_of_the_manual_are_those_of_the_package():
+    extras = tomllib.loads(text_of("pyproject.toml"))["project"]["optional-dependencies"]
+    named = {
+        name
+        for document in MANUAL
+        for found in re.findall(r"\.\[([\w,]+)\]", text_of(document))
+        for name in found.split(",")
+    }
+    assert named == set(extras) - {"dev", "bench"}  # for work on the project itself
 
 
 def test_itae_md_names_every_word_of_itaes_options():
