@@ -85,7 +85,7 @@ def cluster(
         say = after(f"start {number} of {n_init}: ", tell)
         say("choosing centroids")
         rows = sample_rows(len(points), k, generator)
-        fit = _fit(where, plus_plus(points[rows], k, generator), max_iter, spread, generator, say)
+        fit = _fit(where, plus_plus(where.choose(rows), k, generator), max_iter, spread, generator, say)
         distances = distances_to(points, fit.centroids, fit.labels)
         inertia = float((distances**2).sum())
         if best is None or inertia < best[0]:

@@ -47,7 +47,7 @@ def cluster(
     generator = np.random.default_rng(seed)
     sample = reader.sample(sample_rows(n, k, generator))
     limit = TOLERANCE * NumpyPoints(sample).spread() / sample.shape[1]
-    start = plus_plus(sample, k, generator)
+    start = plus_plus(NumpyPoints(sample), k, generator)
     del sample
     # No reassignment: it moves every centroid that no point has come to yet, and a store is in order of its folders.
     model = MiniBatchKMeans(

@@ -28,6 +28,13 @@ _SCORES = 1 << 18
 """Points times centroids that are compared at a time, in each thread: 1 MiB, which fits a core's cache."""
 _SUM_ROWS, _SUM_PART = 64, 8192
 """Points whose sum is taken at a time, and by one thread."""
+NEAR = 1e-5
+"""Squared distances below this share of the squared norms are computed again: float32 has lost them."""
+NEAR_PAIRS = 4096
+"""Pairs of near points that are computed again at a time."""
+
+SquaredFrom = Callable[[npt.NDArray[np.integer]], Float32]
+"""Takes the rows (s,) of some of n points, and returns their squared distances to all of them: (s, n), 0 of equals."""
 
 
 class Vectors(Protocol):
@@ -83,6 +90,13 @@ class Points(Protocol):
     def spread(self) -> float:
         """Mean squared distance of the points to their mean."""
 
+    def squared_from(self) -> SquaredFrom:
+        """Returns what computes squared distances; it holds a copy of the points, less their mean.
+
+        Raises:
+            InputError: as `check_squares`.
+        """
+
 
 class NumpyPoints:
     """Points in this machine's memory; they are neither copied nor changed."""
@@ -113,6 +127,9 @@ class NumpyPoints:
     def spread(self) -> float:  # noqa: D102
         mean = self._sum(lambda block: block.sum(axis=0, dtype=np.float64)) / len(self)
         return float(self._sum(lambda block: ((block - mean) ** 2).sum())) / len(self)
+
+    def squared_from(self) -> SquaredFrom:  # noqa: D102
+        return squared_from(self._points[np.arange(len(self))])
 
     def _sum(self, of: Callable[[Float32], Any]) -> Any:  # noqa: ANN401  # a number or an array, as `of` gives
         """The sum of what each block of the points gives, added in their order; little is held meanwhile."""
@@ -225,6 +242,42 @@ def nearest(points: Vectors, centroids: Float64, besides: Int32 | None = None) -
     with one_blas_thread():
         in_threads(fill, blocks(len(points), int(np.clip(_SCORES // len(centroids), _ROWS, 4 * _ROWS))))
     return labels
+
+
+def squared_from(points: Float32) -> SquaredFrom:
+    """Returns what computes the squared distances of some of n points (n, C) to all; the contents of `points` change.
+
+    Raises:
+        InputError: as `check_squares`.
+    """
+    points -= points.mean(axis=0, dtype=np.float64).astype(np.float32)  # products lose less
+    squares = np.einsum("ij,ij->i", points, points, dtype=np.float64)
+    check_squares(float(squares.max()))
+    norms = squares.astype(np.float32)
+
+    def compute(rows: npt.NDArray[np.integer]) -> Float32:
+        some, some_norms = points[rows], norms[rows][:, None]
+        weights = -2 * some
+        squared = np.empty((len(rows), len(points)), np.float32)
+
+        def fill(part: slice) -> None:
+            others = points[part]
+            scale = some_norms + norms[part]
+            found = weights @ others.T
+            found += scale
+            scale *= NEAR
+            near = np.nonzero(found < scale)
+            for pairs in blocks(len(near[0]), NEAR_PAIRS):
+                one, other = near[0][pairs], near[1][pairs]
+                apart = others[other].astype(np.float64) - some[one]
+                found[one, other] = np.einsum("ij,ij->i", apart, apart)
+            squared[:, part] = found
+
+        with one_blas_thread():
+            in_threads(fill, blocks(len(points), 2 * _ROWS))
+        return squared
+
+    return compute
 
 
 def score_bias(shifted: Float64, origin: Float64) -> Float32:

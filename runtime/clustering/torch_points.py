@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from runtime.clustering.points import Float32, Float64, Int32, score_bias
+from runtime.clustering.points import NEAR, NEAR_PAIRS, Float32, Float64, Int32, SquaredFrom, check_squares, score_bias
 from runtime.clustering.threads import blocks
 from runtime.contract.errors import BackendError, one_line
 
@@ -97,9 +97,36 @@ class TorchPoints:
 
     def spread(self) -> float:  # noqa: D102
         with self._translated():
-            views = [self._points[rows] for rows in self._blocks()]
-            mean = sum(view.sum(dim=0, dtype=self._torch.float64) for view in views) / len(self)
-            return float(sum((view - mean).square().sum() for view in views)) / len(self)
+            mean = self._mean()
+            return float(sum((self._points[rows] - mean).square().sum() for rows in self._blocks())) / len(self)
+
+    def squared_from(self) -> SquaredFrom:  # noqa: D102
+        with self._translated():
+            points = self._points - self._mean().float()
+            squares = self._torch.cat([points[rows].double().square().sum(dim=1) for rows in self._blocks()])
+            check_squares(float(squares.max()))
+            norms = squares.float()
+
+        def compute(rows: npt.NDArray[np.integer]) -> Float32:
+            squared = np.empty((len(rows), len(self)), np.float32)
+            with self._translated(), self._full_float32():
+                chosen = self._tensor(rows)
+                some, some_norms = points[chosen], norms[chosen][:, None]
+                for part in self._blocks():
+                    scale = some_norms + norms[part]
+                    found = self._torch.addmm(scale, some, points[part].T, alpha=-2)
+                    near = (found < NEAR * scale).nonzero()
+                    for pairs in blocks(len(near), NEAR_PAIRS):
+                        one, other = near[pairs].T
+                        found[one, other] = (points[part][other].double() - some[one]).square().sum(dim=1).float()
+                    squared[:, part] = found.cpu().numpy()
+            return squared
+
+        return compute
+
+    def _mean(self) -> Any:  # noqa: ANN401  # torch.Tensor
+        """The mean of the points, (C,) float64."""
+        return sum(self._points[rows].sum(dim=0, dtype=self._torch.float64) for rows in self._blocks()) / len(self)
 
     def _tensor(self, array: npt.NDArray[Any]) -> Any:  # noqa: ANN401  # torch.Tensor, which must not be imported here
         return self._torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
