@@ -11,13 +11,13 @@ from runtime.contract.console import Parser, run
 from runtime.contract.errors import UsageError
 
 COMMANDS = ("embed", "cluster", "export", "evaluate", "verify", "bench", "info", "doctor")
-"""A file each in `runtime/commands`. They are imported inside of `run`, whose handlers make Ctrl-C one line."""
+"""The files of `runtime/commands`. They are imported inside `run`, so that Ctrl-C during an import is one line too."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with `argv` (`sys.argv` where None) and give its exit code.
+    """Run the command with `argv` (None: `sys.argv`) and return its exit code.
 
-    0: done; 1: nothing could be embedded, or a check failed; 2: bad use, bad input, a lack of this machine.
+    0: done; 1: nothing could be embedded, or a check failed; 2: bad use, bad input, or this machine lacks something.
     """
     arguments = argparse.Namespace(verbose="--verbose" in (sys.argv[1:] if argv is None else argv))
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> Parser:
-    """The parser of every subcommand; `run` of what it parses is the function to call."""
+    """Return the parser of all subcommands; `run` in what it parses is the function to call."""
     import importlib
     from importlib import metadata
 

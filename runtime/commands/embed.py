@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-failures",
         metavar="SHARE",
         type=_share,
-        help="stop with exit code 1 when more of the images fail, as 0.01",
+        help="stop with exit code 1 if a larger share of the images fails, as 0.01",
     )
     parser.add_argument(
         "--max-pixels", metavar="N", type=_positive, help="larger images are not decoded (default: 178,956,970)"
@@ -74,10 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Embed `arguments.images` into `arguments.out`; gives the exit code.
+    """Embed `arguments.images` into `arguments.out`; returns the exit code.
 
     Raises:
-        ItaeError: see `runtime.embedding.embedder.embed_sources`; what was embedded before is in the store.
+        ItaeError: see `runtime.embedding.embedder.embed_sources`; rows that were embedded before are in the store.
     """
     from runtime.backends.session import check_names
     from runtime.contract.manifest import read_manifest
@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _placed(arguments: argparse.Namespace, manifest: Manifest) -> tuple[str, list[int | None]]:
-    """What runs the model, by its name in the store, and on which devices (None: the CPU).
+    """Return the name in the store of what runs the model, and the devices (None: the CPU).
 
     Raises:
         UsageError: provider and devices contradict each other, or the model.
@@ -129,7 +129,7 @@ def _placed(arguments: argparse.Namespace, manifest: Manifest) -> tuple[str, lis
 
 @contextlib.contextmanager
 def _embedder(arguments: argparse.Namespace, provider: str, devices: Sequence[int | None]) -> Iterator[Embedder]:
-    """The model, loaded, in this process or in a worker for each of several devices."""
+    """Load the model, in this process or in a worker process for each of several devices."""
     from runtime.backends import PROVIDERS, open_session
     from runtime.embedding.stream import embed_stream
     from runtime.images.decode import MAX_PIXELS
@@ -156,10 +156,10 @@ def _embedder(arguments: argparse.Namespace, provider: str, devices: Sequence[in
 
 
 def _report(arguments: argparse.Namespace, outcome: Outcome, seconds: float) -> int:
-    """Say what was done; gives the exit code.
+    """Print what was done; returns the exit code.
 
     Raises:
-        CheckError: no image is embedded.
+        CheckError: no image was embedded.
     """
     from runtime.contract.keys import location
 

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the embeddings in `arguments.embeddings` to `arguments.array`; gives the exit code.
+    """Write the embeddings in `arguments.embeddings` to `arguments.array`; returns the exit code.
 
     Raises:
         UsageError, InputError, OutputFileError: see `runtime.store.array_pair.export_array`.

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the manifest; gives the exit code.
+    """Print the manifest; returns the exit code.
 
     Raises:
         ManifestError: the model, its external data or its manifest is missing, altered or too new.

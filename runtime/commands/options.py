@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def text(argument: str) -> str:
-    """A path or URL as it was given; argparse's error where it is empty."""
-    if not argument:  # of an unset variable, say: Path would take it for the current folder
+    """Return a path or URL as it was given; raises argparse's error if it is empty."""
+    if not argument:  # from an unset variable, for example: Path would take it for the current folder
         raise argparse.ArgumentTypeError("an empty path")
     return argument
 
 
 def path(argument: str) -> Path:
-    """A path; argparse's error where it is empty."""
+    """Return a path; raises argparse's error if it is empty."""
     return Path(text(argument))
 
 
@@ -42,10 +42,10 @@ def add_store(parser: argparse.ArgumentParser) -> None:
 
 
 def open_store(store: Path, say: Callable[[str], None], doing: str) -> Store:
-    """Open embeddings, of which there is at least one; `doing` says what with, where the run that made them goes on.
+    """Open embeddings; `doing` is the word for what the command does with those of a run that has not ended.
 
     Raises:
-        InputError: there are none, or they can't be read.
+        InputError: there is no embedding, or they can't be read.
     """
     from runtime.store import Store
 
@@ -63,7 +63,7 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
 
 
 def teller(arguments: argparse.Namespace) -> Callable[[str], None]:
-    """What writes a line on stderr, unless --quiet."""
+    """Return a function that writes a line to stderr, or does nothing with --quiet."""
 
     def say(line: str) -> None:
         if not arguments.quiet:
@@ -79,7 +79,7 @@ def add_provider(parser: argparse.ArgumentParser) -> None:
 
 
 def provider_of(arguments: argparse.Namespace, manifest: Manifest) -> str:
-    """What of --provider goes for one of several models: an engine has no choice."""
+    """Return --provider as it applies to one of several models: an engine has no choice."""
     return str(arguments.provider) if manifest.builder.name == "onnx" else "auto"
 
 
@@ -96,7 +96,7 @@ def add_images_root(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def moved(arguments: argparse.Namespace, images: Callable[[], Iterator[Key]]) -> Moved:
-    """Where the images of a store lie now, by --images-root; `images` gives the keys of the store.
+    """Return where the images of a store are now by --images-root; `images` returns the keys of the store.
 
     Raises:
         UsageError: --images-root does not fit the store.
@@ -118,7 +118,7 @@ def add_no_verify_hash(parser: argparse.ArgumentParser) -> None:
 
 
 def verify_hash(arguments: argparse.Namespace) -> bool:
-    """Whether to check the model's hash; says on stderr what it means not to."""
+    """Whether to check the model's hash; warns on stderr if not."""
     if arguments.no_verify_hash:
         risk = "whoever could write it can run code as you"
         sys.stderr.write(f"warning: --no-verify-hash: {arguments.model} is taken as it is; {risk}\n")

@@ -1,4 +1,4 @@
-"""Images from sources into a store: what is there already is skipped, what fails is recorded."""
+"""Images from sources into a store: images that it holds are skipped, failures are recorded."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _ENOUGH = 1000
 """Images after which a share of failures means something, where their number is not known."""
 _NAMED = 3
 _TOLD_EVERY = 1000
-"""Images that are skipped between two times that progress is told of them."""
+"""Number of skipped images after which progress is shown again."""
 
 
 class Embedder(Protocol):
-    """`pipeline.embed_stream` with its model, or the workers of several devices."""
+    """`stream.embed_stream` with its model, or the workers of several devices."""
 
     def __call__(self, entries: Iterator[Entry], on_unreadable: Callable[[Unreadable], None]) -> Iterator[Embedded]:
-        """Embed images; see `pipeline.embed_stream`."""
+        """Embed images; see `stream.embed_stream`."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Outcome:
 
     embedded: int
     present: int
-    """Of the images found, how many lay in the store already."""
+    """Number of images found that were in the store already."""
     failed: int
-    """Lines of `errors.jsonl`."""
+    """Number of lines of `errors.jsonl`."""
     first_failure: Unreadable | None
     missing: int
-    """Images of the store that were not found this time; their rows stay."""
+    """Number of images of the store that were not found this time; their rows stay."""
     first_missing: tuple[str, ...]
-    """Where the first of them were."""
+    """Locations of the first of them."""
 
 
 def embed_sources(
@@ -54,19 +54,19 @@ def embed_sources(
     max_failures: float | None = None,
     moved: Moved | None = None,
 ) -> Outcome:
-    """Embed what `sources` give and the store of `writer` hasn't.
+    """Embed the images of `sources` that the store of `writer` does not hold.
 
     Args:
         embed: runs the model.
         sources: from `open_sources`.
         writer: from `open_writer`.
-        progress: told of each batch.
-        max_failures: the share of images that may fail; above it the run ends.
-        moved: how folders of images are called in the store.
+        progress: shows the counts after each batch.
+        max_failures: largest share of images that may fail; above it the run ends.
+        moved: the names in the store of folders that were moved.
 
     Raises:
         CheckError: more than `max_failures` failed.
-        ItaeError: the model, a source or the store failed; what was embedded before is in the store.
+        ItaeError: the model, a source or the store failed; rows that were embedded before are in the store.
     """
     run = _Run(sources, writer, progress, max_failures, moved or Moved(()))
     for batch in embed(run.entries(), run.fail):
@@ -99,15 +99,15 @@ class _Run:
 
     @property
     def found(self) -> int:
-        """How many images were come past so far, those that can't be read included."""
+        """Number of images found so far, with those that can't be read."""
         return max(self._images, self.embedded + self.present + self.failed)
 
     def entries(self) -> Iterator[Entry]:
-        """What the sources give, less what lies in the store."""
+        """The entries of the sources without the images that are in the store."""
         return self._sources.items(self._is_wanted)
 
     def fail(self, problem: Unreadable) -> None:
-        """Record a failure; raises CheckError where it is one too many."""
+        """Record a failure; raises CheckError if there are too many."""
         self._writer.add_error(self.moved.recorded(problem.root), problem.path, problem.error)
         self._first_failure = self._first_failure or problem
         self.failed += 1
@@ -117,7 +117,7 @@ class _Run:
             raise self.too_many()
 
     def too_many(self) -> CheckError:
-        """The error of a run with more failures than allowed."""
+        """Return the error of a run with more failures than allowed."""
         first = self._first_failure
         assert first is not None
         return CheckError(
@@ -126,7 +126,7 @@ class _Run:
         )
 
     def outcome(self) -> Outcome:
-        """The counts, and which images of the store were not found."""
+        """Return the counts, and which images of the store were not found."""
         first: list[str] = []
         if len(self._missing):
             for root, path in self._writer.stored_images():

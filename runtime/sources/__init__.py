@@ -1,4 +1,4 @@
-"""Where images come from: files, folders, lists, tars, parquet, remote paths.
+"""Where images come from: files, folders, lists, tars, parquet files, remote paths. Imports `contract` and `images`.
 
 open_sources(arguments).items(is_wanted) -> Item | Unreadable ... -> load_item(item) -> an image
 read_image(root, path)      the image of a key of the store, later
@@ -37,20 +37,20 @@ __all__ = ["Item", "Sources", "Unreadable", "load_item", "open_sources", "read_i
 
 STDIN = "-"
 _MAX_COUNTED = 8 << 30
-"""Bytes of tars whose headers are read beforehand to know how many images come."""
+"""Bytes of tars up to which their headers are read beforehand, to count the images."""
 
 
 class Sources:
-    """What the arguments lead to; made by `open_sources`."""
+    """The images that the arguments stand for; `open_sources` makes it."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sources
 
     @cached_property
     def total(self) -> int | None:
-        """How many entries come; a key that two arguments lead to counts twice. None: not known beforehand.
+        """Number of entries, None if it is not known beforehand; a key that two arguments lead to counts twice.
 
-        Headers of local tars are read for it, up to 8 GiB of tars; packed and remote tars would have to be read whole.
+        It reads the headers of local tars, up to 8 GiB of tars; packed and remote tars would have to be read whole.
         """
         sizes = [one.bytes_to_count() for one in self._sources if isinstance(one, Tar)]
         if None in sizes or sum(size or 0 for size in sizes) > _MAX_COUNTED:
@@ -60,15 +60,15 @@ class Sources:
 
     @property
     def roots(self) -> tuple[str, ...]:
-        """Roots of the keys, in order, each once; those of lists are not known beforehand."""
+        """Roots of the keys, in order, each once, without those of lists, which are not known beforehand."""
         return tuple(dict.fromkeys(root for source in self._sources for root in source.roots))
 
     def items(self, is_wanted: IsWanted = lambda root, path: True) -> Iterator[Entry]:
-        """What the arguments lead to, one after the other, each key once.
+        """The entries of all arguments, one after the other, each key once.
 
         Args:
-            is_wanted: asked once with root and path of each image, before its bytes are read; those that are not
-                wanted are left out.
+            is_wanted: called once with root and path of each image, before its bytes are read; images for which it
+                returns False are left out.
         """
         several = sum(len(source.roots) for source in self._sources) > len(self.roots)
         if not (several or any(source.may_repeat for source in self._sources)):
@@ -83,18 +83,18 @@ class Sources:
 
 
 def open_sources(arguments: Sequence[str], *, max_pixels: int = MAX_PIXELS, stdin: BinaryIO | None = None) -> Sources:
-    """Find out what each argument is, list folders, read lists; no image is read yet.
+    """Find out what each argument is, list folders and read lists, but no image yet.
 
     Args:
         arguments: image files, folders, lists of paths (`.txt`, `.parquet`, `-`), tars, parquet with images; local or
             `SCHEME://`. `{000..012}` and `{a,b}` are expanded where there is no such file, a remote `*` always.
-        max_pixels: bounds how many bytes of an image are read into memory.
-        stdin: in place of standard input.
+        max_pixels: largest number of pixels of an image; it limits the bytes that are read into memory.
+        stdin: read in place of standard input.
 
     Raises:
         InputError: an argument does not exist, can't be listed, or there is no image at all.
         UsageError: standard input is a terminal; a scheme is unknown.
-        BackendError: what reads a scheme is not installed.
+        BackendError: the package that reads a scheme is not installed.
     """
     limit = max_bytes(max_pixels)
     sources: list[Source] = []

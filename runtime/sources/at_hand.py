@@ -1,4 +1,4 @@
-"""Images by their keys, many of them: those in packed tars and parquet are read in one pass beforehand."""
+"""Many images by their keys: those in packed tars and parquet files are read in one pass beforehand."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from runtime.sources.tars import Tar
 
 @contextlib.contextmanager
 def at_hand(keys: Iterable[Key], read: ReadImage = read_image) -> Iterator[ReadImage]:
-    """Give what `read` is, faster for `keys`.
+    """Yield a function like `read` that is faster for `keys`.
 
-    To read a member of a packed tar or a row of parquet, all before it is read, each time. Here that happens once for
-    each such file; the images wait, as they are, in a temporary file, so that memory doesn't grow with them.
+    To read one member of a packed tar or one row of a parquet file, everything before it must be read as well. Here
+    that happens once for each such file, and the undecoded images wait in a temporary file, so that memory does not
+    grow.
 
     Args:
-        keys: root and path of the images to come; others are left to `read`.
+        keys: root and path of the images that will be read; `read` serves all others.
         read: decodes an image by its key.
 
     Raises:
@@ -60,7 +61,7 @@ def at_hand(keys: Iterable[Key], read: ReadImage = read_image) -> Iterator[ReadI
 
 
 def _copy(wanted: Mapping[str, set[str]], file: BinaryIO) -> dict[Key, tuple[int, int] | str]:
-    """Write the images that are slow to reach; gives where each begins and how long it is, or why it can't be read."""
+    """Write the images that are slow to read into `file`; returns offset and size of each, or why it can't be read."""
     place: dict[Key, tuple[int, int] | str] = {}
     for root, paths in wanted.items():
         if (source := _slow(root)) is not None:
@@ -73,18 +74,18 @@ def _copy(wanted: Mapping[str, set[str]], file: BinaryIO) -> dict[Key, tuple[int
 
 
 def _slow(root: str) -> Source | None:
-    """The source that a root is, if one image of it costs a pass; none for files, and tars in which one can seek."""
+    """The source of a root where reading one image costs a pass; None for files, and for tars that allow seeking."""
     kind, limit = container(root), max_bytes(MAX_PIXELS)
     if kind == "tar" and not root.lower().endswith(".tar"):
         return Tar(root, limit)
     if kind == "parquet":
-        with contextlib.suppress(InputError):  # no images in it: told where they are read
+        with contextlib.suppress(InputError):  # it holds no images: `read` says so
             return open_parquet(root, "", limit)
     return None
 
 
 def _found(source: Source, paths: set[str]) -> Iterator[tuple[str, bytes | str]]:
-    """The bytes of images, or why they can't be read; what is not there doesn't come."""
+    """The bytes of the images at `paths`, or why they can't be read; images that do not exist are left out."""
     left = set(paths)
     for one in source.items(lambda _, path: path in left):
         if one.path in left:

@@ -14,7 +14,7 @@ NOT_UTF8 = "its name is not UTF-8: rename it"
 
 
 def resolved(folder: str) -> str:
-    """A folder as a root: absolute, links resolved; raises OSError, RuntimeError, ValueError."""
+    """Return a folder as a root: absolute, links resolved; raises OSError, RuntimeError, ValueError."""
     return _resolved(os.path.join(Path.cwd(), folder))  # noqa: PTH118  # a Path drops what it takes for needless
 
 
@@ -24,7 +24,7 @@ def _resolved(folder: str) -> str:
 
 
 def entry(root: str, path: str, is_wanted: IsWanted) -> Entry | None:
-    """The image of this key, unless it is not wanted or the store can't hold its name."""
+    """The image of a key, `Unreadable` if the store can't hold its name; None if it is not wanted."""
     if not (is_utf8(root) and is_utf8(path)):
         return Unreadable(printable(root), printable(path), NOT_UTF8)
     return Item(root, path) if is_wanted(root, path) else None
@@ -62,11 +62,11 @@ class Folder:
         self._paths.sort()
 
     def count(self) -> int:
-        """Images and unlistable folders."""
+        """Number of images and of folders that can't be listed."""
         return len(self._paths)
 
     def items(self, is_wanted: IsWanted) -> Iterator[Entry]:
-        """Images and unlistable folders."""
+        """The images, and the folders that can't be listed."""
         root = self.roots[0]
         for path in self._paths:
             if reason := self._unlistable.get(path):
@@ -91,7 +91,7 @@ class Folder:
 
 
 class Unusable:
-    """A file that can't be read at all, told once the run comes to it: one bad shard of many stops nothing."""
+    """A file that can't be read at all. It becomes one line of errors: one bad shard of many stops nothing."""
 
     may_repeat = False
 
@@ -100,11 +100,11 @@ class Unusable:
         self._error = error
 
     def count(self) -> int:
-        """One: itself."""
+        """One."""
         return 1
 
     def items(self, is_wanted: IsWanted) -> Iterator[Entry]:
-        """Why."""
+        """The reason."""
         yield Unreadable(self.roots[0], "", self._error)
 
 

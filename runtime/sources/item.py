@@ -1,4 +1,4 @@
-"""What a source gives: an image to be decoded, or what can't be one."""
+"""The entries of a source: images to decode, and what can't be read."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class Item:
     """An image under its key in the store, not yet decoded."""
 
     root: str
-    """Of a file: its folder, absolute, links resolved, or a URL. Of what lies inside a tar or parquet: that file."""
+    """The folder of a file, absolute, links resolved, or its URL. For an image in a tar or parquet file: that file."""
     path: str
     """Relative to `root`, with slashes; unique below it."""
     data: bytes | None = None
-    """The file's content, where the source came past it; none: whoever decodes it reads it."""
+    """The file's content, if the source has read it; None: it is read when it is decoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """What can't be used, and why: a line of `errors.jsonl`."""
+    """An image or a source that can't be read, and why: a line of `errors.jsonl`."""
 
     root: str
     path: str
@@ -42,21 +42,21 @@ def reason(error: Exception) -> str:
 
 Entry = Item | Unreadable
 IsWanted = Callable[[str, str], bool]
-"""Asked with root and path of each image, before its bytes are read."""
+"""Called with root and path of each image before its bytes are read; returns whether to read them."""
 
 
 class Source(Protocol):
-    """What one argument leads to."""
+    """The images of one argument."""
 
     @property
     def roots(self) -> tuple[str, ...]:
-        """Roots of its keys, as far as they are known without reading all."""
+        """Roots of the keys, as far as they are known without reading everything."""
 
     may_repeat: bool
-    """Whether it may give a key twice, or one of another source though their `roots` differ."""
+    """Whether a key may come twice, or may also come from another source though their `roots` differ."""
 
     def count(self) -> int | None:
-        """How many entries come, where that is known without reading all."""
+        """Number of entries; None if everything must be read to know it."""
 
     def items(self, is_wanted: IsWanted) -> Iterator[Entry]:
-        """What comes, in order, without the images that are not wanted."""
+        """The entries, in order, without the images that are not wanted."""

@@ -16,15 +16,15 @@ from runtime.sources.names import check_inside, is_remote, is_utf8, printable
 from runtime.sources.remote import split
 
 _MAX_LENGTH = 16_384
-"""Characters of a path, or of a URL with a signature; longer ones come from what is no list."""
+"""Largest number of characters of a path, or of a URL with a signature: longer lines are not of a list."""
 _SHOWN = 200
 
 
 class PathList:
     """Paths and URLs, one after the other.
 
-    A relative path is below `base`: the current folder, as `tar -T` and xargs have it, or the folder of a remote
-    list. Key of a relative path: `base` and the path, or its own folder where it leaves `base`; of others: their
+    A relative path is below `base`: the current folder, as for `tar -T` and xargs, or the folder of a remote list. Its
+    key is `base` and the path, or its own folder and name if it leads out of `base`. The key of any other path is its
     folder and name.
     """
 
@@ -37,7 +37,7 @@ class PathList:
         self._base = base
 
     def count(self) -> int:
-        """Paths, those included that come twice."""
+        """Number of paths, also of those that come twice."""
         return self._count
 
     def items(self, is_wanted: IsWanted) -> Iterator[Entry]:
@@ -57,10 +57,10 @@ class PathList:
 
 
 def key_of(text: str, base: str) -> Key:
-    """Root and path of an entry of a list whose relative paths are below `base`.
+    """Return root and path of an entry of a list whose relative paths are below `base`.
 
     Raises:
-        InputError: it can't be an image's.
+        InputError: it can't be the path of an image.
         OSError, RuntimeError, ValueError: its folder can't be resolved.
     """
     if len(text) > _MAX_LENGTH:
@@ -88,7 +88,7 @@ def key_of(text: str, base: str) -> Key:
 
 
 def text_list(data: bytes, name: str, base: str) -> PathList:
-    """A list with a path a line, or with a NUL after each, as `find -print0` writes it. UTF-8; CRLF will do.
+    """Read a list: UTF-8, a path in each line, also with CRLF, or a NUL after each path as from `find -print0`.
 
     Raises:
         InputError: it is UTF-16.

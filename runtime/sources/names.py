@@ -1,4 +1,4 @@
-"""What a name says: image, tar, parquet or list; a key as text; what a key may not be."""
+"""Names of files: image, tar, parquet file or list by their ending; patterns; which paths a key may hold."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Literal
 from runtime.contract.errors import InputError, UsageError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-"""Which files of a folder or members of a tar count as images, in any case; a file that is named itself needs none."""
+"""Endings of images in folders and tars, in any case; a file that is an argument itself needs none of them."""
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 LIST_SUFFIXES = (".txt", ".lst")
 _NO_SOURCE = (".csv", ".tsv", ".json", ".jsonl", ".zip", ".arrow")
-"""Named by mistake, so that they are refused at once rather than recorded as images that can't be decoded."""
+"""Files that were named by mistake: they are refused at once, not recorded as images that can't be decoded."""
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
@@ -23,15 +23,15 @@ _MAX_EXPANDED = 100_000
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of this name counts as an image where it is not named itself."""
+    """Whether a file of this name in a folder or a tar is an image."""
     return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122  # a Path takes ten times as long
 
 
 def kind_of(name: str) -> Literal["tar", "parquet", "list", "image"]:
-    """What a file that is named itself is taken for.
+    """The kind of source that an argument of this name is.
 
     Raises:
-        InputError: no source of images ends so.
+        InputError: no source of images has this ending.
     """
     lower = name.lower()
     if lower.endswith(TAR_SUFFIXES):
@@ -60,20 +60,20 @@ def check_inside(path: str) -> None:
 
 
 def printable(text: str) -> str:
-    """The text, with the bytes of a file name that are not UTF-8 written as escapes."""
+    """Return the text with escapes in the place of bytes that are not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def is_utf8(text: str) -> bool:
-    """Whether the store's strings, which are UTF-8, can hold it."""
+    """Whether the text can be stored as UTF-8."""
     return text.isascii() or printable(text) == text
 
 
 def expand_braces(argument: str) -> Iterator[str]:
-    """`shard-{000..012}.tar` and `{a,b}.tar` as the shells and WebDataset write them; else the argument itself.
+    """Expand `shard-{000..012}.tar` and `{a,b}.tar` as shells and WebDataset do; any other argument stays as it is.
 
     Raises:
-        UsageError: more than 100,000 names.
+        UsageError: the argument stands for more than 100,000 names.
     """
     pieces: list[Sequence[str]] = []
     end, count = 0, 1
@@ -88,7 +88,7 @@ def expand_braces(argument: str) -> Iterator[str]:
 
 
 def _alternatives(text: str) -> Sequence[str]:
-    """What stands between two braces; none where it is no pattern."""
+    """The alternatives between two braces; empty if they are no pattern."""
     bounds = _RANGE.fullmatch(text)
     if bounds is None:
         return text.split(",") if "," in text else []

@@ -1,4 +1,4 @@
-"""What a parquet file holds for us: images in a column, paths, or embeddings whose images are embedded again."""
+"""A parquet file as a source: images in a column, paths of images, or a part of a store, whose images are meant."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from runtime.sources.parquet_images import ParquetImages
 
 
 def open_parquet(root: str, base: str, max_bytes: int) -> Source:
-    """The source that a parquet file is; images in it go before paths.
+    """Open a parquet file as a source; a column of images is preferred to one of paths.
 
     Args:
         root: a local path or a URL.
-        base: what relative paths in it are below.
+        base: the folder that relative paths in it are below.
         max_bytes: larger images are refused.
 
     Raises:
@@ -50,7 +50,7 @@ def open_parquet(root: str, base: str, max_bytes: int) -> Source:
 
 
 class StoredKeys:
-    """A part of a folder of embeddings: its images under the keys that they have there."""
+    """A part of a store: its images, under the keys that they have there."""
 
     may_repeat = True
     roots: tuple[str, ...] = ()
@@ -60,11 +60,11 @@ class StoredKeys:
         self._rows = rows
 
     def count(self) -> int:
-        """Its rows."""
+        """Number of rows."""
         return self._rows
 
     def items(self, is_wanted: IsWanted) -> Iterator[Entry]:
-        """Its images."""
+        """The images."""
         for row in _strings(self._file, ["root", "path"]):
             if isinstance(row, Unreadable):
                 yield row
@@ -78,7 +78,7 @@ def _paths(root: str, column: str) -> Iterator[str | Unreadable]:
 
 
 def _strings(root: str, columns: list[str]) -> Iterator[tuple[str, ...] | Unreadable]:
-    """The rows of columns of strings; a null, and what is damaged, as unreadable."""
+    """The rows of some columns of strings; `Unreadable` for a null or damage."""
     number = 0
     try:
         with open_columns(root) as file:

@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageColumn:
-    """Where the images are: a struct of `bytes` (and perhaps `path`), as Hugging Face has it, or plain bytes."""
+    """A column of images: a struct of `bytes`, perhaps with `path`, as Hugging Face writes it, or plain bytes."""
 
     name: str
     is_struct: bool

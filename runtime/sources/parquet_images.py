@@ -16,7 +16,7 @@ _ROWS = 16
 
 
 class ParquetImages:
-    """Images in a column. Root: the file; path: the row's number, and the struct's path where it has one."""
+    """Images in a column. Root: the file; path: the row's number, and the struct's path if there is one."""
 
     may_repeat = False
 
@@ -27,11 +27,11 @@ class ParquetImages:
         self._max_bytes = max_bytes
 
     def count(self) -> int:
-        """Its rows."""
+        """Number of rows."""
         return self._rows
 
     def items(self, is_wanted: IsWanted) -> Iterator[Entry]:
-        """The images, a few rows at a time; a damaged row group is told of and passed over."""
+        """The images, a few rows at a time; a damaged row group is reported, and the next one is read."""
         with contextlib.ExitStack() as stack:
             try:
                 file = stack.enter_context(open_columns(self.roots[0]))
@@ -69,10 +69,10 @@ class ParquetImages:
 
 
 def read_row(root: str, path: str, max_bytes: int) -> bytes:
-    """The image of a key that `ParquetImages` gave.
+    """Return the content of the image of a key of `ParquetImages`.
 
     Raises:
-        InputError: there is none, or it can't be read.
+        InputError: there is no such image, or it can't be read.
     """
     try:
         number = int(path.partition("/")[0])
@@ -100,7 +100,7 @@ def _row_groups(file: Any) -> list[range]:  # noqa: ANN401
 
 
 def _keys(file: Any, column: ImageColumn, group: int, rows: range) -> list[str]:  # noqa: ANN401
-    """The paths under which the rows of a row group are stored."""
+    """The paths of the rows of a row group, as in their keys."""
     if not column.has_path:
         return [str(row) for row in rows]
     read = file.read_row_group(group, columns=[f"{column.name}.path"])
@@ -109,7 +109,7 @@ def _keys(file: Any, column: ImageColumn, group: int, rows: range) -> list[str]:
 
 
 def _inside(text: str | None) -> str:
-    """A struct's path, whatever it says, as one that stays below its root; empty where there is none."""
+    """Return a struct's path as one that stays below its root, whatever it says; empty if there is none."""
     return posixpath.normpath(f"/{text}").lstrip("/").replace("\0", "") if text else ""
 
 

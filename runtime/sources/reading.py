@@ -1,4 +1,4 @@
-"""An image by its key, wherever it lies."""
+"""Reading one image by its key: a file, a member of a tar, a row of a parquet file, local or remote."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runtime.sources.tars import read_member
 
 
 def load_item(item: Item, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode an item as `decode_image` does; raises InputError, which doesn't say where it is."""
+    """Decode an item as `decode_image` does; raises InputError, whose message does not name the image."""
     if item.data is None:
         return read_image(item.root, item.path, max_pixels)
     return decode_image(item.data, max_pixels)
@@ -28,7 +28,7 @@ def read_image(root: str, path: str, max_pixels: int = MAX_PIXELS) -> Image.Imag
     A member of a packed tar is unpacked from the tar's beginning on.
 
     Raises:
-        InputError: it can't be had, `path` leads out of `root`, or it can't be decoded. Doesn't say where it is.
+        InputError: the image can't be read or decoded, or `path` leads out of `root`. The message doesn't name it.
     """
     limit = max_bytes(max_pixels)
     kind = container(root)
@@ -43,7 +43,7 @@ def read_image(root: str, path: str, max_pixels: int = MAX_PIXELS) -> Image.Imag
 
 
 def container(root: str) -> str | None:
-    """`tar` or `parquet`, where the root is such a file and not a folder of that name."""
+    """Return `tar` or `parquet` if the root is such a file; None for a folder, also of such a name."""
     lower = root.lower()
     kind = "tar" if lower.endswith(TAR_SUFFIXES) else "parquet" if lower.endswith(".parquet") else None
     if kind is None or not is_remote(root):

@@ -42,7 +42,7 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 
 def canonical(url: str) -> str:
-    """A URL as a root: without a slash at its end, absolute where it names local files."""
+    """Return a URL as a root: without a slash at its end, absolute if it names local files."""
     scheme, _, rest = url.partition("://")
     if scheme in ("file", "local"):
         file_system, path = _file_system(url)
@@ -51,17 +51,17 @@ def canonical(url: str) -> str:
 
 
 def split(url: str) -> Key:
-    """Root and name of a remote file."""
+    """Return root and name of a remote file."""
     scheme, _, rest = canonical(url).partition("://")
     folder, _, name = rest.rpartition("/")
     return f"{scheme}://{folder}", name
 
 
 def matches(url: str) -> list[str]:
-    """What a URL with a `*` stands for, sorted, since no shell expands it; of another URL itself.
+    """Expand a URL with a `*`, since no shell does, to sorted URLs; any other URL stays as it is.
 
     Raises:
-        InputError: nothing matches, or the store can't be reached.
+        InputError: nothing matches, or the remote system does not answer.
     """
     if "*" not in url:
         return [url]
@@ -76,7 +76,7 @@ def matches(url: str) -> list[str]:
 
 
 def is_folder(url: str) -> bool:
-    """Whether a URL is a folder; raises InputError where it is nothing, or the store can't be reached."""
+    """Whether a URL is a folder; raises InputError if nothing is there or the remote system does not answer."""
     file_system, path = _file_system(url)
     try:
         return bool(file_system.info(path)["type"] == "directory")
@@ -93,7 +93,7 @@ def open_binary(where: str) -> BinaryIO:
 
 
 def read_file(root: str, path: str, max_bytes: int) -> bytes:
-    """A remote file's content; up to three attempts, unless it is missing or denied.
+    """Return a remote file's content; tries three times, unless the file is missing or access is denied.
 
     Raises:
         InputError: it can't be read, or has more than `max_bytes`.
@@ -136,11 +136,11 @@ class RemoteFolder:
         self._paths = sorted(name for name in below if name)
 
     def count(self) -> int:
-        """Its images."""
+        """Number of images."""
         return len(self._paths)
 
     def items(self, is_wanted: IsWanted) -> Iterator[Entry]:
-        """Its images."""
+        """The images."""
         for path in self._paths:
             if one := entry(self.roots[0], path, is_wanted):
                 yield one

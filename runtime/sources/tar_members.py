@@ -1,4 +1,4 @@
-"""The members of a tar, from its headers, one after the other: bounded memory, and exact about damage.
+"""The members of a tar, from its headers, one after the other, in bounded memory; damage is found and reported.
 
 Headers are parsed by `tarfile.TarInfo`; `tarfile.open` is not used, since it takes a damaged header for the end of
 the tar, keeps every member in memory and reads an extended header of any size that the file claims.
@@ -19,7 +19,7 @@ from runtime.contract.errors import InputError
 
 BLOCK = tarfile.BLOCKSIZE
 _MAX_EXTENSION = 1 << 20
-"""Bytes of an extended header: a long name and the like; a hostile tar may claim any."""
+"""Largest number of bytes of an extended header, such as a long name; a hostile tar may claim any size."""
 _PACKED: dict[bytes, Callable[[BinaryIO], Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 _NO_FILE = {
     tarfile.SYMTYPE: "is a symbolic link to `{}` inside a tar, not a file",
@@ -35,16 +35,16 @@ class Member:
     """A member that is no folder."""
 
     name: str
-    """As it lies in the tar: only a name, whatever `/` and `..` it holds; bytes that are no UTF-8 as surrogates."""
+    """The name as in the tar: no path, whatever `/` and `..` it holds; bytes that are not UTF-8 as surrogates."""
     offset: int
-    """Where its data begins, unpacked."""
+    """Where the data begin in the unpacked tar."""
     size: int
     problem: str | None
-    """Why its data can't be taken as a file; none: it can."""
+    """Why the member is not a file; None: it is one."""
 
 
 def unpacked(file: BinaryIO) -> BinaryIO:
-    """The tar in a file that may be packed by gzip, bzip2 or xz."""
+    """Return the tar in a file that may be packed by gzip, bzip2 or xz."""
     magic = file.read(2)
     file.seek(0)
     opener = _PACKED.get(magic)
@@ -55,8 +55,8 @@ def members(file: BinaryIO) -> Iterator[Member]:
     """Walk through the members of an unpacked tar; between two of them the caller may read and seek.
 
     Raises:
-        InputError: the tar is damaged or cut short; what came before is good.
-        Exception: whatever the file raises: OSError, EOFError and zlib.error, where it is packed or remote.
+        InputError: the tar is damaged or cut short; the members before are good.
+        Exception: any other error of a packed or remote file: OSError, EOFError, zlib.error.
     """
     position = 0
     extended: dict[str, str] = {}
@@ -87,7 +87,7 @@ _EXTENSIONS = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAM
 
 
 def _header(file: BinaryIO, position: int) -> tarfile.TarInfo | None:
-    """The header at `position`; none at the end mark."""
+    """The header at `position`; None at the end mark."""
     file.seek(position)
     block = file.read(BLOCK)
     if len(block) < BLOCK:
@@ -114,7 +114,7 @@ def _extension(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 def _parse_pax(data: bytes, position: int) -> dict[str, str]:
-    """Records `LENGTH KEY=VALUE`, each with a newline, LENGTH that of the whole record."""
+    """Parse records `LENGTH KEY=VALUE`, each with a newline, where LENGTH is that of the whole record."""
     records: dict[str, str] = {}
     start = 0
     while start < len(data) and data[start] != 0:

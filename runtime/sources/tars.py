@@ -18,11 +18,11 @@ from runtime.sources.remote import open_binary
 from runtime.sources.tar_members import Member, members, unpacked
 
 _INDEXES = 4
-"""Of how many tars the places of their members are kept: about 200 bytes for each."""
+"""Number of tars whose members' places are kept, at about 200 bytes for each member."""
 
 
 class Tar:
-    """A tar, read in one pass. Root: the tar; path: the member's name, of two the first."""
+    """A tar, read in one pass. Root: the tar; path: the member's name. Of two members of a name the first counts."""
 
     may_repeat = False
 
@@ -31,21 +31,21 @@ class Tar:
         self._max_bytes = max_bytes
 
     def bytes_to_count(self) -> int | None:
-        """How many bytes `count` would walk through; none: it can't."""
+        """Size of the file whose headers `count` reads; None if it can't count."""
         if is_remote(self.roots[0]):
             return None
         try:
             with _opened(self.roots[0]) as (file, tar):
                 return os.stat(self.roots[0]).st_size if file is tar else None  # noqa: PTH116
-        except Exception:  # told by `items`
+        except Exception:  # `items` reports it
             return None
 
     def count(self) -> int | None:
-        """How many entries come, by its headers; none where it is packed or remote."""
+        """Number of entries by the headers; None if the tar is packed or remote."""
         return None if self.bytes_to_count() is None else sum(1 for _ in self._entries(lambda *_: True, read=False))
 
     def items(self, is_wanted: IsWanted) -> Iterator[Entry]:
-        """Its images; what is damaged comes last, under the empty path."""
+        """The images; damage comes last, under the empty path."""
         return self._entries(is_wanted, read=True)
 
     def _entries(self, is_wanted: IsWanted, *, read: bool) -> Iterator[Entry]:
@@ -86,7 +86,7 @@ class Tar:
 
 
 def _until_damage(tar: BinaryIO) -> Iterator[Member | str]:
-    """The members; where the tar is damaged, last of all why."""
+    """The members; if the tar is damaged, the reason comes last."""
     try:
         yield from members(tar)
     except Exception as error:  # an unpacker fed a hostile file raises anything
@@ -94,10 +94,10 @@ def _until_damage(tar: BinaryIO) -> Iterator[Member | str]:
 
 
 def read_member(root: str, path: str, max_bytes: int) -> bytes:
-    """The data of a member of a tar, wherever it lies in it.
+    """Return the data of a member of a tar.
 
     Raises:
-        InputError: there is none of this name, or it can't be read.
+        InputError: there is no member of this name, or it can't be read.
     """
     try:
         with _opened(root) as (_, tar):
@@ -109,7 +109,7 @@ def read_member(root: str, path: str, max_bytes: int) -> bytes:
 def _find(root: str, tar: BinaryIO, path: str, max_bytes: int) -> Member:
     member = _index(root, tar).get(path)
     if member is None:
-        raise InputError("is not in the tar, or behind what is damaged in it")
+        raise InputError("is not in the tar, or lies after the place where the tar is damaged")
     if member.problem or member.size > max_bytes:
         raise InputError(printable(member.problem or f"has {member.size:,} bytes, more than {max_bytes:,}"))
     return member
@@ -117,7 +117,7 @@ def _find(root: str, tar: BinaryIO, path: str, max_bytes: int) -> Member:
 
 @contextlib.contextmanager
 def _opened(root: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """The tar's file, and the tar unpacked, which is the same where it isn't packed."""
+    """Yield the tar's file, and the unpacked tar, which is the same object if it isn't packed."""
     with open_binary(root) as file:
         yield file, unpacked(file)
 
@@ -135,7 +135,7 @@ _lock = Lock()
 
 
 def _index(root: str, tar: BinaryIO) -> dict[str, Member]:
-    """The image members of a tar by name, as far as it is not damaged; kept for the tars read last."""
+    """The images in a tar by name, up to where it is damaged; kept for the tars that were read last."""
     key: tuple[object, ...] = (root,)
     if not is_remote(root):
         status = os.stat(root)  # noqa: PTH116
@@ -143,7 +143,7 @@ def _index(root: str, tar: BinaryIO) -> dict[str, Member]:
     with _lock:  # one thread walks, the others wait for what it finds
         if key not in _indexes:
             made: dict[str, Member] = {}
-            with contextlib.suppress(Exception):  # `items` told of the damage
+            with contextlib.suppress(Exception):  # `items` has reported the damage
                 for member in members(tar):
                     if is_image(member.name):
                         made.setdefault(member.name, member)

@@ -1,4 +1,4 @@
-"""Folders of images that have moved: how the store calls them, and where they are now."""
+"""Folders of images that were moved: their names in the store, and where they are now."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from runtime.contract.errors import UsageError
 
 
 class Moved:
-    """Pairs of roots: as the store has it, and where its images lie now.
+    """Pairs of roots: the name in the store, and where its images are now.
 
-    An option's text is `OLD=NEW`, or `NEW` alone where the store has one root.
+    As an option each is `OLD=NEW`, or `NEW` alone if the store has one root.
     """
 
     def __init__(self, pairs: Sequence[tuple[str, str]]) -> None:
@@ -20,7 +20,7 @@ class Moved:
 
     @classmethod
     def parse(cls, texts: Sequence[str], roots: Sequence[str]) -> Moved:
-        """Read the option's values for a store of these `roots`.
+        """Parse the option's values for a store of these `roots`.
 
         Raises:
             UsageError: a root is not in the store or named twice, or `OLD=` is left out and there are several.
@@ -33,14 +33,14 @@ class Moved:
         return cls(pairs)
 
     def now(self, root: str) -> str:
-        """Where the images of the store's `root` lie."""
+        """Return where the images of the store's `root` are now."""
         return self._now.get(root, root)
 
     def recorded(self, root: str) -> str:
-        """How the store calls what was found at `root`.
+        """Return the name in the store of what was found at `root`.
 
         Raises:
-            UsageError: images are taken from where they are said to have moved away from: a key could come twice.
+            UsageError: images come from a folder that was said to have moved: a key could come twice.
         """
         if root in self._now and root not in self._recorded:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""What made the rows of a store, and which of it makes them the rows of one store: their identity."""
+"""The origin of a store's rows, and their identity: the fields of the origin that must agree within one store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHOWN = 3
 
 
 def origin_of(manifest: Manifest, provider: str) -> dict[str, Any]:
-    """What makes the embeddings of a model, as JSON for `store.json`.
+    """Return what makes the embeddings of a model, as JSON for `store.json`.
 
     Args:
         manifest: of the model.
@@ -36,7 +36,7 @@ def origin_of(manifest: Manifest, provider: str) -> dict[str, Any]:
 
 
 def identity(origin: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of an origin that change the embeddings: the model's content and what acts outside of it.
+    """Return the fields that change the embeddings: the model's content and what acts outside of it.
 
     An option of the export is in the model's bytes, so the SHA-256 covers it. A field that this version does not know
     counts. A field that is added later must be left out of the origin where it has the value that it always had.
@@ -53,9 +53,9 @@ def fingerprint(fields: Mapping[str, Any]) -> str:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """What differs between the identities of two origins, in words; empty if nothing does.
+    """Return in words how the identities of two origins differ; empty if they are equal.
 
-    Where the models differ, so do options that explain it: `options.precision is fp32 there, fp16 here`.
+    If the models differ, options that differ are named too: `options.precision is fp32 there, fp16 here`.
     """
     found = list(_differences(identity(there), identity(here)))
     old, new = there.get("options"), here.get("options")

@@ -1,7 +1,7 @@
 """The parts of a parquet store: `part-00000.parquet` and so on, with columns `root`, `path` and `embedding`.
 
-A part's file metadata holds, under `itae`, what the embeddings were made with, so that parts of two models are never
-taken for one set.
+The metadata of a part holds the origin of its rows under `itae`, so that parts of two models are never taken for one
+set.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ KEY_COLUMNS = ("root", "path")
 
 
 def part_path(folder: Path, number: int) -> Path:
-    """Where part `number` lies."""
+    """Return the path of part `number`."""
     return folder / f"part-{number:05d}.parquet"
 
 
 def part_files(folder: Path) -> list[Path]:
-    """The parts in `folder`, by number.
+    """Return the parts in `folder`, by number.
 
     Raises:
         InputError: there is no such folder, a number is left out, or another file there ends in `.parquet`.
@@ -52,12 +52,12 @@ def part_files(folder: Path) -> list[Path]:
 
 
 def has_parts(folder: Path) -> bool:
-    """Whether any file in `folder` would be taken for a part, rightly or not."""
+    """Whether any file in `folder` would be read as a part."""
     return next(folder.glob("[!.]*.parquet"), None) is not None
 
 
 def write_part(path: Path, rows: Embeddings, origin: Mapping[str, Any]) -> None:
-    """Write a part, whole or not at all, in the place of a shorter one of the same rows; raises OutputFileError."""
+    """Write a part, whole or not at all; it may replace a shorter one that it continues. Raises OutputFileError."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -106,12 +106,12 @@ class PartFile:
 
     @property
     def store(self) -> str | None:
-        """The fingerprint of what made the rows; none where another program wrote the file."""
+        """Fingerprint of the rows' origin; None if another program wrote the file."""
         return None if self.metadata is None else self.metadata["store"]
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What made the rows; empty where another program wrote the file."""
+        """The rows' origin; empty if another program wrote the file."""
         return {key: value for key, value in (self.metadata or {}).items() if key not in ("format", "store")}
 
     def keys(self) -> tuple[list[str], list[str]]:
@@ -162,7 +162,7 @@ class PartFile:
 
 
 class Parts:
-    """The parts of a folder, for reading: those rows that there are when they are opened."""
+    """The parts of a folder, for reading: the rows that exist when they are opened."""
 
     def __init__(self, folder: Path, origin: str | None) -> None:
         """Compare the parts' columns and origins; `origin` is the fingerprint that they must have, if it is known.
@@ -205,7 +205,7 @@ class Parts:
                 left -= min(left, len(block))
 
     def _opened(self) -> Iterator[tuple[PartFile, int]]:
-        """Each part with its number of rows; a run that goes on meanwhile only makes the last part longer."""
+        """Each part with its number of rows. A run that continues the store only makes the last part longer."""
         for path, rows in self._parts:
             with open_part(path) as part:
                 if part.rows < rows or part.width != self.width:
@@ -218,14 +218,14 @@ class Parts:
 
 
 def _release_memory() -> None:
-    """Give back what pyarrow holds for later: part after part it grows to 100 MB."""
+    """Free what pyarrow keeps for later use, which would grow to 100 MB over many parts."""
     import pyarrow as pa
 
     pa.default_memory_pool().release_unused()
 
 
 def _parse_metadata(metadata: dict[bytes, bytes] | None) -> dict[str, Any] | None:
-    """The `itae` entry of a file's metadata; raises ValueError where it is not one."""
+    """Parse the `itae` entry of a file's metadata; None if there is none. Raises ValueError if it is damaged."""
     text = (metadata or {}).get(METADATA_KEY)
     if text is None:
         return None
@@ -239,7 +239,7 @@ def _parse_metadata(metadata: dict[bytes, bytes] | None) -> dict[str, Any] | Non
 
 
 def _checked_width(schema: Any, path: Path) -> int:  # noqa: ANN401  # pyarrow ships no types
-    """The width of the embeddings, after the columns were checked."""
+    """Check the columns, and return the width of the embeddings."""
     import pyarrow as pa
 
     for name in (*KEY_COLUMNS, "embedding"):

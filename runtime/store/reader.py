@@ -26,7 +26,7 @@ class Store:
         for part in store.parts():      # a few megabytes at a time
             print(part.paths[0], part.vectors.mean())
 
-    It shows the rows that there were when it was opened; a run that goes on meanwhile does no harm.
+    It shows the rows that existed when it was opened; a run that adds rows meanwhile does no harm.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -38,7 +38,7 @@ class Store:
         self.path = Path(path)
         """The folder, or `X.npy`."""
         self.complete = True
-        """Whether the run that wrote it came to its end."""
+        """Whether the run that wrote it has ended."""
         self.origin: dict[str, Any] = {}
         """What made the embeddings: `model`, `model_sha256`, `options`, ...; empty where that isn't known."""
         self._rows: Parts | ArrayPair
@@ -71,7 +71,7 @@ class Store:
     def load(self, tell: Callable[[str], None] = lambda line: None) -> Float32:
         """All embeddings in memory, (n, C) float32, and hardly more than that while they are read; raises InputError.
 
-        An array of its own, which may be written to. `tell` is called after each thousand rows with how far it is.
+        The array is new and may be written to. `tell` is called after each thousand rows with how far it is.
         """
         vectors = np.empty((len(self), self.width), np.float32)
         first = 0

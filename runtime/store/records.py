@@ -1,4 +1,4 @@
-"""What a store is made of: its rows in memory, and `store.json`."""
+"""The parts that a store is made of: rows in memory, and `store.json`."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _MAX_RECORD_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Embeddings:
-    """n embeddings and where their images lie; C is the width of an embedding."""
+    """n embeddings and the keys of their images; C is the width of an embedding."""
 
     roots: list[str]
-    """n folders, tars, parquet files or URLs, as `embed` found them."""
+    """(n,) folders, tars, parquet files or URLs, as `embed` found them."""
     paths: list[str]
-    """n paths, each relative to its root, with slashes."""
+    """(n,) paths, each relative to its root, with slashes."""
     vectors: Float32
     """(n, C) float32, every number finite."""
 
@@ -63,7 +63,7 @@ class StoreRecord(pydantic.BaseModel):
     """Number of rows, if the run is complete."""
     width: Annotated[int, Field(gt=0)]
     origin: dict[str, Any]
-    """What made the embeddings: the model's hash, its options, its preprocessing, the provider."""
+    """What made the embeddings: see `runtime.store.origin`."""
 
 
 def read_record(folder: Path) -> StoreRecord | None:

@@ -1,4 +1,4 @@
-"""Writing a store: rows go to disk every `FLUSH_ROWS` or `FLUSH_SECONDS`, and a killed run can be gone on with."""
+"""Writing a store: rows go to disk every `FLUSH_ROWS` or `FLUSH_SECONDS`, and a run can continue a killed one."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from runtime.store.records import ERRORS, RECORD, Embeddings, Float32, read_reco
 FLUSH_ROWS = 256
 FLUSH_SECONDS = 30.0
 _WAITING_BATCHES = 64
-"""That wait for a slow disk before the model does."""
+"""Batches that wait for a slow disk before the model must wait."""
 
 
 @contextlib.contextmanager
 def open_writer(folder: Path, origin: Mapping[str, Any]) -> Iterator[StoreWriter]:
-    """Begin a store in `folder`, made where it is missing, or go on with the one that lies there.
+    """Begin a store in `folder`, which is made if it is missing, or continue the store that is there.
 
-    However the block ends, the rows added are written first. Only a block that ends well makes the store complete.
+    However the block ends, the added rows are written first. Only a block that ends well makes the store complete.
 
     Args:
         folder: a folder whose parent exists.
@@ -41,7 +41,7 @@ def open_writer(folder: Path, origin: Mapping[str, Any]) -> Iterator[StoreWriter
             same identity, and keeps the origin that it has.
 
     Raises:
-        UsageError: the store there was made by another model or with other options.
+        UsageError: the store there has another identity.
         InputError: the store there can't be read.
         OutputFileError: `folder` can't be made or written, holds other files, or another run is writing into it.
     """
@@ -67,7 +67,7 @@ class StoreWriter:
     def __init__(self, folder: Path, origin: Mapping[str, Any]) -> None:
         self._parts = GrowingParts(folder, dict(origin))
         self.stored = Keys()
-        """The keys that lay in the store when it was opened."""
+        """Keys of the rows that were in the store when it was opened."""
         for root, path in self._parts.stored():
             self.stored.add(root, path)
         self._folder = folder
@@ -100,11 +100,11 @@ class StoreWriter:
             raise cannot_write(self._errors, error_) from error_
 
     def stored_images(self) -> Iterator[Key]:
-        """Root and path of the rows on disk, none where none lay there at first; raises InputError."""
+        """Root and path of the rows on disk; none if the store was empty when it was opened. Raises InputError."""
         return Store(self._folder).images() if len(self.stored) else iter(())
 
     def finish(self) -> None:
-        """Write what is left and mark the store as complete; raises OutputFileError."""
+        """Write the rows that wait, and mark the store as complete; raises OutputFileError."""
         self.close()
         self._raise_failure()
         try:
@@ -115,7 +115,7 @@ class StoreWriter:
         self._parts.complete()  # last: it says that every image is a row or a line of errors
 
     def close(self) -> None:
-        """Write what is left; a second call does nothing. `add` and `finish` raise what can't be written."""
+        """Write the rows that wait; a second call does nothing. A failed write is raised by `add` and `finish`."""
         if self._thread.is_alive():
             self._waiting.put(None)
             self._thread.join()
@@ -125,7 +125,7 @@ class StoreWriter:
             raise self._failure
 
     def _write(self) -> None:
-        """The thread: gather rows, write them when there are enough or the oldest has waited long enough."""
+        """Run in the thread: gather rows; write them if there are enough, or if the oldest has waited long enough."""
         pending: list[Embeddings] = []
         since = 0.0
         is_over = False
@@ -144,7 +144,7 @@ class StoreWriter:
                 pending = []
 
     def _flush(self, pending: Sequence[Embeddings]) -> None:
-        if self._failure is not None:  # the disk is full: what comes is dropped until `add` raises
+        if self._failure is not None:  # the disk is full: rows are dropped until `add` raises
             return
         try:
             self._parts.append(
@@ -159,7 +159,7 @@ class StoreWriter:
 
 
 def _make(folder: Path) -> bool:
-    """Make `folder` where it is missing, and say whether."""
+    """Make `folder` if it is missing; returns whether it was."""
     try:
         if folder.is_dir():
             return False
@@ -170,7 +170,7 @@ def _make(folder: Path) -> bool:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what a killed run was writing: the lock is ours, so no one else is."""
+    """Remove the temporary files of a killed run: this run has the lock, so no other is writing."""
     for name in ("part-*.parquet", RECORD):
         for path in folder.glob(f".{name}.*"):
             with contextlib.suppress(OSError):
@@ -178,7 +178,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _origin_there(folder: Path, origin: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The origin of the store in `folder`, which these rows belong to; None if there is no store."""
+    """Check that rows of `origin` may go into `folder`; returns the origin of the store there, or None."""
     record = read_record(folder)
     parts = part_files(folder) if has_parts(folder) else []
     if record is None and not parts:
