@@ -46,9 +46,9 @@ class EmbeddedDataset:
     left_out: tuple[Key, ...]
     """Images that were to be embedded and could not be, in the data set's order."""
     first_error: str | None
-    """Of the first of them, where this run tried."""
+    """The error of the first image left out, if this run tried to embed it."""
     computed: int
-    """How many this run embedded; the others lay in the cache."""
+    """Number of images that this run embedded; the others were in the cache."""
     seconds: float
     """That took."""
 
@@ -89,20 +89,20 @@ def embed_dataset(
     embedder: Callable[[], Embedder],
     progress: Progress,
 ) -> EmbeddedDataset:
-    """Embed what the cache hasn't, and read all.
+    """Embed the images that the cache lacks, and read all embeddings.
 
     Args:
-        name: of the model, for people.
-        manifest: its manifest.
-        provider: what runs it, by its name in a store.
+        name: the model's name, for people.
+        manifest: the model's manifest.
+        provider: the provider that runs the model, by its name in a store.
         dataset: the data set.
-        rows: (m,) of its images, rising.
-        cache: the folder of all such stores; made where it is missing.
-        embedder: loads the model; asked only where there is something to embed.
-        progress: told of each batch.
+        rows: (m,) rows of its images, rising.
+        cache: the folder of all such stores; made if it is missing.
+        embedder: loads the model; called only if there is something to embed.
+        progress: shows each batch.
 
     Raises:
-        InputError: what the cache holds can't be used.
+        InputError: the content of the cache can't be used.
         OutputFileError: the cache can't be written.
         CheckError: not one image could be embedded.
         ItaeError: the model failed; what was embedded before is in the cache.

@@ -10,7 +10,7 @@ from runtime.contract.schema import Manifest
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one data set."""
+    """The paper's figures on one data set."""
 
     acc: float
     nmi: float

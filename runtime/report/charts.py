@@ -18,7 +18,7 @@ _LEFT, _BOTTOM, _TOP = 44, 28, 12
 
 
 def cluster_sizes(clusters: Sequence[Cluster]) -> Html:
-    """How many images each cluster has."""
+    """The number of images in each cluster."""
     if len(clusters) <= MOST_BARS:
         return _size_table(clusters)
     shown = clusters[:MOST_COLUMNS]
@@ -63,7 +63,7 @@ def _size_table(clusters: Sequence[Cluster]) -> Html:
 
 
 def _largest(clusters: Sequence[Cluster]) -> int:
-    """The size of the largest cluster; noise, which may be most of all, is none."""
+    """The size of the largest cluster; noise, which may be larger, is not a cluster."""
     return max([1, *(one.size for one in clusters if one.number != NOISE)])
 
 

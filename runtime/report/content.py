@@ -1,4 +1,4 @@
-"""What a report tells: frozen records that `cluster` and `evaluate` fill and `write_report` draws."""
+"""The content of a report: frozen records that `cluster` and `evaluate` fill and `write_report` draws."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from runtime.contract.keys import Key
 from runtime.images.decode import ReadImage
 
 OpenImages = Callable[[Iterable[Key]], AbstractContextManager[ReadImage]]
-"""Prepares the images of some keys, roots as they are now, and gives what decodes one: `sources.at_hand.at_hand`."""
+"""Prepares the images of some keys (with their present roots) and returns a decoder, as `sources.at_hand.at_hand`."""
 
 
 @dataclass(frozen=True)
 class Headline:
-    """A number to be seen first."""
+    """A number at the top of the page."""
 
     name: str
     value: str
@@ -31,11 +31,11 @@ class Shown:
 
     key: Key
     distance: float | None = None
-    """To its cluster's centre."""
+    """Distance to the centre of its cluster."""
     label: str | None = None
-    """Its class, where it is known."""
+    """Its class; None if it is not known."""
     nearest_other: int | None = None
-    """Of a borderline image: the cluster whose centre is the second nearest."""
+    """The cluster whose centre is the second nearest, for a borderline image."""
 
 
 @dataclass(frozen=True)
@@ -43,23 +43,23 @@ class Cluster:
     """A cluster and the images that stand for it, each of them in one of the three lists at most."""
 
     number: int
-    """Or `NOISE`."""
+    """The number of the cluster, or `NOISE`."""
     size: int
     central: Sequence[Shown] = ()
-    """Nearest to its centre first; of noise, a sample."""
+    """Images nearest to its centre, the nearest first; for noise, a sample."""
     borderline: Sequence[Shown] = ()
-    """Smallest margin between the distances to the second nearest centre and to its own first."""
+    """Images whose second nearest centre is hardly farther than their own, the smallest margin first."""
     outliers: Sequence[Shown] = ()
-    """Farthest from its centre first."""
+    """Images farthest from its centre, the farthest first."""
     label: str | None = None
     """The class of most of its images, where classes are known."""
     label_count: int = 0
-    """How many of its images are of that class."""
+    """Number of its images of that class."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the m images of a map lie."""
+    """The positions of the m images of a map."""
 
     name: str
     positions: npt.NDArray[np.float64]
@@ -79,14 +79,14 @@ class Map:
     labels: Sequence[str] | None = None
     """m classes, where they are known."""
     total: int = 0
-    """How many images there are in all; the map shows a sample where that is more than m."""
+    """Number of all images; the map shows a sample if there are more than m."""
     seed: int = 0
-    """Of the sample."""
+    """The seed of the sample."""
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """How many images are of each class and in each cluster."""
+    """The number of images by class and cluster."""
 
     classes: Sequence[str]
     clusters: Sequence[int]
@@ -94,7 +94,7 @@ class Confusion:
     counts: npt.NDArray[np.int64]
     """(classes, k)."""
     class_of_cluster: Sequence[str | None]
-    """k classes: what the matching that ACC counts gives to each cluster."""
+    """k classes: the class of each cluster by the matching that ACC uses."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class FlaggedImage:
 
     key: Key
     share: Sequence[float]
-    """(P,), row by row: in which share of the layers a patch is flagged, 0 to 1."""
+    """(P,), row by row: the share of the layers in which a patch is flagged, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,11 @@ class Norms:
 
 @dataclass(frozen=True)
 class Artifacts:
-    """What ITAE flags in a sample of images."""
+    """The patches that ITAE flags in a sample of images."""
 
     model: str
     detection: str
-    """The options that decide, in words."""
+    """The options of detection, in words."""
     grid: tuple[int, int]
     """Rows and columns of patches."""
     cover: tuple[int, int]
@@ -134,9 +134,9 @@ class Artifacts:
     """H, W of its centre that the model sees."""
     images: Sequence[FlaggedImage]
     norms: Sequence[Norms]
-    """One a layer that ITAE changes."""
+    """One for each layer that ITAE changes."""
     seed: int = 0
-    """Of the sample."""
+    """The seed of the sample."""
     note: str = ""
 
 
@@ -164,16 +164,16 @@ class Curve:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a report shows; what is empty or None is left out."""
+    """Everything that a report shows; empty fields and None are left out."""
 
     title: str
     facts: Sequence[tuple[str, str]]
-    """What was run, how and when: name and value."""
+    """Facts of the run, such as the command and the date: name and value."""
     lead: str = ""
     """A sentence below the title."""
     headlines: Sequence[Headline] = ()
     notes: Sequence[str] = ()
-    """What a reader must know to take the numbers as what they are."""
+    """Remarks that a reader needs to understand the numbers."""
     tables: Sequence[Table] = ()
     curve: Curve | None = None
     clusters: Sequence[Cluster] = ()

@@ -25,7 +25,7 @@ Child = str | Iterable[str] | None
 
 
 def visible(text: str) -> str:
-    r"""Text with what can't be seen, or would turn what follows, written as `\u202e`: names of files hold anything."""
+    r"""Text whose invisible characters are written like `\u202e`, since names of files may hold any character."""
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

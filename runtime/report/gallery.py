@@ -35,9 +35,9 @@ class Cluster:
     """One row of the picture."""
 
     number: int
-    """`NOISE` for what is in no cluster."""
+    """The number of the cluster, or `NOISE`."""
     size: int
-    """How many images it has in all."""
+    """Number of all its images."""
     central: Sequence[Key]
     """Its images, most central first; those after `MAX_IMAGES` are not drawn."""
 
@@ -48,9 +48,9 @@ class Gallery:
 
     png: bytes
     clusters: int
-    """How many clusters are drawn: all, or the first `MAX_ROWS`."""
+    """Number of clusters that are drawn: all, or the first `MAX_ROWS`."""
     images: int
-    """How many images are drawn, grey placeholders included."""
+    """Number of images that are drawn, grey placeholders included."""
     unreadable: tuple[Key, ...]
     """Images that could not be read, drawn as grey placeholders."""
 
@@ -74,7 +74,7 @@ def draw_gallery(clusters: Sequence[Cluster], read: ReadImage) -> Gallery:
 
 
 def _header(clusters: Sequence[Cluster], unreadable: int) -> list[str]:
-    """The lines above the rows: what is drawn, and what is not."""
+    """The lines above the rows, which say what is drawn and what is left out."""
     images = sum(cluster.size for cluster in clusters)
     noise = any(cluster.number == NOISE for cluster in clusters)
     lines = [
@@ -115,7 +115,7 @@ def _draw(shown: Sequence[Cluster], tiles: Iterator[Image.Image | None], header:
 
 
 def _tile(key: Key, read: ReadImage) -> Image.Image | None:
-    """The image's centre, as a square of `TILE` pixels; None where it can't be read."""
+    """The image's centre as a square of `TILE` pixels; None if the image can't be read."""
     try:
         return ImageOps.fit(read(*key), (TILE, TILE), Image.Resampling.BICUBIC)
     except InputError:

@@ -14,12 +14,12 @@ from runtime.report.elements import Html, element, join, raw
 
 
 def render(report: Report, thumbnails: Mapping[Key, bytes | None], model_view: Callable[[Key], bytes | None]) -> str:
-    """The whole file.
+    """Render the whole file.
 
     Args:
-        report: what it tells.
-        thumbnails: of every image on contact sheets and on the map.
-        model_view: gives what the model sees of an image among the artifacts.
+        report: the content.
+        thumbnails: the thumbnails of all images on contact sheets and on the map.
+        model_view: returns the model's view of an image among the artifacts.
     """
     style, script = _asset("report.css"), _asset("report.js")
     # Nothing is loaded, sent or run but what has these hashes: not even what a name smuggled past the escaping.

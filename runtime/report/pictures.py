@@ -14,7 +14,7 @@ from runtime.report.content import Artifacts, Cluster, FlaggedImage, Map, Shown
 from runtime.report.elements import Html, data_uri, element, join, script_json, visible
 
 Webp = Mapping[Key, bytes | None]
-"""Thumbnails; None where an image can't be read."""
+"""Thumbnails; None if an image can't be read."""
 _EDGE = 0.03
 """Empty border of a map, as a share of its side."""
 

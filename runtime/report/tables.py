@@ -14,9 +14,9 @@ from runtime.report.content import Confusion, Table
 from runtime.report.elements import Html, data_uri, element, join
 
 MOST_CELLS = 1_500
-"""Of a confusion matrix of numbers; a larger one is a picture."""
+"""Largest confusion matrix that is shown in numbers; a larger one is a picture."""
 _MOST_PIXELS = 16_383
-"""Of a side of a WebP image."""
+"""Largest side of a WebP image, pixels."""
 _MOST_PAIRS = 15
 _HEAT = 9
 """Steps of colour."""
@@ -72,7 +72,7 @@ def confusion(found: Confusion) -> Html:
 
 
 def _diagonal_order(found: Confusion) -> list[int]:
-    """Columns: the cluster matched with the first class first; those that are left over last."""
+    """The order of the columns: clusters in the order of the classes that they are matched with, the others last."""
     place = {name: number for number, name in enumerate(found.classes)}
     last = len(place)
     matched = [last if name is None else place[name] for name in found.class_of_cluster]
@@ -104,7 +104,7 @@ def _cells(
 
 
 def _picture(found: Confusion, share: npt.NDArray[np.float64]) -> Html | None:
-    """A pixel for each cell; None where there are more than a WebP image has."""
+    """A picture with a pixel for each cell; None if a WebP image can't have so many."""
     if max(share.shape) > _MOST_PIXELS:
         return None
     pixels = _LIGHT + (_DARK - _LIGHT) * np.sqrt(share)[..., None]
@@ -116,7 +116,7 @@ def _picture(found: Confusion, share: npt.NDArray[np.float64]) -> Html | None:
 
 
 def _by_class(found: Confusion) -> Html:
-    """What a picture of the matrix can't say: the name of each class, its cluster, and how much of it lies there."""
+    """Text beside a picture of the matrix: the name of each class, its cluster, and how much of it lies there."""
     counts = np.asarray(found.counts)
     column_of = {name: column for column, name in enumerate(found.class_of_cluster) if name is not None}
     rows = []
@@ -139,7 +139,7 @@ def _by_class(found: Confusion) -> Html:
 
 
 def _mixed_up(found: Confusion) -> Html | None:
-    """The largest cells off the matching: what the clusters mix up."""
+    """The largest cells outside of the matching, which show the classes that clusters mix."""
     counts = np.array(found.counts)
     place = {name: number for number, name in enumerate(found.classes)}
     for column, name in enumerate(found.class_of_cluster):
@@ -170,5 +170,5 @@ def _mixed_up(found: Confusion) -> Html | None:
 
 
 def _scroll(table: Html, label: str) -> Html:
-    """A box that scrolls by itself where the page is narrow, by keyboard too."""
+    """A box that scrolls on a narrow page, by keyboard too."""
     return element("div", table, class_="scroll", tabindex="0", role="region", aria_label=label)

@@ -29,13 +29,13 @@ class Wanted:
 
     key: Key
     side: int
-    """Pixels: of the square that is cut from the image's centre, or of the model's crop's longer side."""
+    """Pixels: the side of the square cut from the image's centre, or the longer side of the model's crop."""
     model_view: tuple[tuple[int, int], tuple[int, int]] | None = None
-    """What a resized image covers and which crop of it a model sees, each H, W; none: the square."""
+    """The size that the resized image covers and the crop that a model sees, each H, W; None for the square."""
 
 
 def make_thumbnails(wanted: Sequence[Wanted], read: ReadImage, budget: int = BUDGET) -> list[bytes | None]:
-    """WebP of each image, by a few threads; None where it can't be read. The same images give the same bytes."""
+    """WebP of each image, by a few threads; None if it can't be read. The same images give the same bytes."""
     pixels = sum(one.side**2 for one in wanted)
 
     def make(one: Wanted) -> bytes | None:

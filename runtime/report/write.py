@@ -14,18 +14,18 @@ from runtime.report.thumbnails import Wanted, make_thumbnails
 
 SUFFIXES = (".html", ".htm")
 _SHEET_SIDE, _MAP_SIDE, _MODEL_SIDE = 96, 64, 224
-"""Pixels of thumbnails."""
+"""Sides of thumbnails, pixels."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written."""
+    """Counts of a written report."""
 
     bytes: int
     images: int
-    """Different images in it."""
+    """Number of different images in it."""
     unreadable: tuple[Key, ...]
-    """Of them, those that can't be read any more, drawn as placeholders."""
+    """Images that can't be read any more, drawn as placeholders."""
 
 
 def check_target(path: Path, to_be_made: Path | None = None) -> None:

@@ -26,7 +26,7 @@ _LOADERS: Mapping[str, Callable[[Path], Dataset]] = {
     "parquet": labelled_parquet.load,
 }
 KINDS = tuple(_LOADERS)
-"""What may stand before the colon."""
+"""The names that may stand before the colon."""
 
 
 def open_dataset(text: str) -> Dataset:

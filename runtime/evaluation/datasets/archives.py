@@ -114,7 +114,7 @@ def _read_file(path: Path, layout: Layout) -> bytes:
 
 
 def _read_tar(path: Path, layout: Layout) -> tuple[dict[str, bytes], list[str]]:
-    """What a tar has of the files, and of what is refused; read no further than to the last file that is needed."""
+    """Needed files of a tar, and names of refused ones; it is read only as far as the last file that is needed."""
     where = printable(str(path))
     found: dict[str, bytes] = {}
     others: list[str] = []

@@ -18,7 +18,7 @@ from runtime.evaluation.datasets.pixels import PixelImages
 from runtime.sources.names import printable
 
 IMAGES = 10_000
-"""Of either test split."""
+"""Number of images in either test split."""
 SIDE = 32
 _PICKLED = "is the Python version, a pickle, which runs code when it is read: not opened"
 _MATLAB = "is the Matlab version, which isn't read"
@@ -35,11 +35,11 @@ class Cifar:
     """The file of the class names."""
     classes: int
     label_bytes: int
-    """Of a record."""
+    """Label bytes of a record."""
     label_at: int
-    """Which of them is the label."""
+    """The label byte to use, counted from 0."""
     column: str
-    """Of the label in parquet."""
+    """The label's column in parquet."""
 
 
 def _layout(

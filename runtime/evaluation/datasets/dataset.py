@@ -50,9 +50,9 @@ class Dataset:
     identity: str
     """SHA-256 that says which images these are: other pictures, another identity. Labels don't count."""
     problems: tuple[Unreadable, ...] = ()
-    """What can't be listed, or never be an image, such as a link in a tar."""
+    """Entries that can't be listed or can't be images, such as a link in a tar."""
     remarks: tuple[str, ...] = ()
-    """What a user should be told of it."""
+    """Remarks for the user."""
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -59,7 +59,7 @@ def load(path: Path) -> Dataset:
 
 
 def _shared(parents: list[PurePosixPath]) -> tuple[str, ...]:
-    """What is to be told of folders of one name in several places: of a training and a test split, say."""
+    """Remarks on folders of one name in several places, as in a training and a test split."""
     places: defaultdict[str, set[PurePosixPath]] = defaultdict(set)
     for parent in parents:
         places[parent.name].add(parent.parent)

@@ -30,7 +30,7 @@ _MAX_METADATA = 1 << 22
 
 @dataclass(frozen=True)
 class Expected:
-    """What a parquet file must hold; none: anything."""
+    """The required content of a parquet file; a field that is None allows anything."""
 
     kind: str
     column: str | None
@@ -174,7 +174,7 @@ def _labels(parquet: Any, column: str, where: str) -> list[int] | list[str]:  # 
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, column: str, where: str) -> tuple[str, ...] | None:
-    """The names that the Hugging Face hub's metadata give the numbers of a column; none where there are none."""
+    """The names that the Hugging Face hub's metadata give the numbers of a column; None if there are none."""
     text = (metadata or {}).get(b"huggingface")
     if text is None:
         return None
@@ -198,9 +198,9 @@ def _numbered(
 
     Args:
         values: numbers, or names.
-        names: what the file names the numbers, where it does.
-        classes: how many there must be; none: those that occur, whose numbers may have gaps.
-        where: what to call the column in an error.
+        names: the names that the file gives the numbers, if it does.
+        classes: the required number of classes; None takes those that occur, whose numbers may have gaps.
+        where: the name of the column in an error.
     """
     if isinstance(values[0], int) and (names or classes):
         return names or tuple(map(str, range(classes or 0))), values

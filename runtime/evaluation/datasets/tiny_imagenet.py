@@ -64,7 +64,7 @@ class _Files:
         self._root, self._names = root, names
 
     def items(self, is_wanted: IsWanted) -> Iterator[Entry]:
-        """The images, whether they are there or not: who decodes them tells."""
+        """The images, whether they exist or not; the decoder reports those that don't."""
         for name in self._names:
             if one := entry(self._root, name, is_wanted):
                 yield one
