@@ -1,4 +1,4 @@
-"""What surgery needs to know of a model, whoever made its graph. Imports nothing of ours."""
+"""The facts about a model that surgery needs, whoever made its graph. Imports nothing of ours."""
 
 from __future__ import annotations
 

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from exporter.options import ExportSpec
 
 FUSES = ("fp16", "bf16")
-"""Precisions in which TensorRT fuses attention over all queries; a single query's it fuses in fp32 too, at times."""
+"""Precisions in which TensorRT fuses attention over all queries; that of a single query it may fuse in fp32 too."""
 
 
 class Kernel(Protocol):
-    """What is read of a kernel, as `exporter.build.build_log` gives it."""
+    """The facts that are read about a kernel; `exporter.build.build_log` makes them."""
 
     @property
     def name(self) -> str:
-        """As the builder calls it."""
+        """The builder's name of the kernel."""
 
     @property
     def nodes(self) -> frozenset[str]:
@@ -45,12 +45,12 @@ def unfusable_layers(spec: ExportSpec) -> dict[int, str]:
 def read_fusion(
     sites: Sequence[frozenset[str]], kernels: Sequence[Kernel], unfusable: Mapping[int, str]
 ) -> Fusion | None:
-    """Which kernels serve each attention; none where the builder names no kernels.
+    """Find the kernels that serve each attention; returns None if the builder names no kernels.
 
     Args:
-        sites: the nodes of each attention, by layer, as `exporter.surgery.attention.attention_nodes` gives them.
-        kernels: of the engine, in the order of execution.
-        unfusable: as `unfusable_layers` gives it.
+        sites: the nodes of each attention, by layer, from `exporter.surgery.attention.attention_nodes`.
+        kernels: the kernels of the engine, in the order of execution.
+        unfusable: the result of `unfusable_layers`.
     """
     if not kernels:
         return None
@@ -69,14 +69,14 @@ def read_fusion(
 
 
 def require(fusion: Fusion | None) -> None:
-    """Hold an engine to `--require-fusion`.
+    """Check an engine for `--require-fusion`.
 
     Raises:
-        FusionError: an attention is not fused that could be, or the builder doesn't tell.
+        FusionError: an attention that could be fused is not, or the builder names no kernels.
     """
     leave = "leave --require-fusion out to take the engine as it is"
     if fusion is None:
-        raise FusionError(f"the builder names no kernels, so that fused attention can't be told from others; {leave}")
+        raise FusionError(f"the builder names no kernels, so it is not known which attentions are fused; {leave}")
     short = [layer for layer, why in zip(fusion.unfused_layers, fusion.reasons, strict=True) if why is None]
     if short:
         raise FusionError(
@@ -89,7 +89,7 @@ def require(fusion: Fusion | None) -> None:
 def describe(fusion: Fusion | None) -> str:
     """One line for people."""
     if fusion is None:
-        return "not told by the builder"
+        return "not known: the builder names no kernels"
     text = f"attention fused: {fusion.fused} of {fusion.sites}"
     why: dict[str | None, list[int]] = {}
     for layer, reason in zip(fusion.unfused_layers, fusion.reasons, strict=True):

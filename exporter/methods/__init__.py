@@ -1,1 +1,1 @@
-"""What is done about artifacts: `itae`. A method's reference and its graph form share only its options."""
+"""Methods against artifacts: `itae`. A method's reference and its graph form share only its options."""

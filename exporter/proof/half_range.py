@@ -1,7 +1,7 @@
-"""What float16 can't hold, seen while the eager model runs.
+"""A watch on the eager model's run for numbers that float16 can't hold.
 
-ONNX Runtime's CPU has no float16 kernels: it computes neighbouring nodes in float32 without rounding between them, so
-that a number beyond 65,504, an infinity on a GPU, passes its parity check unseen.
+ONNX Runtime's CPU has no float16 kernels: it computes neighbouring nodes in float32 without rounding between them. So
+a number beyond 65,504, which is infinite on a GPU, passes its parity check unnoticed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def watch(model: Any) -> Iterator[Magnitudes]:  # noqa: ANN401  # transformers' 
             seen[what] = largest
 
     def note_logits(name: str, projected: torch.Tensor) -> None:
-        """Of an attention whose query and key have both been seen, the logits; each (B, N, C)."""
+        """Note the logits of an attention once its query and its key, (B, N, C) each, have both been seen."""
         attention, _, part = name.rpartition(".")
         waiting = halves.setdefault(attention, {})
         waiting[part] = projected

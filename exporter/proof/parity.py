@@ -31,10 +31,10 @@ def run(session: Any, images: Array) -> dict[str, Array]:  # noqa: ANN401  # onn
 
 
 def further_checks(spec: ExportSpec, samples: list[Sample]) -> list[tuple[Purpose, ExportSpec, Sample]]:
-    """What else to operate and check: a cosine in half precision would let a wrong attenuation pass.
+    """Further surgeries to check, since a wrong attenuation would pass a check of cosines in half precision.
 
-    So the same surgery is checked in fp32 too, in bf16 instead, which ONNX Runtime's CPU can't run; and where the
-    options flag too little, at another threshold.
+    For fp16 the same surgery is also checked in fp32; for bf16, which ONNX Runtime's CPU can't run, it is checked in
+    fp32 only. If the options flag too little, another threshold is checked too.
     """
     outputs = tuple(dict.fromkeys((*spec.outputs, "embedding", *(("artifact_mask",) if spec.itae else ()))))
     # Other outputs must not bring the last block's other rows back: it would be another surgery.

@@ -71,17 +71,17 @@ class AttentionSite:
     key_reshape: gs.Node
     qk: gs.Node
     late: gs.Node | None
-    """The Mul after the first MatMul, where the scale stands there."""
+    """The Mul after the first MatMul; None if the scale is not there."""
     scale: float
     softmax: gs.Node
     attenuation: gs.Node | None
-    """What a method put before the softmax."""
+    """The node that a method put before the softmax."""
     context: gs.Node
     """The second MatMul, which ends it."""
 
     @property
     def scope(self) -> str:
-        """Prefix of names for what is added here."""
+        """Prefix of the names of nodes and tensors that are added here."""
         return scope_of(self.layer)
 
     @property

@@ -15,7 +15,7 @@ from exporter.surgery.edit import Editor, cut, is_constant, is_output, producer,
 from runtime.contract.errors import SurgeryError
 
 ROW_WISE = ("Add", "Cast", "Gelu", "Identity", "LayerNormalization", "MatMul", "Mul", "Sigmoid")
-"""What a block does after its attention; none of it lets one token see another."""
+"""Operators of a block after its attention; all of them treat tokens separately."""
 
 
 def cls_only(graph: gs.Graph, facts: GraphFacts, *, keep_query: bool) -> list[str]:

@@ -25,9 +25,9 @@ HALVES: dict[Half, np.dtype[np.generic]] = {"fp16": np.dtype(np.float16), "bf16"
 WORK: dict[Half, tuple[str, ...]] = {"fp16": ("MatMul", "Gemm", "Conv"), "bf16": ("MatMul", "Gemm")}
 """A bfloat16 Conv is legal from opset 22 only; the trace is of opset 20."""
 FOLLOW = ("Reshape", "Transpose", "Slice", "Gather", "Squeeze", "Unsqueeze", "Concat", "Gelu", "Sigmoid")
-"""Taken along where their input comes from a half-precision node."""
+"""Operators that become half precision if their input comes from a half-precision node."""
 DATA_INPUTS = {"Reshape": 1, "Slice": 1, "Gather": 1, "Squeeze": 1, "Unsqueeze": 1}
-"""Of these nodes only the first inputs are numbers; the others say how."""
+"""Operators of which only the first inputs are numbers; the other inputs say how to arrange them."""
 
 
 def half_precision(graph: gs.Graph, precision: Half) -> list[str]:

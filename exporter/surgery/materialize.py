@@ -17,20 +17,20 @@ from runtime.contract.errors import WeightsError
 INLINE_LIMIT = (2 << 30) - (16 << 20)
 """Bytes of weights that fit into a protobuf file, whose own limit is 2 GiB, with room for the graph."""
 ALIGNMENT = 4096
-"""Of each tensor in the `.data` file, so that it can be memory-mapped."""
+"""Alignment of each tensor in the `.data` file in bytes, so that it can be memory-mapped."""
 
 
 def materialize(model: onnx.ModelProto, weights_folder: Path, path: Path, data_name: str) -> Path | None:
     """Write `model` with its weights to `path`; Casts and Unsqueezes of weights become weights.
 
     Args:
-        model: its external data lies in `weights_folder`.
-        weights_folder: where the graph was traced to.
+        model: the model, whose external data lies in `weights_folder`.
+        weights_folder: the folder that the graph was traced to.
         path: the ONNX file to write.
-        data_name: what its external weights will be called beside it, if it needs any.
+        data_name: the name of the file with external weights beside it, if it needs one.
 
     Returns:
-        The file with external weights, beside `path`; None where all lies inside.
+        The file with external weights, beside `path`; None if all weights are inside.
 
     Raises:
         WeightsError: a weight is too large for the half precision that it is to become.
@@ -57,7 +57,7 @@ def materialize(model: onnx.ModelProto, weights_folder: Path, path: Path, data_n
 
 
 class _Half(NamedTuple):
-    """What a float32 weight becomes in half precision."""
+    """The half-precision form of a float32 weight."""
 
     dtype: np.dtype[Any]
     source: str

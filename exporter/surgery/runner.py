@@ -26,7 +26,7 @@ MAY_PRUNE = (select_outputs,)
 
 @dataclass(frozen=True)
 class PassReport:
-    """What one pass did."""
+    """The changes of one pass."""
 
     name: str
     changed: list[str]

@@ -13,12 +13,12 @@ from exporter.surgery.edit import Editor, cut, dtype_of, shape_of
 from runtime.contract.errors import SurgeryError
 
 SMALLEST_LENGTH = np.float32(1e-12)
-"""As in torch.nn.functional.normalize: keeps zero zero."""
+"""The same as in torch.nn.functional.normalize: zero stays zero."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model is to give."""
+    """The outputs that a model shall have."""
 
     names: tuple[str, ...]
     """`embedding`, `patch_tokens`, or a name in `by_layer`."""
@@ -27,7 +27,7 @@ class Outputs:
     normalize: bool = False
     """Whether the embedding is divided by its L2 norm."""
     by_layer: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
-    """What a method offers besides: for each output, by layer, the name of the tensor (B, N) that holds it."""
+    """Further outputs that a method offers: for each, by layer, the name of the tensor (B, N) that holds it."""
 
 
 def select_outputs(graph: gs.Graph, facts: GraphFacts, outputs: Outputs) -> list[str]:
@@ -83,7 +83,7 @@ def _embedding(edit: Editor, tokens: gs.Tensor, facts: GraphFacts, outputs: Outp
 
 
 def _by_layer(edit: Editor, name: str, offered: Mapping[int, str], facts: GraphFacts) -> gs.Tensor:
-    """What a method offers for K layers, (B, N) each, as (B, K, P)."""
+    """Join the tensors that a method offers for K layers, (B, N) each, to (B, K, P)."""
     tensors = edit.graph.tensors()
     axis = np.array([1], np.int64)
     layers: list[gs.Tensor] = []

@@ -24,7 +24,7 @@ FAR = 1e30
 
 @dataclass(frozen=True)
 class Eager:
-    """What the model gives for B images; K chosen layers, 0 of them without ITAE."""
+    """The results of the model for B images; K chosen layers, 0 of them without ITAE."""
 
     embedding: torch.Tensor
     """(B, C): the CLS token after the final norm; (B, 2 C) with the mean patch token behind it."""
@@ -185,9 +185,9 @@ def detect(norm: torch.Tensor, itae: ItaeConfig) -> tuple[torch.Tensor, torch.Te
 
 
 def score(norm: torch.Tensor, itae: ItaeConfig) -> torch.Tensor:
-    """What the threshold's number is compared with, (..., P): a norm is flagged where this is larger.
+    """The score that is compared with the threshold's number, (..., P): a norm is flagged if its score is larger.
 
-    Only for `absolute` on the low side it is flagged where this is not larger.
+    Only for `absolute` on the low side it is flagged if its score is not larger.
     """
     if itae.limit.kind == "absolute":
         return norm

@@ -102,7 +102,7 @@ def test_a_builder_that_names_no_kernels_is_told_and_refused_where_fusion_is_req
     assert "the builder names no kernels" in capfd.readouterr().err
     assert names(tmp_path) == set()
     assert export(out) == 0
-    assert "\n  fusion   not told by the builder\n" in capfd.readouterr().out
+    assert "\n  fusion   not known: the builder names no kernels\n" in capfd.readouterr().out
     assert read_manifest(out).fusion is None
 
 

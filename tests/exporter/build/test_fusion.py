@@ -110,7 +110,7 @@ def test_the_summary_says_which_layers_are_not_and_why(unfused, unfusable, text)
 
 def test_a_builder_that_names_no_kernels_leaves_fusion_unknown():
     assert read_fusion(SITES, [], {}) is None
-    assert describe(None) == "not told by the builder"
+    assert describe(None) == "not known: the builder names no kernels"
     with pytest.raises(FusionError, match="names no kernels"):
         require(None)
 

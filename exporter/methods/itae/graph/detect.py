@@ -17,7 +17,7 @@ from exporter.surgery.edit import Editor, shape_of
 MAD_TO_SIGMA = np.float32(1.4826)
 EPSILON = np.float32(1e-6)
 NORM = "token_norm"
-"""Of all tokens, (B, N); what is made of CLS and registers means nothing."""
+"""Norms of all tokens, (B, N); those of CLS and registers have no meaning."""
 ARTIFACT = "artifact"
 """(B, N) bool, false for CLS and registers."""
 _AXIS = np.array([1], np.int64)

@@ -37,6 +37,6 @@ def inject_itae(graph: gs.Graph, facts: GraphFacts, itae: ItaeConfig) -> list[st
 
 
 def offered_outputs(layers: Sequence[int]) -> dict[str, dict[int, str]]:
-    """What `inject_itae` leaves for outputs: for each output, by layer, the name of a tensor of all tokens (B, N)."""
+    """The outputs that `inject_itae` makes possible: for each, by layer, the name of a tensor of all tokens (B, N)."""
     parts = {"artifact_mask": ARTIFACT, "artifact_norm": NORM}
     return {name: {layer: f"{PREFIX}/{scope_of(layer)}/{part}" for layer in layers} for name, part in parts.items()}
