@@ -1,7 +1,7 @@
 """Patterns of subgraphs as data, and a matcher that says how far it came if it finds none.
 
-A pattern is read from its output to its inputs. `Mul` and `Add` match in either order. A `Var` is the boundary: any node
-may produce it, and everything nearer to the output is inside.
+A pattern is read from its output to its inputs. `Mul` and `Add` match in either order. A `Var` is the boundary: any
+node may produce it, and everything nearer to the output is inside.
 """
 
 from __future__ import annotations
