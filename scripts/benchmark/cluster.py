@@ -71,7 +71,7 @@ def bench(argv: Sequence[str]) -> int:
     runs: list[Run] = []
     with tempfile.TemporaryDirectory(prefix="itae-bench-") as scratch:
         folder = Path(scratch)
-        points = _draw(given.n, given.width, given.seed)
+        points = draw(given.n, given.width, given.seed)
         _write(folder, points)
         cycle = orders(names)
         for number in range(given.rounds):
@@ -96,7 +96,7 @@ def _chosen(text: str | None) -> list[str]:
     return found
 
 
-def _draw(n: int, width: int, seed: int) -> Float32:
+def draw(n: int, width: int, seed: int) -> Float32:
     """Seeded unit vectors: groups of very different sizes in 64 dimensions, overlapping, and noise in all of them."""
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((1500, 64)).astype(np.float32)
