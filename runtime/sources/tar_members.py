@@ -20,6 +20,7 @@ from runtime.contract.errors import InputError
 BLOCK = tarfile.BLOCKSIZE
 _MAX_EXTENSION = 1 << 20
 """Largest number of bytes of an extended header, such as a long name; a hostile tar may claim any size."""
+_PIECE = 1 << 20
 _PACKED: dict[bytes, Callable[[BinaryIO], Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 _NO_FILE = {
     tarfile.SYMTYPE: "is a symbolic link to `{}` inside a tar, not a file",
@@ -81,6 +82,23 @@ def members(file: BinaryIO) -> Iterator[Member]:
         extended = {}
     if file.read(_MAX_EXTENSION).strip(b"\0"):
         raise InputError("goes on behind its end mark: tars that were joined are to be named one by one")
+
+
+def read_data(tar: BinaryIO, member: Member) -> bytes:
+    """Read the data of a member of an unpacked tar; a size that is only claimed takes no memory.
+
+    Raises:
+        InputError: the tar ends before.
+        Exception: as `members`.
+    """
+    tar.seek(member.offset)
+    pieces, left = [], member.size
+    while left and (piece := tar.read(min(left, _PIECE))):
+        pieces.append(piece)
+        left -= len(piece)
+    if left:
+        raise InputError(f"is cut short, {member.size - left:,} of {member.size:,} bytes are there")
+    return b"".join(pieces)
 
 
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)

@@ -15,7 +15,7 @@ from runtime.sources.files import NOT_UTF8
 from runtime.sources.item import Entry, IsWanted, Item, Unreadable, reason
 from runtime.sources.names import is_image, is_remote, is_utf8, printable
 from runtime.sources.remote import open_binary
-from runtime.sources.tar_members import Member, members, unpacked
+from runtime.sources.tar_members import Member, members, read_data, unpacked
 
 _INDEXES = 4
 """Number of tars whose members' places are kept, at about 200 bytes for each member."""
@@ -80,7 +80,7 @@ class Tar:
         if not read:
             return Item(root, member.name)
         try:
-            return Item(root, member.name, _data(tar, member))
+            return Item(root, member.name, read_data(tar, member))
         except Exception as error:
             return Unreadable(root, member.name, reason(error))
 
@@ -101,7 +101,7 @@ def read_member(root: str, path: str, max_bytes: int) -> bytes:
     """
     try:
         with _opened(root) as (_, tar):
-            return _data(tar, _find(root, tar, path, max_bytes))
+            return read_data(tar, _find(root, tar, path, max_bytes))
     except Exception as error:
         raise InputError(reason(error)) from error
 
@@ -120,14 +120,6 @@ def _opened(root: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     """Yield the tar's file, and the unpacked tar, which is the same object if it isn't packed."""
     with open_binary(root) as file:
         yield file, unpacked(file)
-
-
-def _data(tar: BinaryIO, member: Member) -> bytes:
-    tar.seek(member.offset)
-    data = tar.read(member.size)
-    if len(data) < member.size:
-        raise InputError("is cut short, as its tar is")
-    return data
 
 
 _indexes: OrderedDict[tuple[object, ...], dict[str, Member]] = OrderedDict()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from runtime.contract.errors import InputError, one_line
+from runtime.sources.item import reason
 from runtime.sources.names import TAR_SUFFIXES, printable
-from runtime.sources.tar_members import Member, members, unpacked
+from runtime.sources.tar_members import Member, members, read_data, unpacked
 
 _MAX_TEXT = 1 << 16
 """Bytes of a list of class names: the official ones have some hundreds."""
@@ -131,7 +132,7 @@ def _read_tar(path: Path, layout: Layout) -> tuple[dict[str, bytes], list[str]]:
     except InputError as error:
         raise InputError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error
     except Exception as error:  # an unpacker fed a hostile file raises anything
-        raise InputError(f"{where}: can't be read ({type(error).__name__}: {printable(one_line(error))})") from error
+        raise InputError(f"{where}: {reason(error)}") from error
     return found, others
 
 
@@ -144,18 +145,10 @@ def _read_member(tar: BinaryIO, member: Member, layout: Layout, name: str, where
         raise InputError(_wrong_size(inside, member.size, exact))
     if exact is None and member.size > _MAX_TEXT:
         raise InputError(f"{inside}: has {member.size:,} bytes, expected {_MAX_TEXT:,} at most")
-    tar.seek(member.offset)
-    content = b"".join(_pieces(tar, member.size))
-    if len(content) != member.size:
-        raise InputError(f"{inside}: is cut short, {len(content):,} of {member.size:,} bytes are there")
-    return content
-
-
-def _pieces(tar: BinaryIO, size: int) -> Iterator[bytes]:
-    """`size` bytes, or as many as there are: a claim alone allocates nothing."""
-    while size > 0 and (piece := tar.read(min(size, 1 << 20))):
-        size -= len(piece)
-        yield piece
+    try:
+        return read_data(tar, member)
+    except InputError as error:
+        raise InputError(f"{inside}: {error}") from error
 
 
 def _wrong_size(where: str, found: int, expected: int) -> str:

@@ -144,8 +144,8 @@ def test_a_member_twice_counts_once_and_the_first_is_meant(tmp_path, picture, nu
 
 def test_what_is_not_wanted_is_not_read(shard, monkeypatch) -> None:
     read, asked = [], []
-    real = tars._data
-    monkeypatch.setattr(tars, "_data", lambda tar, one: read.append(one.name) or real(tar, one))
+    real = tars.read_data
+    monkeypatch.setattr(tars, "read_data", lambda tar, one: read.append(one.name) or real(tar, one))
 
     def is_wanted(root, path):
         asked.append(path)
@@ -176,7 +176,8 @@ def test_images_before_the_end_of_a_cut_tar_are_given(shard, tmp_path, number_of
     found = list(sources.items())
     assert sources.total == len(found) == 4
     assert [number_of(load_item(item)) for item in found[:2]] == [0, 1]
-    assert found[2] == Unreadable(shard, "cats/002.png", "is cut short, as its tar is")
+    cut = f"is cut short, 20 of {third.size:,} bytes are there"
+    assert found[2] == Unreadable(shard, "cats/002.png", cut)
     assert found[3].path == ""
     assert "is cut short: it ends without an end mark" in found[3].error
 
