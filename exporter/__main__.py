@@ -54,7 +54,7 @@ def summary(result: ExportResult) -> list[str]:
         *([] if m.builder.name == "onnx" else [f"  fusion   {fusion.describe(m.fusion)}"]),
         f"  seconds  {', '.join(f'{name} {s:.1f}' for name, s in result.seconds.items())}",
     ]
-    if o.weights.startswith("random"):
+    if m.has_random_weights:
         lines.append("  These weights are random: good for trying things out, not for embeddings.")
     return lines
 
@@ -67,18 +67,19 @@ def _computed(m: Manifest) -> str:
 
 
 def _itae(m: Manifest) -> str:
-    itae = m.options.itae
-    if itae is None:
+    method = m.options.method
+    if method.name == "none":
         return "none, plain DINOv2"
-    layers = ",".join(map(str, itae.layers))
-    return f"layers {layers}, {itae.source} norm, {itae.threshold} on {itae.side}, attenuate {itae.attenuate}"
+    layers = ",".join(map(str, method.layers))
+    return f"layers {layers}, {method.source} norm, {method.threshold} on {method.side}, attenuate {method.attenuate}"
 
 
 def _check(check: ParityCheck) -> str:
     """One comparison on a line."""
     text = f"max abs {check.max_abs:.2g}, cosine {check.min_cosine:.7f} on {check.samples} images"
-    if check.purpose != "as exported":
-        text += f" ({check.purpose})"
+    text += {"exported": "", "fp32": " (the same surgery in fp32)", "threshold": " (another threshold, in fp32)"}[
+        check.purpose
+    ]
     if check.threshold is None:
         return text
     text = f"{check.threshold}: {check.flagged} of {check.patches} patches flagged; {text}"

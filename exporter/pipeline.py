@@ -18,7 +18,7 @@ from exporter.build.engine import Choice
 from exporter.build.publish import Product, publish
 from exporter.methods.itae.graph.inject import inject_itae, offered_outputs
 from exporter.models import position, weights
-from exporter.models.weights import Origin, Weights
+from exporter.models.weights import LoadedModel
 from exporter.options import ExportSpec
 from exporter.proof import gate, golden_sample, half_range, parity
 from exporter.proof.golden_sample import Sample
@@ -34,7 +34,7 @@ from exporter.surgery.select_outputs import Outputs, select_outputs
 from exporter.surgery.split_bias_gelu import split_bias_gelu
 from exporter.surgery.uint8_input import uint8_input
 from runtime.contract.atomic import cannot_write, work_folder, write_atomically
-from runtime.contract.manifest import Builder, Fusion, Manifest, ParityCheck
+from runtime.contract.manifest import Builder, Fusion, Manifest, ParityCheck, Weights
 from runtime.images.preprocess import MEAN, STD
 
 
@@ -67,7 +67,7 @@ def export(spec: ExportSpec, progress: Progress) -> ExportResult:
     return ExportResult(spec.path, manifest, progress.seconds, choice.reason if choice is not None else None)
 
 
-def load(spec: ExportSpec) -> Weights:
+def load(spec: ExportSpec) -> LoadedModel:
     """The model of `spec` in PyTorch, its position embedding baked for the image size.
 
     Raises:
@@ -80,7 +80,7 @@ def load(spec: ExportSpec) -> Weights:
     return loaded
 
 
-def load_and_trace(spec: ExportSpec, folder: Path) -> tuple[Weights, Path]:
+def load_and_trace(spec: ExportSpec, folder: Path) -> tuple[LoadedModel, Path]:
     """The model of `spec` in PyTorch, and its trace in `folder`."""
     loaded = load(spec)
     return loaded, trace.to_onnx(loaded.model, spec.facts, folder)
@@ -134,7 +134,7 @@ def operate(spec: ExportSpec, traced: Path, folder: Path, data_name: str = "mode
     return Operated(path, materialize.materialize(model, traced.parent, path, data_name), reports)
 
 
-def _load_and_trace(spec: ExportSpec, work: Path, progress: Progress) -> tuple[Path, Origin, list[Sample]]:
+def _load_and_trace(spec: ExportSpec, work: Path, progress: Progress) -> tuple[Path, Weights, list[Sample]]:
     """All that needs PyTorch's copy of the weights, which is released at the end."""
     with progress.step("load", f"{spec.backbone.name} from {spec.weights}"):
         loaded = load(spec)
@@ -187,7 +187,7 @@ def _operate_and_check(
             del session  # one copy of the weights at a time
             if spec.itae is not None and "artifact_mask" not in got:
                 got |= run_other(spec.flags_alone(), samples[0].golden.input)
-            checks.append(parity.check(got, samples[0], spec, "as exported"))
+            checks.append(parity.check(got, samples[0], spec, "exported"))
         for purpose, other, sample in further:
             progress.detail(purpose)
             checks.append(parity.check(run_other(other, sample.golden.input), sample, other, purpose))
@@ -216,7 +216,7 @@ def _publish(
     model: Path,
     data: Path | None,
     built: tuple[Builder, Fusion | None] | None,
-    origin: Origin,
+    origin: Weights,
     sample: Sample,
     checks: tuple[ParityCheck, ...],
     work: Path,

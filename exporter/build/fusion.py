@@ -7,7 +7,7 @@ MatMul, its Softmax and its second MatMul, whatever that kernel is called.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from runtime.contract.errors import FusionError
 from runtime.contract.manifest import Fusion
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 FUSES = ("fp16", "bf16")
 """Precisions in which TensorRT fuses attention over all queries; that of a single query it may fuse in fp32 too."""
+_REASONS = {
+    "precision": f"TensorRT fuses attention over all queries in {' and '.join(FUSES)} only",
+    None: "the builder chose otherwise",
+}
 
 
 class Kernel(Protocol):
@@ -31,19 +35,18 @@ class Kernel(Protocol):
         """The ONNX nodes that it computes."""
 
 
-def unfusable_layers(spec: ExportSpec) -> dict[int, str]:
-    """The layers whose attention the options keep from being one kernel, each with the reason.
+def unfusable_layers(spec: ExportSpec) -> dict[int, Literal["precision"]]:
+    """The layers whose attention the options keep from being one kernel, each with the option that does.
 
     It is the precision alone: the surgery writes every attenuation so that the attention can stay one kernel.
     """
     if spec.resolved_precision in FUSES:
         return {}
-    reason = f"TensorRT fuses attention over all queries in {' and '.join(FUSES)} only"
-    return dict.fromkeys(range(spec.backbone.depth), reason)
+    return dict.fromkeys(range(spec.backbone.depth), "precision")
 
 
 def read_fusion(
-    sites: Sequence[frozenset[str]], kernels: Sequence[Kernel], unfusable: Mapping[int, str]
+    sites: Sequence[frozenset[str]], kernels: Sequence[Kernel], unfusable: Mapping[int, Literal["precision"]]
 ) -> Fusion | None:
     """Find the kernels that serve each attention; returns None if the builder names no kernels.
 
@@ -91,11 +94,11 @@ def describe(fusion: Fusion | None) -> str:
     if fusion is None:
         return "not known: the builder names no kernels"
     text = f"attention fused: {fusion.fused} of {fusion.sites}"
-    why: dict[str | None, list[int]] = {}
+    why: dict[Literal["precision"] | None, list[int]] = {}
     for layer, reason in zip(fusion.unfused_layers, fusion.reasons, strict=True):
         why.setdefault(reason, []).append(layer)
     for reason, layers in why.items():
-        text += f"; not {_layers(layers)}: {reason or 'the builder chose otherwise'}"
+        text += f"; not {_layers(layers)}: {_REASONS[reason]}"
     return f"{text}; {fusion.engine_kernels} kernels in all"
 
 

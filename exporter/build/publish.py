@@ -18,9 +18,11 @@ from runtime.contract.manifest import (
     Files,
     Fusion,
     Manifest,
+    NoMethod,
     Options,
     ParityCheck,
     ParityReport,
+    Weights,
     manifest_path,
     parity_path,
     record_file,
@@ -29,7 +31,6 @@ from runtime.images.preprocess import standard_preprocessing
 
 if TYPE_CHECKING:
     from exporter.proof.golden_sample import Sample
-    from exporter.models.weights import Origin
 
 VERSIONS = ("torch", "transformers", "onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "itae")
 
@@ -47,7 +48,7 @@ class Product:
 
 
 def publish(
-    product: Product, spec: ExportSpec, origin: Origin, sample: Sample, checks: tuple[ParityCheck, ...]
+    product: Product, spec: ExportSpec, origin: Weights, sample: Sample, checks: tuple[ParityCheck, ...]
 ) -> Manifest:
     """Move a finished model to its place with its golden sample and manifest.
 
@@ -82,7 +83,7 @@ def publish(
 
 
 def _manifest(
-    product: Product, spec: ExportSpec, origin: Origin, checks: tuple[ParityCheck, ...], files: Files
+    product: Product, spec: ExportSpec, origin: Weights, checks: tuple[ParityCheck, ...], files: Files
 ) -> Manifest:
     arch = spec.backbone
     is_engine = product.builder.name != "onnx"
@@ -94,7 +95,7 @@ def _manifest(
             precision=spec.resolved_precision,
             image_size=(spec.height, spec.width),
             batch=spec.profile if is_engine else None,
-            itae=spec.itae.resolved(arch.depth) if spec.itae else None,
+            method=spec.itae.resolved(arch.depth) if spec.itae else NoMethod(),
             outputs=spec.outputs,
             pooling=spec.pooling,
             normalize=spec.normalize,
@@ -111,9 +112,7 @@ def _manifest(
             width=arch.width,
             heads=arch.heads,
             depth=arch.depth,
-            weight_source=origin.source,
-            revision=origin.revision,
-            weights_sha256=origin.sha256,
+            weights=origin,
         ),
         inputs=(spec.input_info(),),
         outputs=tuple(spec.output_info(name) for name in spec.outputs),

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import huggingface_hub.utils
 import numpy as np
@@ -22,33 +22,22 @@ from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, D
 from exporter.models import checkpoint
 from exporter.models.architecture import PATCH, TRAINED_GRID, Architecture
 from runtime.contract.errors import UsageError, WeightsError
+from runtime.contract.manifest import Weights
 
 CANT_REACH = "can't reach the Hugging Face hub"
 """scripts/quickstart looks for these words."""
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where weights came from."""
-
-    source: str
-    """As asked for, `auto` resolved: `hf:facebook/dinov2-base`."""
-    revision: str | None
-    """The hub's commit."""
-    sha256: str
-    """Over names, shapes and float32 bytes of all parameters: the same wherever the same weights came from."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A loaded model, and where its weights came from."""
+class LoadedModel:
+    """A model with its weights, and where these came from."""
 
     model: torch.nn.Module
     """A DINOv2 of transformers, float32, in eval mode, its position embedding as trained."""
-    origin: Origin
+    origin: Weights
 
 
-def load(arch: Architecture, weights: str) -> Weights:
+def load(arch: Architecture, weights: str) -> LoadedModel:
     """Load the weights that `--weights` names into a model of this architecture.
 
     Raises:
@@ -56,21 +45,27 @@ def load(arch: Architecture, weights: str) -> Weights:
         WeightsError: the hub can't be reached, or the checkpoint can't be read or isn't of this model.
     """
     revision = None
+    came_from: Literal["hub", "path", "random"]
     if weights == "auto":
         if arch.hub is None:
             raise UsageError(f"--weights auto: {arch.name} has no official weights")
         weights = f"hf:{arch.hub}"
     kind, _, rest = weights.partition(":")
     if kind == "random":
-        tensors = random_tensors(arch, _seed(weights, rest))
+        came_from, seed = "random", _seed(weights, rest)
+        tensors = random_tensors(arch, seed)
+        weights = f"random:{seed}"
     elif kind == "hf":
+        came_from = "hub"
         tensors, revision = _from_hub(arch, rest)
     else:
+        came_from = "path"
         tensors = _from_path(arch, Path(weights))
     parameters = checkpoint.translate(tensors, arch, weights)
     del tensors
     model = build_model(arch, parameters)
-    return Weights(model, Origin(weights, revision, hash_parameters(parameters)))
+    sha256 = hash_parameters(parameters)
+    return LoadedModel(model, Weights(kind=came_from, source=weights, revision=revision, sha256=sha256))
 
 
 def build_model(arch: Architecture, parameters: checkpoint.Tensors) -> torch.nn.Module:

@@ -41,10 +41,8 @@ def further_checks(spec: ExportSpec, samples: list[Sample]) -> list[tuple[Purpos
     exact = dataclasses.replace(spec, precision="fp32", outputs=outputs, cls_only=spec.computes_cls_only)
     further: list[tuple[Purpose, ExportSpec, Sample]] = []
     if spec.resolved_precision != "fp32":
-        further.append(("the same surgery in fp32", exact, samples[0]))
-    further += [
-        ("another threshold, in fp32", dataclasses.replace(exact, itae=sample.itae), sample) for sample in samples[1:]
-    ]
+        further.append(("fp32", exact, samples[0]))
+    further += [("threshold", dataclasses.replace(exact, itae=sample.itae), sample) for sample in samples[1:]]
     return further
 
 

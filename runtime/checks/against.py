@@ -152,7 +152,7 @@ def _check_clusters(clusters: int | None, pictures: int) -> None:
 
 def differences(model: Manifest, other: Manifest) -> list[str]:
     """The options in which two models differ, beyond precision and packaging: `pooling (cls, cls+mean)`."""
-    mine, theirs = ({**one.options.model_dump(), "weights_sha256": one.model.weights_sha256} for one in (model, other))
+    mine, theirs = ({**one.options.model_dump(), "weights_sha256": one.model.weights.sha256} for one in (model, other))
     return [
         f"{name} ({_shown(mine[name])}, {_shown(theirs[name])})"
         for name in mine
@@ -162,7 +162,7 @@ def differences(model: Manifest, other: Manifest) -> list[str]:
 
 def _shown(value: object) -> str:
     """An option's value in few words."""
-    if isinstance(value, dict):  # of ITAE
+    if isinstance(value, dict):  # the method
         return " ".join(",".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in value.values())
     return str(value)[:_SHOWN] if value is not None else "none"
 
@@ -241,7 +241,7 @@ def _check_batches(model: Session, samples: Sequence[Array], limits: Limits) -> 
         return None
     options, backbone = model.manifest.options, model.manifest.model
     patches = (options.image_size[0] // backbone.patch) * (options.image_size[1] // backbone.patch)
-    norms = (len(samples), len(options.itae.layers) if options.itae else 0, patches)
+    norms = (len(samples), len(options.method.layers), patches)
     unknown = Golden(
         input=np.stack(samples),
         embedding=np.zeros((len(samples), model.manifest.embedding_width), np.float32),

@@ -52,7 +52,7 @@ def default_limits(model: Manifest, other: Manifest) -> Limits:
     limits = dataclasses.replace(
         _BY_PRECISION[precision], max_batch_distance=PARITY_LIMITS[model.options.precision].batch_distance
     )
-    if model.options.itae is None and other.options.itae is None:
+    if not (model.options.method.layers or other.options.method.layers):
         return limits
     return dataclasses.replace(
         limits,

@@ -85,7 +85,7 @@ def verify(
         backend=session.name,
         samples=len(golden.input),
         outputs=tuple(got),
-        has_itae=session.manifest.options.itae is not None,
+        has_itae=bool(session.manifest.options.method.layers),
         limits=limits,
         parity=compare(got, golden, limits),
         batches=batches,

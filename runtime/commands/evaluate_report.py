@@ -34,7 +34,6 @@ def write(arguments: argparse.Namespace, results: Sequence[DatasetResult]) -> st
     from runtime import report
     from runtime.clustering.clusters import nearest_other
     from runtime.commands.report_clusters import count_confusion, describe_clusters
-    from runtime.evaluation.paper import is_random
     from runtime.evaluation.protocol import METRICS, points_of
     from runtime.sources.at_hand import at_hand
 
@@ -46,7 +45,7 @@ def write(arguments: argparse.Namespace, results: Sequence[DatasetResult]) -> st
     def key_of(row: int) -> Key:
         return keys[row]
 
-    random = [one.name for one in results[0].embedded if is_random(one.manifest)]
+    random = [one.name for one in results[0].embedded if one.manifest.has_random_weights]
     notes = [f"The weights of {', '.join(random)} are random: nothing here says anything of DINOv2 or ITAE."]
     made = report.Report(
         title=f"Evaluation on {', '.join(result.embedded[0].dataset.name for result in results)}",

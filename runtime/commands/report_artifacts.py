@@ -62,17 +62,17 @@ def sample_artifacts(
     mask, norm = (np.concatenate([one[name] for one in outputs]) for name in (MASK, NORM))  # (m, K, P)
     manifest = model.manifest
     height, width = manifest.options.image_size
-    itae = manifest.options.itae
-    assert itae is not None  # or the exporter had refused these outputs
+    method = manifest.options.method
+    assert method.name == "itae"  # or the exporter had refused these outputs
     patch = manifest.model.patch
     return Artifacts(
         model=model.name,
-        detection=f"{itae.source} norms, {itae.threshold}, side {itae.side}",
+        detection=f"{method.source} norms, {method.threshold}, side {method.side}",
         grid=(height // patch, width // patch),
         cover=manifest.preprocessing.resize_cover,
         crop=manifest.preprocessing.crop,
         images=[FlaggedImage(key, share.tolist()) for key, share in zip(found, mask.mean(axis=1), strict=True)],
-        norms=[_norms(layer, norm[:, place], mask[:, place]) for place, layer in enumerate(itae.layers)],
+        norms=[_norms(layer, norm[:, place], mask[:, place]) for place, layer in enumerate(method.layers)],
         seed=seed,
         note=note,
     )

@@ -102,7 +102,7 @@ def _check_shapes(golden: Golden, manifest: Manifest, path: Path) -> None:
     height, width = manifest.options.image_size
     samples, width_c = (golden.input.shape or (0,))[0], manifest.model.width
     patches = (height // manifest.model.patch) * (width // manifest.model.patch)
-    layers = len(manifest.options.itae.layers) if manifest.options.itae else 0
+    layers = len(manifest.options.method.layers)
     image = (3, height, width) if manifest.input.dtype == "float32" else (height, width, 3)
     expected: dict[str, tuple[tuple[int, ...], str]] = {
         "input": ((samples, *image), manifest.input.dtype),

@@ -2,7 +2,8 @@
 
 `X.onnx` has `X.onnx.json`, `X.engine` has `X.engine.json`. Neither an engine nor an ONNX file carries a
 checksum of its own, and NVIDIA calls engines executable artifacts: so the manifest holds SHA-256 of every
-file and of itself, and `verified_manifest` checks them before any parser sees a byte of the model.
+file and of itself, and `verified_manifest` checks them before any parser sees a byte of the model. README.md beside
+this file describes the format for a second implementation.
 """
 
 from __future__ import annotations
@@ -10,22 +11,28 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pydantic
 
+from runtime.contract import format1
 from runtime.contract.errors import ManifestError
 from runtime.contract.schema import (
     FORMAT_VERSION,
+    NO_HASH,
     Backbone,
     Builder,
     FileRecord,
     Files,
     Fusion,
-    ItaeOptions,
+    ItaeMethod,
     Manifest,
+    NoMethod,
     Options,
     ParityCheck,
     ParityLimits,
@@ -33,8 +40,7 @@ from runtime.contract.schema import (
     Preprocessing,
     Purpose,
     TensorInfo,
-    canonical_json,
-    own_hash,
+    Weights,
 )
 
 __all__ = [
@@ -45,8 +51,9 @@ __all__ = [
     "FileRecord",
     "Files",
     "Fusion",
-    "ItaeOptions",
+    "ItaeMethod",
     "Manifest",
+    "NoMethod",
     "Options",
     "ParityCheck",
     "ParityLimits",
@@ -54,10 +61,9 @@ __all__ = [
     "Preprocessing",
     "Purpose",
     "TensorInfo",
-    "canonical_json",
+    "Weights",
     "check_file",
     "manifest_path",
-    "own_hash",
     "parity_path",
     "read_checked",
     "read_manifest",
@@ -103,13 +109,11 @@ def read_manifest(model: Path) -> Manifest:
     if len(text) > MAX_MANIFEST_BYTES:
         raise ManifestError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes: not a manifest; {again}")
     try:
-        fields = json.loads(text, parse_constant=_refuse_constant)
+        fields = json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_duplicates
+        )
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{path} is not JSON ({error}): it was truncated or altered; {again}") from error
-    return _validate(fields, path, again)
-
-
-def _validate(fields: object, path: Path, again: str) -> Manifest:
     version = fields.get("format_version") if isinstance(fields, dict) else None
     if not isinstance(fields, dict) or type(version) is not int:  # not isinstance: true is an int in Python
         raise ManifestError(f"{path} has no format_version: not a manifest of this project; {again}")
@@ -117,19 +121,32 @@ def _validate(fields: object, path: Path, again: str) -> Manifest:
         raise ManifestError(
             f"{path} has manifest format {version}, this version reads up to {FORMAT_VERSION}: upgrade itae"
         )
-    try:
-        expected = own_hash(fields)
-    except (ValueError, RecursionError) as error:  # lone surrogates, deep nesting
-        raise ManifestError(f"{path} can't be hashed ({error}): it was altered; {again}") from error
-    if fields.get("manifest_sha256") != expected:
+    expected = format1.own_hash(fields) if version == 1 else _own_hash(text, fields.get("manifest_sha256"))
+    if expected is None or fields.get("manifest_sha256") != expected:
         raise ManifestError(f"{path} does not match its own hash: it was altered or only partly written; {again}")
+    return _validate(fields, path, again)
+
+
+def _own_hash(text: bytes, written: object) -> str | None:
+    """SHA-256 of the file's bytes, the hash in them replaced by zeros; None if its digits don't stand there once."""
+    digits = written.encode() if isinstance(written, str) and re.fullmatch("[0-9a-f]{64}", written) else None
+    if digits is None or text.count(digits) != 1:
+        return None
+    return hashlib.sha256(text.replace(digits, NO_HASH.encode())).hexdigest()
+
+
+def _validate(fields: dict[str, Any], path: Path, again: str) -> Manifest:
     try:
+        current = format1.upgraded(fields) if fields["format_version"] == 1 else fields
         # Through JSON: strict mode takes JSON's arrays as tuples, but not Python's lists.
-        return Manifest.model_validate_json(canonical_json(fields))
+        return Manifest.model_validate_json(json.dumps(current))
+    except format1.Damaged as error:
+        raise ManifestError(f"{path}: {error}; {again}") from error
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ManifestError(f"{path}: {where}: {first['msg']}; {again}") from error
+        newer = "upgrade itae, or " if first["type"] in ("literal_error", "union_tag_invalid") else ""
+        raise ManifestError(f"{path}: {where}: {first['msg']}; {newer}{again}") from error
 
 
 def _is_file(path: Path) -> bool:
@@ -141,6 +158,20 @@ def _is_file(path: Path) -> bool:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is too large a number")
+    return value
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names are unique: of two equal ones some readers would take the first, others the last."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("an object has two members of one name")
+    return fields
 
 
 def sha256_file(path: Path) -> str:

@@ -1,15 +1,23 @@
-"""The shapes of a manifest: strict, frozen records. Import them from `runtime.contract.manifest`, which reads them."""
+"""The records of a manifest, format 2: strict and frozen. Import them from `runtime.contract.manifest`.
+
+A field that this version does not know is kept and ignored, so that a newer version of the same format can add some.
+`manifest.schema.json` beside this file is the JSON Schema of these records, for programs in other languages;
+`python -m runtime.contract.schema` prints it. README.md beside this file says what a reader must check, in order.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+import sys
+from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Field
 
-FORMAT_VERSION: Literal[1] = 1
+FORMAT_VERSION: Literal[2] = 2
+NO_HASH = "0" * 64
+"""What stands in the place of `manifest_sha256` while the manifest is hashed."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(max_length=255, pattern=r"^(\.{0,2}[^/\\\x00.]|\.{3})[^/\\\x00]*$")]
@@ -21,18 +29,44 @@ Three = tuple[float, float, float]
 
 class _Record(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
+        extra="allow",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
     )
 
 
-class ItaeOptions(_Record):
-    """ITAE as resolved for this model; absent for plain DINOv2. Source: exporter/ITAE.md 1 to 3."""
+class NoMethod(_Record):
+    """The model as it is: nothing is done about artifacts."""
 
-    layers: tuple[Annotated[int, Field(ge=0)], ...]
+    name: Literal["none"] = "none"
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Blocks whose artifacts are found: none."""
+        return ()
+
+
+class ItaeMethod(_Record):
+    """ITAE as resolved for this model. Source: exporter/ITAE.md 1 to 3."""
+
+    name: Literal["itae"] = "itae"
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    """Blocks that it works in, ascending, counted from 0; outputs and golden sample have K of them."""
     source: Literal["query", "key", "value"]
+    """Whose norm is compared with the threshold."""
     threshold: str
+    """`mad:λ`, `zscore:λ`, `ratio:λ` or `absolute:τ`."""
     side: Literal["high", "low", "both"]
+    """Norms that count as artifacts."""
     attenuate: str
+    """`min`, `mask`, `mean` or `scale:α`."""
+
+
+Method = Annotated[NoMethod | ItaeMethod, Field(discriminator="name")]
+"""What is done about artifacts."""
 
 
 class Options(_Record):
@@ -46,7 +80,8 @@ class Options(_Record):
     """H, W in pixels."""
     batch: tuple[Positive, Positive, Positive] | None
     """min, opt, max of the engine's profile; none for ONNX, whose batch is dynamic."""
-    itae: ItaeOptions | None
+    method: Method
+    """What is done about artifacts."""
     outputs: tuple[str, ...]
     pooling: Literal["cls", "cls+mean"] = "cls"
     normalize: bool = False
@@ -59,6 +94,19 @@ class Options(_Record):
     parity_samples: Positive
 
 
+class Weights(_Record):
+    """Where a model's weights came from."""
+
+    kind: Literal["hub", "path", "random"]
+    """`hub`: the Hugging Face hub; `path`: a file or folder; `random`: drawn from a seed, to try things out."""
+    source: str
+    """`hf:REPO`, the path as it was given, or `random:SEED`."""
+    revision: str | None
+    """The hub's commit, where the weights came from there."""
+    sha256: Sha256
+    """SHA-256 over name, shape and float32 bytes of each parameter."""
+
+
 class Backbone(_Record):
     """The network and where its weights came from."""
 
@@ -68,10 +116,7 @@ class Backbone(_Record):
     width: Positive
     heads: Positive
     depth: Positive
-    weight_source: str
-    revision: str | None
-    """The hub's commit, where the weights came from there."""
-    weights_sha256: Sha256
+    weights: Weights
 
 
 class TensorInfo(_Record):
@@ -86,16 +131,18 @@ class Preprocessing(_Record):
     """From a decoded picture to the model's input, in this order, complete enough for a program in C++."""
 
     exif_orientation: Literal["applied"] = "applied"
+    """The picture is turned upright as its EXIF tag says."""
     color: Literal["RGB"] = "RGB"
-    alpha: Literal["blended over white"] = "blended over white"
-    gray16: Literal["divided by 257"] = "divided by 257"
-    resize_filter: Literal["bicubic, a=-0.5, antialiased, 8-bit result"] = "bicubic, a=-0.5, antialiased, 8-bit result"
-    resize_order: Literal["rows; columns first where the height shrinks by over twice the width's"] = (
-        "rows; columns first where the height shrinks by over twice the width's"
-    )
-    """With 8 bits between the two. From h, w to H, W: columns first where h > H and h - H > 2 (w - W).
-
-    Pillow does it so since 13.0."""
+    alpha: Literal["white"] = "white"
+    """A transparent picture is blended over white."""
+    gray16: Literal["div257"] = "div257"
+    """A grey picture of 16 bits is divided by 257 and rounded."""
+    resize_filter: Literal["bicubic"] = "bicubic"
+    """Bicubic with a = -0.5, antialiased: the filter widens by the factor that the picture shrinks by. As Pillow does
+    it, with coefficients of 22 bits, and results of each of the two passes rounded to 8 bits."""
+    resize_order: Literal["pillow13"] = "pillow13"
+    """Which pass is the first, as in Pillow 13: rows, that is the width, and the height first where a picture of h rows
+    and w columns becomes H, W with h > H and h - H > 2 (w - W)."""
     resize_cover: Size2
     """H, W that the resized picture must cover, aspect kept: the smallest; the longer side rounded down."""
     crop: Size2
@@ -130,8 +177,9 @@ class ParityLimits(_Record):
     """Whether the embedding has length 1: its differences then count √C-fold, as if it had its usual length."""
 
 
-Purpose = Literal["as exported", "the same surgery in fp32", "another threshold, in fp32"]
-"""Of a check: the model itself; its logic, held to the limits of fp32; the same, where the options flag too little."""
+Purpose = Literal["exported", "fp32", "threshold"]
+"""What a check compares: the model itself; the same surgery in fp32, held to the limits of fp32; that with another
+threshold, where the model's own threshold flags too little."""
 
 
 class ParityCheck(_Record):
@@ -157,7 +205,7 @@ class ParityCheck(_Record):
 class ParityReport(_Record):
     """The figures of the export; `checks[0]` is of the golden sample itself.
 
-    In bf16 no check is `as exported`, since ONNX Runtime's CPU can't run it: the first is of the same surgery in fp32.
+    In bf16 no check is `exported`, since ONNX Runtime's CPU can't run it: the first is of the same surgery in fp32.
     """
 
     limits: ParityLimits
@@ -179,8 +227,8 @@ class Fusion(_Record):
     kernels: tuple[tuple[str, ...], ...]
     """By layer: the kernels that compute any of its MatMul, Softmax and MatMul; one where it is fused."""
     unfused_layers: tuple[int, ...]
-    reasons: tuple[str | None, ...]
-    """Of each of `unfused_layers`: what in the options keeps it from being fused; none: the builder chose so."""
+    reasons: tuple[Literal["precision"] | None, ...]
+    """For each of `unfused_layers`: the option that keeps it from being fused; null: the builder chose so."""
     engine_kernels: Annotated[int, Field(ge=0)]
     """All kernels of the engine."""
 
@@ -204,7 +252,7 @@ class Files(_Record):
 class Manifest(_Record):
     """Everything about a model that its file doesn't say. Written last; until it matches, readers refuse."""
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[2] = FORMAT_VERSION
     options: Options
     model: Backbone
     inputs: tuple[TensorInfo, ...] = Field(min_length=1, max_length=1)
@@ -215,8 +263,8 @@ class Manifest(_Record):
     fusion: Fusion | None = None
     files: Files
     versions: dict[str, str]
-    manifest_sha256: Sha256 = "0" * 64
-    """SHA-256 of `canonical_json` of the manifest without this field."""
+    manifest_sha256: Sha256 = NO_HASH
+    """SHA-256 of the file's own bytes with these 64 digits replaced by zeros."""
 
     @property
     def input(self) -> TensorInfo:
@@ -228,23 +276,31 @@ class Manifest(_Record):
         """Elements of an embedding: C, or 2 C with the mean patch token."""
         return self.model.width * (2 if self.options.pooling == "cls+mean" else 1)
 
+    @property
+    def has_random_weights(self) -> bool:
+        """Whether the weights are random, so that embeddings mean nothing."""
+        return self.model.weights.kind == "random"
+
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs, in the model's order."""
         return tuple(output.name for output in self.outputs)
 
     def to_json(self) -> bytes:
-        """The file's text, with `manifest_sha256` made anew."""
+        """The file's bytes, with `manifest_sha256` made anew."""
         fields = self.model_dump(mode="json")
-        fields["manifest_sha256"] = own_hash(fields)
-        return (json.dumps(fields, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        del fields["manifest_sha256"]  # it goes to the end, behind unknown fields, so that its place is known
+        fields["manifest_sha256"] = NO_HASH
+        text = (json.dumps(fields, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        before, _, after = text.rpartition(NO_HASH.encode())
+        return before + hashlib.sha256(text).hexdigest().encode() + after
 
 
-def canonical_json(fields: dict[str, Any]) -> bytes:
-    """UTF-8 JSON with sorted keys, no spaces, numbers as Python's `repr` writes them."""
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+def json_schema() -> str:
+    """The JSON Schema of a manifest, as `manifest.schema.json` has it."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}
+    schema["required"] += ["format_version", "manifest_sha256"]  # in a file; a record in memory has defaults
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
-def own_hash(fields: dict[str, Any]) -> str:
-    """SHA-256 of a manifest's fields, less `manifest_sha256`."""
-    rest = {key: value for key, value in fields.items() if key != "manifest_sha256"}
-    return hashlib.sha256(canonical_json(rest)).hexdigest()
+if __name__ == "__main__":
+    sys.stdout.write(json_schema())

@@ -37,8 +37,3 @@ FIGURES: Mapping[str, Figures] = {
 def figures_for(kind: str, models: list[Manifest]) -> Figures | None:
     """The figures to show beside some models: of this data set, where one of them is a ViT-B."""
     return FIGURES.get(kind) if any(model.options.size.startswith("vitb14") for model in models) else None
-
-
-def is_random(model: Manifest) -> bool:
-    """Whether a model's weights are random, so that its scores say nothing of DINOv2 or ITAE."""
-    return model.model.weight_source.startswith("random")

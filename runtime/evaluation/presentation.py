@@ -11,7 +11,7 @@ from runtime.contract.keys import location
 from runtime.contract.schema import Manifest
 from runtime.evaluation.cache import EmbeddedDataset
 from runtime.evaluation.paired import CONFIDENCE, Paired
-from runtime.evaluation.paper import Figures, figures_for, is_random
+from runtime.evaluation.paper import Figures, figures_for
 from runtime.evaluation.protocol import METRICS, NORMALISATIONS, Comparison, Evaluation
 from runtime.sources.names import printable
 
@@ -120,12 +120,12 @@ def notes(result: DatasetResult) -> list[str]:
     said = []
     if (paper := result.paper) is not None:
         said.append(f"{_PAPER}: {paper.backbone}, official weights, {paper.split}; as published")
-        if any(map(is_random, manifests)):
+        if any(one.has_random_weights for one in manifests):
             said.append("models here have random weights: the paper's figures are no measure for them")
         if result.images < len(result.embedded[0].dataset):
             said.append("the paper's figures are of all images, these are not")
-    if any(map(is_random, manifests)):
-        which = ", ".join(one.name for one in result.embedded if is_random(one.manifest))
+    if any(one.has_random_weights for one in manifests):
+        which = ", ".join(one.name for one in result.embedded if one.manifest.has_random_weights)
         said.append(f"random weights ({which}): scores of a try, which say nothing of DINOv2 or ITAE")
     dataset, k = result.embedded[0].dataset, result.evaluations[0].k
     if dataset.problems:
@@ -145,14 +145,13 @@ def notes(result: DatasetResult) -> list[str]:
 def describe(manifest: Manifest) -> str:
     """A model in a few words."""
     options = manifest.options
-    itae = options.itae
-    layers = "" if itae is None else ",".join(map(str, itae.layers))
-    what = (
-        "plain"
-        if itae is None
-        else f"ITAE {itae.attenuate} in layers {layers}, {itae.source} norm, {itae.threshold} on {itae.side}"
-    )
-    weights = "random weights" if is_random(manifest) else f"weights {printable(manifest.model.weight_source)}"
+    method = options.method
+    what = "plain"
+    if method.name == "itae":
+        layers = ",".join(map(str, method.layers))
+        what = f"ITAE {method.attenuate} in layers {layers}, {method.source} norm, {method.threshold} on {method.side}"
+    source = printable(manifest.model.weights.source)
+    weights = "random weights" if manifest.has_random_weights else f"weights {source}"
     height, width = options.image_size
     return f"{options.size}, {what}, {options.precision}, {height}x{width}, {weights}"
 
@@ -177,8 +176,8 @@ def _model(one: EmbeddedDataset) -> dict[str, Any]:
         "name": one.name,
         "sha256": one.manifest.files.model.sha256,
         "description": describe(one.manifest),
-        "random_weights": is_random(one.manifest),
-        "weights_sha256": one.manifest.model.weights_sha256,
+        "random_weights": one.manifest.has_random_weights,
+        "weights_sha256": one.manifest.model.weights.sha256,
         "options": options,
     }
 
@@ -203,7 +202,8 @@ def _dataset(result: DatasetResult) -> dict[str, Any]:
             **{metric: getattr(paper, metric) for metric in METRICS},
             "backbone": paper.backbone,
             "weights": "official",
-            "comparable": result.images == len(dataset) and not any(is_random(one.manifest) for one in result.embedded),
+            "comparable": result.images == len(dataset)
+            and not any(one.manifest.has_random_weights for one in result.embedded),
         },
         "evaluations": [_evaluation(one) for one in result.evaluations],
         "comparisons": [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-from runtime.evaluation.paper import is_random
 from runtime.evaluation.presentation import DatasetResult
 from runtime.store.result_folder import Kind
 
@@ -25,7 +24,7 @@ def scores_parquet(results: Sequence[DatasetResult]) -> bytes:
             "dataset_sha256": one.embedded.dataset.identity,
             "model": one.embedded.name,
             "model_sha256": one.embedded.manifest.files.model.sha256,
-            "random_weights": is_random(one.embedded.manifest),
+            "random_weights": one.embedded.manifest.has_random_weights,
             "normalisation": one.normalisation,
             "images": len(one.truth),
             "k": one.k,

@@ -105,8 +105,8 @@ def test_the_published_onnx_file_equals_eager_pytorch_on_fresh_images(published)
 def test_the_manifest_tells_every_option_and_figure(published):
     size, folder = published
     text = json.loads((folder / "m.engine.json").read_text())
-    assert text["options"]["itae"] == {
-        "layers": [11], "source": "key", "threshold": "mad:5", "side": "both", "attenuate": "min",
+    assert text["options"]["method"] == {
+        "name": "itae", "layers": [11], "source": "key", "threshold": "mad:5", "side": "both", "attenuate": "min",
     }  # fmt: skip
     assert text["options"]["batch"] == [1, 8, 64]
     assert text["model"]["registers"] == (4 if size.endswith("_reg") else 0)

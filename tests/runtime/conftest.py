@@ -18,11 +18,12 @@ from runtime.contract.manifest import (
     Backbone,
     Builder,
     Files,
-    ItaeOptions,
+    ItaeMethod,
     Manifest,
     Options,
     ParityReport,
     TensorInfo,
+    Weights,
     manifest_path,
     parity_path,
     record_file,
@@ -207,7 +208,7 @@ def describe(
             precision="fp32",
             image_size=(SIDE, SIDE),
             batch=batch,
-            itae=ItaeOptions(
+            method=ItaeMethod(
                 layers=(0,), source="key", threshold=f"absolute:{THRESHOLD}", side="high", attenuate="min"
             ),
             outputs=outputs,
@@ -223,9 +224,7 @@ def describe(
             width=WIDTH,
             heads=1,
             depth=1,
-            weight_source="random:0",
-            revision=None,
-            weights_sha256="0" * 64,
+            weights=Weights(kind="random", source="random:0", revision=None, sha256="0" * 64),
         ),
         inputs=(source,),
         outputs=tuple(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from runtime.contract.errors import UsageError
-from runtime.contract.manifest import ItaeOptions
+from runtime.contract.manifest import ItaeMethod
 
 Source = Literal["query", "key", "value"]
 Side = Literal["high", "low", "both"]
@@ -165,9 +165,9 @@ class ItaeConfig:
             raise UsageError(f"--layers {self.layers}: no layer {chosen[-1]}, this model has layers 0 to {depth - 1}")
         return chosen
 
-    def resolved(self, depth: int) -> ItaeOptions:
+    def resolved(self, depth: int) -> ItaeMethod:
         """As the manifest holds it."""
-        return ItaeOptions(
+        return ItaeMethod(
             layers=self.layer_indices(depth),
             source=self.source,
             threshold=self.threshold,

@@ -55,11 +55,11 @@ def test_the_options_tell_which_attentions_can_be_one_kernel(precision, itae, un
 
 
 def test_an_attention_is_fused_where_one_kernel_computes_all_of_it():
-    found = read_fusion(SITES, engine(1, 3), {3: "a reason"})
+    found = read_fusion(SITES, engine(1, 3), {3: "precision"})
     assert found is not None
     assert (found.sites, found.expected, found.fused, found.engine_kernels) == (4, 3, 2, 10)
     assert found.unfused_layers == (1, 3)
-    assert found.reasons == (None, "a reason")
+    assert found.reasons == (None, "precision")
     assert found.kernels == (
         ("_gemm_mha_0",), ("gemm_1", "softmax_1", "gemm_b_1"), ("_gemm_mha_2",), ("gemm_3", "softmax_3", "gemm_b_3"),
     )  # fmt: skip
@@ -85,13 +85,13 @@ def test_layers_that_the_outputs_do_not_need_are_not_counted():
         pytest.param((), {}, "attention fused: 4 of 4; 6 kernels in all", id="all"),
         pytest.param(
             (3,),
-            {3: "a reason"},
+            {3: "precision"},
             "attention fused: 3 of 4; not layer 3: a reason; 8 kernels in all",
             id="all that can be",
         ),
         pytest.param(
             (0, 1, 3),
-            {3: "a reason"},
+            {3: "precision"},
             "attention fused: 1 of 4; not layers 0-1: the builder chose otherwise; not layer 3: a reason; "
             "12 kernels in all",
             id="less",
@@ -117,7 +117,7 @@ def test_a_builder_that_names_no_kernels_leaves_fusion_unknown():
 
 @pytest.mark.parametrize("unfused", [(), (1, 3)])
 def test_what_the_options_keep_from_being_fused_is_not_required(unfused):
-    require(read_fusion(SITES, engine(*unfused), {1: "a reason", 3: "a reason"}))
+    require(read_fusion(SITES, engine(*unfused), {1: "precision", 3: "precision"}))
 
 
 def test_less_than_the_options_allow_is_an_error_that_names_layers_and_kernels():
@@ -125,7 +125,7 @@ def test_less_than_the_options_allow_is_an_error_that_names_layers_and_kernels()
         "not fused in layers 0,2-3, where the options allow it (1 of 4 are); layer 0 became gemm_0, softmax_0, gemm_b_0"
     )
     with pytest.raises(FusionError, match=re.escape(words)) as caught:
-        require(read_fusion(SITES, engine(0, 2, 3), {1: "a reason"}))
+        require(read_fusion(SITES, engine(0, 2, 3), {1: "precision"}))
     assert caught.value.exit_code == 1
     assert one_line(caught.value) == str(caught.value)
     assert "leave --require-fusion out" in str(caught.value)

@@ -587,6 +587,7 @@ def test_random_weights_leave_no_tensor_at_zeros_or_ones(arch):
 
 
 def test_random_weights_are_those_of_their_seed():
+    assert weights.load(ARCH, "random").origin.source == "random:0"
     once, again, other = (weights.load(ARCH, f"random:{seed}").origin.sha256 for seed in (3, 3, 4))
     assert once == again != other
     assert weights.load(ARCH, "random").origin.sha256 == weights.load(ARCH, "random:0").origin.sha256

@@ -38,8 +38,8 @@ def test_the_manifest_does_not_claim_that_the_bf16_graph_was_run(published):
         parity = json.loads((folder / f"{name}.json").read_text())["parity"]
         assert parity["limits"]["min_cosine"] == 0.998
         purposes = [check["purpose"] for check in parity["checks"]]
-        assert purposes[0] == "the same surgery in fp32"
-        assert "as exported" not in purposes
+        assert purposes[0] == "fp32"
+        assert "exported" not in purposes
         assert parity["checks"][0]["max_abs"] < 1e-4
     (line, *_) = (line for line in summary(result) if line.startswith("  parity"))
     assert line.count("(the same surgery in fp32)") == 1

@@ -15,7 +15,7 @@ from runtime.checks.against import check_comparable, differences, verify_against
 from runtime.checks.against_report import as_json, as_junit, as_text
 from runtime.checks.criteria import PRECISIONS, Limits, default_limits
 from runtime.contract.errors import BackendError, CheckError, InputError, UsageError
-from runtime.contract.manifest import ItaeOptions, manifest_path, read_manifest
+from runtime.contract.manifest import ItaeMethod, NoMethod, manifest_path, read_manifest
 from runtime.sources import open_sources
 
 PICTURES = 40
@@ -28,7 +28,7 @@ CRITERIA = (
     "min_ari",
     "max_batch_distance",
 )
-PLAIN = {"itae": None}
+PLAIN = {"method": NoMethod()}
 
 
 class FakeSession:
@@ -60,7 +60,9 @@ class FakeSession:
 def change(path, **options):
     """Give the manifest of a model other options, and perhaps other weights."""
     manifest = read_manifest(path)
-    backbone = manifest.model.model_copy(update=options.pop("model", {}))
+    weights = manifest.model.weights
+    weights = weights.model_copy(update={"sha256": options.pop("weights_sha256", weights.sha256)})
+    backbone = manifest.model.model_copy(update={"weights": weights})
     changed = manifest.options.model_copy(update=options)
     manifest_path(path).write_bytes(manifest.model_copy(update={"options": changed, "model": backbone}).to_json())
     return path
@@ -253,10 +255,10 @@ def test_a_model_without_embedding_is_refused(plain, make_model, tmp_path) -> No
 
 
 UNLIKE = {
-    "ITAE": (PLAIN, "itae (0 key absolute:8.0 high min, none)"),
+    "ITAE": (PLAIN, "method (itae 0 key absolute:8.0 high min, none)"),
     "pooling": ({"normalize": True}, "normalize (False, True)"),
     "position": ({"pos_embed": "hf"}, "pos_embed (meta, hf)"),
-    "weights": ({"model": {"weights_sha256": "f" * 64}}, "weights_sha256 (000000000000, ffffffffffff)"),
+    "weights": ({"weights_sha256": "f" * 64}, "weights_sha256 (000000000000, ffffffffffff)"),
 }
 
 
@@ -392,7 +394,7 @@ def test_command_that_finds_it_off_exits_1_with_report_and_table(call, tiny, pla
     report = tmp_path / "report.xml"
     code, out, err = call(tiny, "--against", plain, "--images", folder, "--junit", report, "--min-cosine", "1.5")
     assert code == 1
-    assert err.splitlines()[0].startswith("warning: the models were exported with other options: itae (")
+    assert err.splitlines()[0].startswith("warning: the models were exported with other options: method (")
     assert err.splitlines()[-1].startswith(f"runtime: {tiny} is off beside {plain}: min cosine")
     assert "FAILED: min cosine" in out
     assert ElementTree.parse(report).getroot().find("testsuite").get("failures") == "1"
@@ -455,7 +457,7 @@ def test_bad_use_is_one_line_and_exit_2(arguments, message, call, tiny, plain, f
 
 
 def test_options_of_itae_are_written_in_few_words(tiny, make_model, tmp_path) -> None:
-    itae = ItaeOptions(layers=(3, 11), source="query", threshold="mad:5", side="both", attenuate="mask")
-    other = change(make_model(tmp_path / "other"), itae=itae)
+    method = ItaeMethod(layers=(3, 11), source="query", threshold="mad:5", side="both", attenuate="mask")
+    other = change(make_model(tmp_path / "other"), method=method)
     (text,) = differences(read_manifest(tiny), read_manifest(other))
-    assert text == "itae (0 key absolute:8.0 high min, 3,11 query mad:5 both mask)"
+    assert text == "method (itae 0 key absolute:8.0 high min, itae 3,11 query mad:5 both mask)"

@@ -299,16 +299,17 @@ def test_an_interrupted_run_keeps_what_it_has_and_the_next_goes_on(call, tiny, c
     assert f"{24 - kept} images embedded" in call(*arguments)[2]
 
 
-def as_vitb14(model: Path, **fields: str) -> Path:
+def as_vitb14(model: Path, kind: str = "random") -> Path:
     """The model, its manifest saying that it is a ViT-B."""
     manifest = read_manifest(model)
     options = manifest.options.model_copy(update={"size": "vitb14"})
-    backbone = manifest.model.model_copy(update=fields)
+    weights = manifest.model.weights.model_copy(update={"kind": kind})
+    backbone = manifest.model.model_copy(update={"weights": weights})
     manifest_path(model).write_bytes(manifest.model_copy(update={"options": options, "model": backbone}).to_json())
     return model
 
 
-@pytest.mark.parametrize("weights", ["random:0", "hf:facebook/dinov2-base"])
+@pytest.mark.parametrize("weights", ["random", "hub", "path"])
 def test_the_papers_figures_stand_beside_a_vitb14_alone_and_say_of_what_they_are(
     call, tiny, colors, weights, monkeypatch
 ) -> None:
@@ -317,12 +318,12 @@ def test_the_papers_figures_stand_beside_a_vitb14_alone_and_say_of_what_they_are
     )
     arguments = ["--data", f"folder:{colors}", "--seeds", 1]
     assert "paper" not in call(tiny, *arguments)[1]
-    as_vitb14(tiny, weight_source=weights)
+    as_vitb14(tiny, weights)
     _, out, _ = call(tiny, *arguments)
     assert cells(out, "paper, with ITAE (")[-3:] == ["0.8449", "0.8682", "0.7946"]
     assert "note: paper, with ITAE: ViT-B/14, official weights, the whole test split; as published" in out
     warned = "models here have random weights: the paper's figures are no measure for them" in out
-    assert warned == weights.startswith("random")
+    assert warned == (weights == "random")
     assert "the paper's figures are of all images, these are not" not in out
     (data,) = json.loads(call(tiny, *arguments, "--json")[1])["datasets"]
     assert data["paper"]["comparable"] == (not warned)

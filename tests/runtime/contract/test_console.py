@@ -373,7 +373,7 @@ def test_runtime_never_imports_exporter_nor_torch_but_where_k_means_runs_on_a_gp
     files = sorted(Path(runtime.__file__).parent.rglob("*.py"))
     assert len(files) > 15
     for path in files:
-        allowed = {"torch"} if path.name == "torch_kmeans.py" else set()  # in a function: see below
+        allowed = {"torch"} if path.name == "torch_points.py" else set()  # in a function: see below
         assert imports(path).isdisjoint({"exporter", "torch", "transformers", "onnx"} - allowed), path
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from manifests import reseal
 
 from runtime.contract import golden as golden_module
 from runtime.contract.errors import ManifestError, one_line
 from runtime.contract.golden import Golden, golden_bytes, read_golden
-from runtime.contract.manifest import manifest_path, own_hash, parity_path, read_manifest, record_file
+from runtime.contract.manifest import parity_path, read_manifest, record_file
 
 EVERYTHING = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
 
@@ -33,10 +33,8 @@ def refused(model: Path) -> str:
 def replace(model: Path, data: bytes) -> None:
     """Put another file in the golden sample's place, and forge the manifest to fit."""
     parity_path(model).write_bytes(data)
-    fields = json.loads(manifest_path(model).read_bytes())
-    fields["files"]["parity"] = record_file(parity_path(model)).model_dump()
-    fields["manifest_sha256"] = own_hash(fields)
-    manifest_path(model).write_text(json.dumps(fields))
+    record = record_file(parity_path(model)).model_dump()
+    reseal(model, lambda fields: fields["files"].update(parity=record))
 
 
 def npz(**arrays: np.ndarray) -> bytes:
