@@ -41,7 +41,7 @@ def summary(result: ExportResult) -> list[str]:
     if m.files.external_data is not None:
         made += f" + {m.files.external_data.bytes / 1e6:.1f} MB of weights in {m.files.external_data.name}"
     batch = f"batch {','.join(map(str, o.batch))}" if o.batch else "any batch"
-    revision = f" at {m.model.revision}" if m.model.revision else ""
+    revision = f" at {m.model.weights.revision}" if m.model.weights.revision else ""
     lines = [
         f"{result.path}: {made}",
         *([f"  backend  {m.builder.name}: {result.backend_reason}"] if result.backend_reason else []),
