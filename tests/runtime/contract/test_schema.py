@@ -56,7 +56,8 @@ def unset(fields: dict[str, Any], *path: str) -> None:
     "path",
     [
         ("options",), ("options", "method"), ("options", "method", "name"), ("options", "method", "layers"),
-        ("model", "weights", "kind"), ("files", "model", "sha256"), ("preprocessing", "mean"), ("inputs",), ("format_version",), ("manifest_sha256",),
+        ("model", "weights", "kind"), ("files", "model", "sha256"), ("preprocessing", "mean"), ("inputs",),
+        ("format_version",), ("manifest_sha256",),
     ],
     ids=".".join,
 )  # fmt: skip
