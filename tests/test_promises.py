@@ -15,6 +15,7 @@ from scripts import option_tables
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
+    "runtime/contract/README.md",
     "README.md",
     "CHANGELOG.md",
     *(f"exporter/{name}.md" for name in ("README", "ITAE", "DECISIONS", "MEASUREMENTS")),
