@@ -19,9 +19,9 @@ DOCUMENTS = (
     "README.md",
     "CHANGELOG.md",
     *(f"exporter/{name}.md" for name in ("README", "ITAE", "DECISIONS", "MEASUREMENTS")),
-    *(f"runtime/{name}.md" for name in ("README", "DECISIONS", "MEASUREMENTS")),
+    *(f"runtime/{name}.md" for name in ("README", "DECISIONS", "MEASUREMENTS", "contract/README")),
 )
-MANUAL = ("README.md", "exporter/README.md", "exporter/ITAE.md", "runtime/README.md")
+MANUAL = ("README.md", "exporter/README.md", "exporter/ITAE.md", "runtime/README.md", "runtime/contract/README.md")
 """Documents that describe the program as it is; CHANGELOG and DECISIONS also name what is gone."""
 README_LINES = 150
 CARD = "python -m exporter --size vitb14 --out itae.engine"
