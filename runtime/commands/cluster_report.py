@@ -139,9 +139,10 @@ def _headlines(labels: npt.NDArray[np.integer], summary: Mapping[str, Any]) -> l
 
 
 def _notes(store: Store) -> list[str]:
-    weights = str(_made_by(store).get("weights", ""))
+    from runtime.store.origin import random_weights
+
     notes = []
-    if weights.startswith("random:"):
+    if weights := random_weights(store.origin):
         notes.append(f"The model's weights are random ({weights}): its clusters say nothing about DINOv2.")
     if not store.complete:
         notes.append("The run that embeds these images has not ended: these are the embeddings that were there.")
@@ -151,8 +152,9 @@ def _notes(store: Store) -> list[str]:
 def _facts(
     arguments: argparse.Namespace, store: Store, summary: Mapping[str, Any], seconds: float | None
 ) -> list[tuple[str, str]]:
-    origin = store.origin
-    made_by = _made_by(store)
+    from runtime.store.origin import options_of
+
+    origin, made_by = store.origin, options_of(store.origin)
     facts = [
         ("command", _command(arguments)),
         ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
@@ -161,7 +163,7 @@ def _facts(
         ("model", " ".join(str(one) for one in (origin.get("model"), origin.get("model_sha256")) if one)),
         ("backbone", ", ".join(str(made_by[name]) for name in ("size", "precision", "weights") if name in made_by)),
         ("image size", " x ".join(_words(made_by.get("image_size", "")).split())),
-        ("ITAE", _itae(made_by["itae"]) if "itae" in made_by else ""),
+        ("method", _method(made_by.get("method", ""))),
         ("provider", str(origin.get("provider", ""))),
     ]
     for name in ("algorithm", "metric", "seed", "inertia", "iterations"):
@@ -172,18 +174,14 @@ def _facts(
     return [(name, value) for name, value in (*facts, ("versions", versions)) if value]
 
 
-def _made_by(store: Store) -> Mapping[str, Any]:
-    """The options of the model that made the embeddings; `store.json` may be another program's and hold anything."""
-    found = store.origin.get("options")
-    return found if isinstance(found, dict) else {}
-
-
-def _itae(itae: object) -> str:
-    if itae is None:
+def _method(method: object) -> str:
+    """What the model does about artifacts, in words; `store.json` may be another program's and hold anything."""
+    if not isinstance(method, dict):
+        return str(method)
+    if method.get("name") == "none":
         return "none (plain DINOv2)"
-    if not isinstance(itae, dict):
-        return str(itae)
-    return ", ".join(f"{name} {_words(value)}" for name, value in itae.items())
+    options = [f"{name} {_words(value)}" for name, value in method.items() if name != "name"]
+    return ", ".join([str(method.get("name", "")), *options])
 
 
 def _words(value: object) -> str:

@@ -28,6 +28,16 @@ def own_hash(fields: dict[str, Any]) -> str | None:
     return hashlib.sha256(text).hexdigest()
 
 
+def weights_kind(source: str) -> str:
+    """Returns `model.weights.kind` for a `weight_source`."""
+    return "random" if _RANDOM.fullmatch(source) else "hub" if source.startswith("hf:") else "path"
+
+
+def method(itae: dict[str, Any] | None) -> dict[str, Any]:
+    """Returns `options.method` for `options.itae`; raises TypeError if that is no object."""
+    return {"name": "none"} if itae is None else {"name": "itae", **itae}
+
+
 def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields of format 1 as those of format 2.
 
@@ -36,14 +46,13 @@ def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
     """
     try:
         options, model = dict(fields["options"]), dict(fields["model"])
-        itae = options.pop("itae")
-        options["method"] = {"name": "none"} if itae is None else {"name": "itae", **itae}
+        options["method"] = method(options.pop("itae"))
         source = model.pop("weight_source")
         if not isinstance(source, str):
             raise Damaged("model.weight_source is no text")
-        kind = "random" if _RANDOM.fullmatch(source) else "hub" if source.startswith("hf:") else "path"
         model["weights"] = {
-            "kind": kind, "source": source, "revision": model.pop("revision"), "sha256": model.pop("weights_sha256"),
+            "kind": weights_kind(source), "source": source, "revision": model.pop("revision"),
+            "sha256": model.pop("weights_sha256"),
         }  # fmt: skip
         # The words of format 1 had one value each.
         preprocessing = {

@@ -7,10 +7,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from runtime.contract import format1
 from runtime.contract.manifest import Manifest
 
-_DESCRIPTIVE = ("model", "options")
-"""Fields of an origin that are for people: a file's name, and options that are in the model's bytes."""
+_DESCRIPTIVE = ("model", "options", "weights")
+"""Fields of an origin that are for people: a file's name, and what is in the model's bytes."""
 CONSTANT_PREPROCESSING = ("exif_orientation", "color", "alpha", "gray16", "resize_filter", "resize_order")
 """Fields of the preprocessing that have one value in each manifest format, in other words in each."""
 _SHOWN = 3
@@ -30,6 +31,7 @@ def origin_of(manifest: Manifest, provider: str) -> dict[str, Any]:
         "model_sha256": manifest.files.model.sha256,
         **({} if weights is None else {"external_data_sha256": weights.sha256}),
         "options": manifest.options.model_dump(mode="json"),
+        "weights": manifest.model.weights.model_dump(mode="json"),
         "preprocessing": manifest.preprocessing.model_dump(mode="json"),
         "provider": provider,
     }
@@ -45,6 +47,28 @@ def identity(origin: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(how := fields.get("preprocessing"), Mapping):
         fields["preprocessing"] = {name: value for name, value in how.items() if name not in CONSTANT_PREPROCESSING}
     return fields
+
+
+def options_of(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the export in the words of today; empty if they are not known.
+
+    An origin of manifest format 1 has `itae` in the place of `method`. One of another program may hold anything.
+    """
+    found = origin.get("options")
+    options = dict(found) if isinstance(found, Mapping) else {}
+    if "itae" in options and isinstance(itae := options["itae"], dict | None):
+        del options["itae"]
+        options["method"] = format1.method(itae)
+    return options
+
+
+def random_weights(origin: Mapping[str, Any]) -> str | None:
+    """Return the source of random weights, such as `random:0`; None if they are others, or not known."""
+    weights = origin.get("weights")
+    if isinstance(weights, Mapping):
+        return str(weights.get("source")) if weights.get("kind") == "random" else None
+    source = options_of(origin).get("weights")  # as in a store of manifest format 1
+    return source if isinstance(source, str) and format1.weights_kind(source) == "random" else None
 
 
 def fingerprint(fields: Mapping[str, Any]) -> str:

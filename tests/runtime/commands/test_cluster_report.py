@@ -11,7 +11,9 @@ from pyarrow import parquet
 from reports import HUES, parse
 
 from runtime.__main__ import main
+from runtime.contract.manifest import read_manifest
 from runtime.store import Store
+from runtime.store.origin import origin_of
 from runtime.store.writer import open_writer
 
 OUTPUTS = ("embedding", "artifact_mask", "artifact_norm")
@@ -76,6 +78,21 @@ def test_what_another_program_says_of_its_embeddings_is_told_as_it_is(tmp_path, 
         writer.add(["/nowhere"] * 4, list("abcd"), np.eye(4, dtype=np.float32))
     assert run(tmp_path / "embeddings", "--report", tmp_path / "r.html") == 0
     assert "4 images in 3 clusters" in parse(tmp_path / "r.html").text
+
+
+@pytest.mark.parametrize("weights", ["random", "random:0"])
+def test_random_weights_are_said_however_the_option_was_written(weights, embeddings, tiny, tmp_path):
+    manifest = read_manifest(tiny)
+    assert manifest.model.weights.kind == "random"
+    options = manifest.options.model_copy(update={"weights": weights})
+    with open_writer(
+        tmp_path / "of-model", origin_of(manifest.model_copy(update={"options": options}), "cpu")
+    ) as writer:
+        writer.add(["/nowhere"] * 4, list("abcd"), np.eye(4, dtype=np.float32))
+    assert run(tmp_path / "of-model", "--report", tmp_path / "r.html") == 0
+    text = parse(tmp_path / "r.html").text
+    assert "weights are random (random:0)" in text
+    assert "itae, layers 0, source key, threshold absolute:8.0" in text
 
 
 def test_a_report_may_lie_in_the_folder_of_results_that_is_not_there_yet(embeddings, tmp_path, capsys):

@@ -6,7 +6,7 @@ import pytest
 
 from runtime.contract.manifest import Preprocessing, read_manifest
 from runtime.contract.schema import FileRecord
-from runtime.store.origin import CONSTANT_PREPROCESSING, differences, identity, origin_of
+from runtime.store.origin import CONSTANT_PREPROCESSING, differences, identity, options_of, origin_of, random_weights
 
 ORIGIN = {
     "model": "a.onnx",
@@ -72,3 +72,36 @@ def test_weights_beside_a_model_are_of_its_identity(tiny) -> None:
         files = manifest.files.model_copy(update={"external_data": data})
         found.append(identity(origin_of(manifest.model_copy(update={"files": files}), "cpu")))
     assert all(one not in found[:place] for place, one in enumerate(found))
+
+
+def test_options_of_format_1_are_given_in_the_words_of_today() -> None:
+    assert options_of({"options": {"size": "vits14", "itae": None}}) == {"size": "vits14", "method": {"name": "none"}}
+    itae = {"layers": [2], "source": "key"}
+    assert options_of({"options": {"itae": itae}}) == {"method": {"name": "itae", **itae}}
+
+
+def test_options_of_today_are_those_of_the_manifest(tiny) -> None:
+    manifest = read_manifest(tiny)
+    assert options_of(origin_of(manifest, "cpu")) == manifest.options.model_dump(mode="json")
+
+
+@pytest.mark.parametrize("options", [None, 3, {"itae": "x"}, {"itae": [1]}])
+def test_options_of_another_program_are_given_as_they_are(options) -> None:
+    assert options_of({"options": options}) == (options if isinstance(options, dict) else {})
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [("random", "random"), ("random:3", "random:3"), ("random_crops.pth", None), ("hf:facebook/random", None)],
+)
+def test_random_weights_are_known_by_the_manifest_and_in_older_stores_by_the_option(source, expected, tiny) -> None:
+    assert random_weights({"options": {"weights": source}}) == expected
+    manifest = read_manifest(tiny)
+    weights = manifest.model.weights.model_copy(update={"source": source, "kind": "random" if expected else "path"})
+    backbone = manifest.model.model_copy(update={"weights": weights})
+    assert random_weights(origin_of(manifest.model_copy(update={"model": backbone}), "cpu")) == expected
+
+
+def test_weights_that_are_not_known_are_not_called_random() -> None:
+    for origin in ({}, {"options": {"weights": 3}}, {"weights": {}}, {"weights": "random:0"}):
+        assert random_weights(origin) is None
