@@ -14,15 +14,14 @@ from typing import Literal
 
 from exporter.graph_facts import GraphFacts
 from exporter.methods.itae.options import MAX_MEDIAN_PATCHES, ItaeConfig
-from exporter.models.architecture import PATCH, Architecture, architecture
+from exporter.models.architecture import Architecture, PosEmbed, architecture
 from runtime.contract.comparison import LIMITS
 from runtime.contract.errors import OutputFileError, UsageError
-from runtime.contract.manifest import ParityLimits, TensorInfo, manifest_path, parity_path
+from runtime.contract.manifest import ParityLimits, Preprocessing, TensorInfo, manifest_path, parity_path
 
 Precision = Literal["fp32", "fp16", "bf16"]
 Backend = Literal["auto", "tensorrt", "tensorrt-rtx"]
 InputDtype = Literal["float32", "uint8"]
-PosEmbed = Literal["meta", "hf"]
 Pooling = Literal["cls", "cls+mean"]
 
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -32,8 +31,8 @@ POS_EMBEDS = ("meta", "hf")
 POOLINGS = ("cls", "cls+mean")
 OUTPUTS = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
 ENGINE_SUFFIXES = (".engine", ".plan")
-MAX_SIDE = 14 * 512
-"""Pixels; a side above this is a slip of the pen: its attention logits alone would take terabytes."""
+MAX_GRID = 512
+"""Patches along a side; more is a slip of the pen: its attention logits alone would take terabytes."""
 MAX_BATCH = 65_535
 """Images; no GPU runs more at a time."""
 _KINDS = {"normalize": bool, "cls_only": bool, "require_fusion": bool, "parity_samples": int, "workspace_mib": int}
@@ -138,11 +137,13 @@ class ExportSpec:
                 raise UsageError(f"{option} {str(text)!r}: must be UTF-8, for the manifest") from error
 
     def _check_numbers(self) -> None:
+        patch = self.backbone.patch
         for side in (self.height, self.width):
-            if not (PATCH <= side <= MAX_SIDE and side % PATCH == 0):
+            if not (patch <= side <= patch * MAX_GRID and side % patch == 0):
+                nearest = patch * min(max(round(side / patch), 1), MAX_GRID)
                 raise UsageError(
-                    f"--image-size {self.height}x{self.width}: each side must be a multiple of {PATCH} "
-                    f"from {PATCH} to {MAX_SIDE}, such as {_near(side)}"
+                    f"--image-size {self.height}x{self.width}: each side must be a multiple of {patch} "
+                    f"from {patch} to {patch * MAX_GRID}, such as {nearest}"
                 )
         low, best, high = self.profile
         if not 1 <= low <= best <= high <= MAX_BATCH:
@@ -242,6 +243,25 @@ class ExportSpec:
         shape = shapes.get(name, (K, P))
         return TensorInfo(name=name, dtype="bool" if name == "artifact_mask" else "float32", shape=("batch", *shape))
 
+    def preprocessing(self) -> Preprocessing:
+        """How a picture becomes the model's input, for the manifest.
+
+        A float32 model takes (B, 3, H, W), normalised by the caller; a uint8 model takes (B, H, W, 3), which the graph
+        normalises. Either is cut from a picture that covers 256/224 of its size. Source: exporter/ITAE.md.
+        """
+        is_float = self.input == "float32"
+        height, width = ((side * 256 * 2 + 224) // (224 * 2) for side in (self.height, self.width))  # rounded
+        return Preprocessing(
+            resize_cover=(height, width),
+            crop=(self.height, self.width),
+            layout="NCHW" if is_float else "NHWC",
+            dtype=self.input,
+            scale=1 / 255,
+            mean=self.backbone.mean,
+            std=self.backbone.std,
+            normalized_by="caller" if is_float else "graph",
+        )
+
     def check_folder(self) -> None:
         """Refuse before the work what could not be published after it.
 
@@ -280,8 +300,3 @@ def _files_of(target: Path) -> tuple[Path, ...]:
 def _check_word(option: str, word: str | None, words: tuple[str | None, ...]) -> None:
     if word not in words:
         raise UsageError(f"{option} {word!r}: must be one of {', '.join(w for w in words if w)}")
-
-
-def _near(side: int) -> int:
-    """The allowed side nearest to `side`."""
-    return min(max(round(side / PATCH), 1) * PATCH, MAX_SIDE)

@@ -35,7 +35,6 @@ from exporter.surgery.split_bias_gelu import split_bias_gelu
 from exporter.surgery.uint8_input import uint8_input
 from runtime.contract.atomic import cannot_write, work_folder, write_atomically
 from runtime.contract.manifest import Builder, Fusion, Manifest, ParityCheck, Weights
-from runtime.images.preprocess import MEAN, STD
 
 
 def export(spec: ExportSpec, progress: Progress) -> ExportResult:
@@ -76,7 +75,7 @@ def load(spec: ExportSpec) -> LoadedModel:
     """
     weights.quiet_libraries()
     loaded = weights.load(spec.backbone, spec.weights)
-    position.bake_position_embedding(loaded.model, spec.facts.grid, spec.pos_embed)
+    position.bake_position_embedding(loaded.model, spec.facts.grid, spec.backbone, spec.pos_embed)
     return loaded
 
 
@@ -88,7 +87,7 @@ def load_and_trace(spec: ExportSpec, folder: Path) -> tuple[LoadedModel, Path]:
 
 def passes(spec: ExportSpec) -> list[Pass]:
     """What is done to the traced graph, in this order."""
-    facts, itae = spec.facts, spec.itae
+    facts, itae, arch = spec.facts, spec.itae, spec.backbone
     chosen = [partial(scale_queries, facts=facts)]
     if spec.resolved_precision != "fp32":
         chosen.append(partial(half_precision, precision=spec.resolved_precision))
@@ -101,7 +100,8 @@ def passes(spec: ExportSpec) -> list[Pass]:
     chosen.append(partial(select_outputs, facts=facts, outputs=outputs))
     chosen.append(partial(split_bias_gelu))
     if spec.input == "uint8":
-        chosen.append(partial(uint8_input, facts=facts, name=spec.input_info().name, mean=MEAN, std=STD))
+        name = spec.input_info().name
+        chosen.append(partial(uint8_input, facts=facts, name=name, mean=arch.mean, std=arch.std))
     return chosen
 
 

@@ -54,7 +54,7 @@ def main(sizes: tuple[str, ...]) -> None:
 def row(plain: ExportSpec, folder: Path) -> str:
     """One line of the table."""
     loaded, traced = pipeline.load_and_trace(plain, folder)
-    pixels = golden_sample.normalize(golden_sample.candidate(PICTURE, plain.height, plain.width)[None])
+    pixels = golden_sample.normalize(golden_sample.candidate(PICTURE, plain.facts)[None])
     eager = [reference.embed(loaded.model, torch.from_numpy(pixels), itae) for itae in SETTINGS]
     del loaded
     precisions: dict[Precision, list[float]] = {"fp32": [], "fp16": []}

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.models.architecture import PATCH
 from exporter.options import ExportSpec
 from runtime.contract import atomic
 from runtime.contract.golden import golden_bytes
@@ -27,7 +26,6 @@ from runtime.contract.manifest import (
     parity_path,
     record_file,
 )
-from runtime.images.preprocess import standard_preprocessing
 
 if TYPE_CHECKING:
     from exporter.proof.golden_sample import Sample
@@ -108,7 +106,7 @@ def _manifest(
         model=Backbone(
             size=arch.name,
             registers=arch.registers,
-            patch=PATCH,
+            patch=arch.patch,
             width=arch.width,
             heads=arch.heads,
             depth=arch.depth,
@@ -116,7 +114,7 @@ def _manifest(
         ),
         inputs=(spec.input_info(),),
         outputs=tuple(spec.output_info(name) for name in spec.outputs),
-        preprocessing=standard_preprocessing((spec.height, spec.width), spec.input),
+        preprocessing=spec.preprocessing(),
         builder=product.builder,
         parity=ParityReport(limits=spec.limits, checks=checks),
         fusion=product.fusion,

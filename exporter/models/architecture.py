@@ -6,16 +6,18 @@ Source: facebookresearch/dinov2, `dinov2/hub/backbones.py` and `dinov2/models/vi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from exporter.graph_facts import GraphFacts
 from runtime.contract.errors import UsageError
 
-PATCH = 14
-"""Side of a patch in pixels, for every size."""
-TRAINED_GRID = 37
-"""Side, in patches, of the grid that the position embedding was trained on (518 px)."""
 REGISTERS = 4
 """Register tokens of the `_reg` models."""
+
+PosEmbed = Literal["meta", "hf"]
+"""Whose way to resize the position embedding: Meta's code or the Hugging Face port."""
+Channels = tuple[float, float, float]
+"""A number for each of red, green and blue."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,17 @@ class Architecture:
     swiglu: bool = False
     hub: str | None = None
     """Repository of the official weights on the Hugging Face hub."""
+    patch: int = 14
+    """Side of a patch in pixels."""
+    trained_grid: int = 37
+    """Side, in patches, of the grid that the position embedding was trained on (518 px)."""
+    position: Literal["offset", "antialiased"] = "offset"
+    """How Meta's code resizes the position embedding: by a scale that is off by a tenth of a patch, or to the size of
+    the grid with antialiasing."""
+    mean: Channels = (0.485, 0.456, 0.406)
+    """Subtracted from each channel of a picture, whose values are from 0 to 1. `exporter.proof` states it again."""
+    std: Channels = (0.229, 0.224, 0.225)
+    """What each channel is then divided by."""
 
     @property
     def head_dim(self) -> int:
@@ -54,14 +67,14 @@ class Architecture:
             heads=self.heads,
             width=self.width,
             prefix=self.prefix,
-            grid=(height // PATCH, width // PATCH),
+            grid=(height // self.patch, width // self.patch),
             image_size=image_size,
         )
 
     def with_registers(self) -> Architecture:
         """The `_reg` model of this size."""
         hub = self.hub and self.hub.replace("dinov2-", "dinov2-with-registers-")
-        return replace(self, name=f"{self.name}_reg", registers=REGISTERS, hub=hub)
+        return replace(self, name=f"{self.name}_reg", registers=REGISTERS, position="antialiased", hub=hub)
 
 
 _PLAIN = (

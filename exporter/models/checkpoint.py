@@ -17,7 +17,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from exporter.models.architecture import PATCH, TRAINED_GRID, Architecture
+from exporter.models.architecture import Architecture
 from runtime.contract.errors import WeightsError
 
 Tensors = dict[str, torch.Tensor]
@@ -39,9 +39,11 @@ def meta_entries(arch: Architecture) -> dict[str, Entry]:
     C = arch.width
     entries = {
         "cls_token": Entry((1, 1, C), ("embeddings.cls_token",)),
-        "pos_embed": Entry((1, 1 + TRAINED_GRID**2, C), ("embeddings.position_embeddings",)),
+        "pos_embed": Entry((1, 1 + arch.trained_grid**2, C), ("embeddings.position_embeddings",)),
         "mask_token": Entry((1, C), ("embeddings.mask_token",)),
-        "patch_embed.proj.weight": Entry((C, 3, PATCH, PATCH), ("embeddings.patch_embeddings.projection.weight",)),
+        "patch_embed.proj.weight": Entry(
+            (C, 3, arch.patch, arch.patch), ("embeddings.patch_embeddings.projection.weight",)
+        ),
         "patch_embed.proj.bias": Entry((C,), ("embeddings.patch_embeddings.projection.bias",)),
         "norm.weight": Entry((C,), ("layernorm.weight",)),
         "norm.bias": Entry((C,), ("layernorm.bias",)),
@@ -237,7 +239,7 @@ def check_config(path: Path, arch: Architecture) -> None:
         "use_swiglu_ffn": arch.swiglu,
         "layer_norm_eps": 1e-6,
         "hidden_act": "gelu",
-        "patch_size": PATCH,
+        "patch_size": arch.patch,
     }
     for key, value in expected.items():
         if (got := found.get(key, config.get(key, value))) != value:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch.nn.functional import interpolate
 
-from exporter.models.architecture import PATCH, TRAINED_GRID
-
-if TYPE_CHECKING:
-    from exporter.options import PosEmbed
+from exporter.models.architecture import Architecture, PosEmbed
 
 META_OFFSET = 0.1
 """Meta's models without registers were trained to be resized by a scale that is off by this many patches."""
 
 
 def position_embedding(
-    trained: torch.Tensor, grid: tuple[int, int], *, registers: bool, variant: PosEmbed
+    trained: torch.Tensor, grid: tuple[int, int], arch: Architecture, variant: PosEmbed
 ) -> torch.Tensor:
     """Resize the trained position embedding to another grid of patches.
 
@@ -27,29 +22,32 @@ def position_embedding(
     Args:
         trained: (1, 1 + 37 · 37, C) float32, CLS first.
         grid: rows and columns of patches of the new image.
-        registers: whether the model has register tokens.
+        arch: the trained grid, and how it is resized.
         variant: `meta` or `hf`.
 
     Returns:
         (1, 1 + P, C) float32.
     """
     rows, columns = grid
-    if (rows, columns) == (TRAINED_GRID, TRAINED_GRID):
+    side = arch.trained_grid
+    if (rows, columns) == (side, side):
         return trained
     C = trained.shape[-1]
-    patches = trained[:, 1:].reshape(1, TRAINED_GRID, TRAINED_GRID, C).permute(0, 3, 1, 2)
-    if registers:
+    patches = trained[:, 1:].reshape(1, side, side, C).permute(0, 3, 1, 2)
+    if arch.position == "antialiased":
         resized = interpolate(patches, size=grid, mode="bicubic", antialias=True)
     elif variant == "hf":
         resized = interpolate(patches, size=grid, mode="bicubic")
     else:
-        scale = ((rows + META_OFFSET) / TRAINED_GRID, (columns + META_OFFSET) / TRAINED_GRID)
+        scale = ((rows + META_OFFSET) / side, (columns + META_OFFSET) / side)
         resized = interpolate(patches, scale_factor=scale, mode="bicubic")
     assert resized.shape[-2:] == (rows, columns)
     return torch.cat([trained[:, :1], resized.permute(0, 2, 3, 1).reshape(1, rows * columns, C)], dim=1)
 
 
-def bake_position_embedding(model: torch.nn.Module, grid: tuple[int, int], variant: PosEmbed) -> None:
+def bake_position_embedding(
+    model: torch.nn.Module, grid: tuple[int, int], arch: Architecture, variant: PosEmbed
+) -> None:
     """Make a transformers DINOv2 use the position embedding of `grid`, whatever it is fed; in place.
 
     Raises:
@@ -59,12 +57,12 @@ def bake_position_embedding(model: torch.nn.Module, grid: tuple[int, int], varia
     assert isinstance(embeddings, torch.nn.Module)
     trained = embeddings.position_embeddings
     assert isinstance(trained, torch.Tensor)
-    has_registers = hasattr(embeddings, "register_tokens")
-    table = position_embedding(trained.detach(), grid, registers=has_registers, variant=variant)
+    table = position_embedding(trained.detach(), grid, arch, variant)
+    image_size = (grid[0] * arch.patch, grid[1] * arch.patch)
 
     def baked(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        if (height // PATCH, width // PATCH) != grid:
-            raise ValueError(f"this model takes {grid[0] * PATCH}x{grid[1] * PATCH} pixels, not {height}x{width}")
+        if (height // arch.patch, width // arch.patch) != grid:
+            raise ValueError(f"this model takes {image_size[0]}x{image_size[1]} pixels, not {height}x{width}")
         return table.to(tokens.dtype)
 
     embeddings.interpolate_pos_encoding = baked  # type: ignore[assignment]  # a method, replaced on this instance

@@ -20,7 +20,7 @@ from huggingface_hub import hf_hub_download
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from exporter.models import checkpoint
-from exporter.models.architecture import PATCH, TRAINED_GRID, Architecture
+from exporter.models.architecture import Architecture
 from runtime.contract.errors import UsageError, WeightsError
 from runtime.contract.manifest import Weights
 
@@ -74,8 +74,8 @@ def build_model(arch: Architecture, parameters: checkpoint.Tensors) -> torch.nn.
         "hidden_size": arch.width,
         "num_hidden_layers": arch.depth,
         "num_attention_heads": arch.heads,
-        "image_size": TRAINED_GRID * PATCH,
-        "patch_size": PATCH,
+        "image_size": arch.trained_grid * arch.patch,
+        "patch_size": arch.patch,
         "use_swiglu_ffn": arch.swiglu,
     }
     model: Any

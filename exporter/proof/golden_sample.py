@@ -17,15 +17,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from exporter.graph_facts import GraphFacts
 from exporter.methods.itae import reference
 from exporter.methods.itae.options import ItaeConfig
-from exporter.models.architecture import PATCH
 from exporter.options import ExportSpec
 from runtime.contract.comparison import LIMITS, usual_length
-from runtime.contract.errors import UsageError
+from runtime.contract.errors import CheckError, UsageError
 from runtime.contract.golden import Golden
-from runtime.images.preprocess import MEAN, STD
+from runtime.contract.manifest import Preprocessing
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""DINOv2's normalisation as facebookresearch/dinov2 publishes it (`dinov2/data/transforms.py`), stated apart from
+`exporter.models.architecture` on purpose: the graph and the manifest take theirs from there, the reference from here,
+so that a wrong number in either place fails the export."""
 POOL = 4
 """Candidates per wanted sample, at most."""
 KINDS = 4
@@ -64,9 +68,10 @@ def make_samples(model: torch.nn.Module, spec: ExportSpec, progress: Progress) -
         spec: size of the images, options, how many samples.
         progress: told what is going on.
     """
+    check_preprocessing(spec.preprocessing())
     S = spec.parity_samples
     if spec.itae is None:
-        images = np.stack([candidate(index, spec.height, spec.width) for index in range(S)])
+        images = np.stack([candidate(index, spec.facts) for index in range(S)])
         return [_sample(_run(model, images, None, spec, progress), None, images, spec, None)]
     images, eager = _pool(model, spec, progress)
     best = _clearest(eager.is_mixed, eager.margin, S)
@@ -81,11 +86,17 @@ def make_samples(model: torch.nn.Module, spec: ExportSpec, progress: Progress) -
     return samples
 
 
-def candidate(index: int, height: int, width: int) -> Images:
+def candidate(index: int, facts: GraphFacts) -> Images:
     """A seeded image (H, W, 3): noise, noise on a flat ground in a few places, waves, or patches of many brightnesses.
 
     Several kinds, since which of them give clear artifacts depends on the weights.
     """
+    height, width = facts.image_size
+    patch = height // facts.grid[0]
+
+    def per_patch(grid: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return grid.repeat(patch, axis=0).repeat(patch, axis=1)
+
     rng = np.random.default_rng([20_241_204, index, height, width])
     noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     kind = index % KINDS
@@ -93,19 +104,29 @@ def candidate(index: int, height: int, width: int) -> Images:
         return noise
     if kind == 1:
         flat = np.full_like(noise, rng.integers(0, 256, 3))
-        loud = _per_patch(rng.random((height // PATCH, width // PATCH)) < 0.05)
+        loud = per_patch(rng.random(facts.grid) < 0.05)
         return np.asarray(np.where(loud[..., None], noise, flat), np.uint8)
     if kind == 2:
-        y, x = np.mgrid[:height, :width] / PATCH
+        y, x = np.mgrid[:height, :width] / patch
         angles, phases = rng.uniform(0, 2 * math.pi, (2, 3))
         wave = np.sin((np.multiply.outer(y, np.sin(angles)) + np.multiply.outer(x, np.cos(angles))) + phases)
         return np.asarray(127.5 + 127.4 * wave, np.uint8)
-    bright = _per_patch(rng.random((height // PATCH, width // PATCH)) ** 3)
+    bright = per_patch(rng.random(facts.grid) ** 3)
     return np.asarray(noise * bright[..., None], np.uint8)
 
 
-def _per_patch(grid: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return grid.repeat(PATCH, axis=0).repeat(PATCH, axis=1)
+def check_preprocessing(how: Preprocessing) -> None:
+    """Compare what a manifest says of normalisation with what the reference does.
+
+    Raises:
+        CheckError: they differ. The other half, a graph that normalises by itself, is compared by its outputs.
+    """
+    said = (how.scale, tuple(how.mean), tuple(how.std))
+    if said != (1 / 255, MEAN, STD):
+        raise CheckError(
+            f"the manifest would say that pictures are normalised by scale, mean and std {said}, DINOv2's own are "
+            f"{(1 / 255, MEAN, STD)}: the architecture's numbers are wrong, or it is no DINOv2"
+        )
 
 
 def model_input(images: Images, spec: ExportSpec) -> npt.NDArray[np.float32] | Images:
@@ -150,7 +171,7 @@ def _pool(model: torch.nn.Module, spec: ExportSpec, progress: Progress) -> tuple
         if index >= KINDS and kinds and index % KINDS not in kinds:
             continue  # after one of each kind only of those that gave clear artifacts
         progress(f"looking for images with clear artifacts, {len(images) + 1} of at most {POOL * S}")
-        images.append(candidate(index, spec.height, spec.width))
+        images.append(candidate(index, spec.facts))
         results.append(_embed(model, images[-1], spec.itae, spec))
         if results[-1].is_mixed.item() and results[-1].margin.item() > wide:
             good.append(index)

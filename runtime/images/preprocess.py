@@ -6,7 +6,6 @@ The result equals transformers' Pillow-based processor of DINOv2 (`BitImageProce
 from __future__ import annotations
 
 import functools
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,32 +17,10 @@ from runtime.images.decode import to_rgb
 
 Float32 = npt.NDArray[np.float32]
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 MAX_SIDE = 1 << 21
 """Pixels; a picture whose longer side would become longer is refused: at 224, a strip beyond 8,192 : 1."""
 _CHUNK_PIXELS = 1 << 24
 """Number of pixels of a resized picture that are held at a time before the crop: 64 MiB in Pillow."""
-
-
-def standard_preprocessing(image_size: tuple[int, int], dtype: Literal["float32", "uint8"]) -> Preprocessing:
-    """DINOv2's own preprocessing for a model of `image_size` (H, W).
-
-    A float32 model takes (B, 3, H, W), normalised by the caller; a uint8 one (B, H, W, 3), which the graph
-    normalises.
-    """
-    height, width = image_size
-    is_float = dtype == "float32"
-    return Preprocessing(
-        resize_cover=(_cover(height), _cover(width)),
-        crop=(height, width),
-        layout="NCHW" if is_float else "NHWC",
-        dtype=dtype,
-        scale=1 / 255,
-        mean=MEAN,
-        std=STD,
-        normalized_by="caller" if is_float else "graph",
-    )
 
 
 def preprocess(image: Image.Image, how: Preprocessing) -> Float32 | npt.NDArray[np.uint8]:
@@ -133,8 +110,3 @@ def _resize_columns(image: Image.Image, height: int, top: int, crop: int, column
         chunk = chunk.resize((chunk.width, height), Image.Resampling.BICUBIC)
         result.paste(chunk.crop((0, top, chunk.width, top + crop)), (x, 0))
     return result
-
-
-def _cover(side: int) -> int:
-    """`side * 256 / 224`, rounded, halves up: a multiple of 14 gives no half."""
-    return (side * 256 * 2 + 224) // (224 * 2)

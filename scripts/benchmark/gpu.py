@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from exporter.models.architecture import PATCH, Architecture
+from exporter.models.architecture import Architecture
 from runtime.backends.gpu_session import GpuSession
 from scripts.benchmark.prepare import IMAGE_SIZE
 from scripts.benchmark.runners import Job
@@ -29,11 +29,11 @@ def peak_tflops(gpu: str) -> float | None:
 
 def flops_per_image(arch: Architecture) -> float:
     """Floating-point operations of plain DINOv2 on one image, two for a multiply-add, without norms and GELU."""
-    P = (IMAGE_SIZE // PATCH) ** 2
+    P = (IMAGE_SIZE // arch.patch) ** 2
     N, C = arch.prefix + P, arch.width
     mlp = (3 if arch.swiglu else 2) * C * arch.mlp_width
     block = 2 * N * (4 * C * C + mlp) + 4 * N * N * C
-    return float(2 * P * 3 * PATCH * PATCH * C + arch.depth * block)
+    return float(2 * P * 3 * arch.patch**2 * C + arch.depth * block)
 
 
 def gpu_name() -> str:

@@ -89,7 +89,9 @@ def _transformers(arch: Architecture) -> tuple[Any, Check]:
     from exporter.proof import golden_sample
 
     model: Any = weights.load(arch, WEIGHTS).model
-    pictures = np.stack([golden_sample.candidate(index, IMAGE_SIZE, IMAGE_SIZE) for index in range(SAMPLES)])
+    pictures = np.stack(
+        [golden_sample.candidate(index, arch.facts((IMAGE_SIZE, IMAGE_SIZE))) for index in range(SAMPLES)]
+    )
     images = golden_sample.normalize(pictures)
     model.set_attn_implementation("eager")
     with torch.inference_mode():

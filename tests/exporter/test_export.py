@@ -27,7 +27,7 @@ MIXED = ItaeConfig("all", "value", "zscore:1.5", attenuate="min")
 
 def pixels_of(spec: ExportSpec, *numbers: int) -> np.ndarray:
     """Seeded pictures beyond those that the exporter looks at, normalised."""
-    return normalize(np.stack([candidate(number, spec.height, spec.width) for number in numbers]))
+    return normalize(np.stack([candidate(number, spec.facts) for number in numbers]))
 
 
 @pytest.fixture(scope="module")

@@ -23,11 +23,11 @@ from exporter.methods.itae.options import (
     Choice,
     ItaeConfig,
 )
-from exporter.models.architecture import ARCHITECTURES, PATCH, Architecture
+from exporter.models.architecture import ARCHITECTURES, Architecture
 from exporter.options import (
     BACKENDS,
     INPUTS,
-    MAX_SIDE,
+    MAX_GRID,
     OUTPUTS,
     POOLINGS,
     POS_EMBEDS,
@@ -38,6 +38,7 @@ from runtime.checks.verify import verify
 from runtime.contract.errors import OutputFileError, UsageError, WeightsError
 from runtime.contract.golden import read_golden
 
+MAX_SIDE = 14 * MAX_GRID
 TINY = Architecture("tiny", width=48, heads=3, depth=2, registers=4, swiglu=True)
 
 EDGES = (-math.inf, -1e30, -1.0, -1e-9, 0.0, 1e-9, 0.1, 0.5, 1 - 1e-9, 1.0, 1 + 1e-9, 2.0, 5.0, 1e30, 1e39, math.inf)
@@ -316,7 +317,7 @@ def test_image_sizes_are_multiples_of_a_patch(given, grid):
         (223, "224"),
         (225, "224"),
         (MAX_SIDE + 1, str(MAX_SIDE)),
-        (MAX_SIDE + PATCH, str(MAX_SIDE)),
+        (MAX_SIDE + 14, str(MAX_SIDE)),
         ((224, 230), "224"),
         ((230, 224), "224"),
         ((14, 0), "14"),

@@ -81,7 +81,7 @@ def compare(got: dict[str, np.ndarray], want: reference.Eager, itae: ItaeConfig 
 
 def pictures(spec: ExportSpec, numbers: tuple[int, ...]) -> np.ndarray:
     """Seeded pictures beyond those that the exporter looks at, (B, 3, H, W) float32."""
-    return golden_sample.normalize(np.stack([golden_sample.candidate(n, spec.height, spec.width) for n in numbers]))
+    return golden_sample.normalize(np.stack([golden_sample.candidate(n, spec.facts) for n in numbers]))
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ import torch
 from exporter import pipeline
 from exporter.methods.itae import reference
 from exporter.methods.itae.options import ItaeConfig
-from exporter.models.architecture import PATCH, Architecture
+from exporter.models.architecture import Architecture
 from exporter.options import ExportSpec
+
+PATCH = 14
 
 # Models this small are slower on several threads than on one.
 torch.set_num_threads(1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from exporter.models import checkpoint, position, weights
-from exporter.models.architecture import TRAINED_GRID, Architecture
+from exporter.models.architecture import Architecture
 from exporter.options import ExportSpec
 
 CHANNEL = 7
@@ -47,7 +47,7 @@ def _plant_residual(tensors: checkpoint.Tensors, arch: Architecture) -> None:
     """
     first, second = slice(CHANNEL, CHANNEL + 2), slice(CHANNEL + 2, CHANNEL + 4)
     pair = torch.tensor([1.0, -1.0])
-    strength = torch.ones(TRAINED_GRID, TRAINED_GRID)
+    strength = torch.ones(arch.trained_grid, arch.trained_grid)
     strength[10:16, 12:18], strength[24:28, 3:9] = 0.7, 1.3  # artifacts: their keys are longer, or shorter
     tensors["pos_embed"][0, 1:, first] = RESIDUAL * strength.flatten()[:, None] * pair
     tensors["pos_embed"][0, 0, first] = 0
@@ -69,7 +69,7 @@ def troubled(spec: ExportSpec, seed: int, kinds: tuple[str, ...]) -> torch.nn.Mo
     tensors = weights.random_tensors(arch, seed)
     plant(tensors, arch, kinds)
     model = weights.build_model(arch, checkpoint.translate(tensors, arch, "trouble"))
-    position.bake_position_embedding(model, spec.facts.grid, spec.pos_embed)
+    position.bake_position_embedding(model, spec.facts.grid, arch, spec.pos_embed)
     return model
 
 

@@ -32,7 +32,9 @@ def images() -> np.ndarray:
     """Of all kinds of content, black and random black and white among them: (6, 3, 224, 224)."""
     black = np.zeros((224, 224, 3), np.uint8)
     loud = np.random.default_rng(5).choice(np.array([0, 255], np.uint8), black.shape)
-    return normalize(np.stack([*(candidate(index, 224, 224) for index in range(4)), black, loud]))
+    return normalize(
+        np.stack([*(candidate(index, ExportSpec("unused.onnx").facts) for index in range(4)), black, loud])
+    )
 
 
 def export(vits14, folder, itae, outputs):

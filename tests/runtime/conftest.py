@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from preprocessing import standard_preprocessing
 
 from runtime.contract.comparison import LIMITS
 from runtime.contract.golden import Golden, golden_bytes
@@ -28,7 +29,6 @@ from runtime.contract.manifest import (
     parity_path,
     record_file,
 )
-from runtime.images.preprocess import standard_preprocessing
 
 SIDE, PATCH, HIDDEN, WIDTH = 42, 14, 8, 6
 PATCHES = (SIDE // PATCH) ** 2

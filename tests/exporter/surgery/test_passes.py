@@ -311,14 +311,6 @@ def test_a_graph_without_any_attention_is_refused():
         inject()(graph_of(model))
 
 
-def test_an_inner_tensor_that_is_used_elsewhere_blocks_the_rewrite():
-    body = attention_text(0, "tokens_in") + "\n" + attention_text(1, "out0")
-    body += "\nleak = ReduceMean<keepdims=0>(n1_s)\nout2 = Add(out1, leak)"
-    model = make_model(body, "out2")
-    with pytest.raises(SurgeryError, match=r"Softmax .*used by ReduceMean"):
-        scale(graph_of(model))
-
-
 def test_selecting_outputs_refuses_another_output_than_all_tokens():
     graph = graph_of(two_layers())
     with pytest.raises(

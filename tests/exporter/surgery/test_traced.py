@@ -128,7 +128,7 @@ def test_a_weight_beyond_float16_is_named(tmp_path):
     tensors = weights.random_tensors(TINY, 5)
     tensors["blocks.1.mlp.fc1.weight"][3, 4] = 7e4
     model = weights.build_model(TINY, checkpoint.translate(tensors, TINY, "test"))
-    position.bake_position_embedding(model, SPEC.facts.grid, SPEC.pos_embed)
+    position.bake_position_embedding(model, SPEC.facts.grid, TINY, SPEC.pos_embed)
     path = trace.to_onnx(model, SPEC.facts, tmp_path)
     operated, _ = operate(path, dataclasses.replace(SPEC, precision="fp16", itae=ItaeConfig()))
     named = r"the weight model\.encoder\.layer\.1\.mlp\.fc1\.weight holds 7e\+04, more than float16 can: use --prec"

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin, features
+from preprocessing import standard_preprocessing
 
 from runtime.contract.errors import InputError
 from runtime.images import decode as images
 from runtime.images.decode import decode_image
-from runtime.images.preprocess import preprocess, standard_preprocessing
+from runtime.images.preprocess import preprocess
 from runtime.sources import Item, Unreadable, load_item, open_sources
 
 HEIGHT, WIDTH = 24, 32

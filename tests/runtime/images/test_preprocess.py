@@ -6,10 +6,11 @@ import numpy as np
 import PIL
 import pytest
 from PIL import Image
+from preprocessing import standard_preprocessing
 
 import runtime.images.preprocess as module
 from runtime.contract.errors import InputError
-from runtime.images.preprocess import preprocess, resize_and_crop, resized_size, standard_preprocessing
+from runtime.images.preprocess import preprocess, resize_and_crop, resized_size
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

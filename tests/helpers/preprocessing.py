@@ -1,0 +1,10 @@
+"""How pictures become a model's input, as the exporter's manifests say it."""
+
+from __future__ import annotations
+
+from exporter import ExportSpec
+from runtime.contract.manifest import Preprocessing
+
+
+def standard_preprocessing(image_size: tuple[int, int], dtype: str) -> Preprocessing:
+    return ExportSpec("unused.onnx", image_size=image_size, input=dtype).preprocessing()
