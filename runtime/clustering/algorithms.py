@@ -33,9 +33,9 @@ def hdbscan(
 
     Args:
         points: the embeddings.
-        min_cluster_size: 2 or more; what is smaller is noise.
-        min_samples: neighbours that make a place dense; by default `min_cluster_size`.
-        tell: told every few seconds for how long it computes.
+        min_cluster_size: 2 or more; smaller groups are noise.
+        min_samples: number of neighbours that make a place dense; by default `min_cluster_size`.
+        tell: called every few seconds with the time that it has computed, in words.
 
     Raises:
         UsageError: there are fewer points than `min_cluster_size` or `min_samples`.

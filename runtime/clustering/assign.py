@@ -25,22 +25,22 @@ _MAX_SUMMARY_BYTES = 1 << 26
 
 @dataclass(frozen=True)
 class OldClusters:
-    """The centroids of an older run, and what is known of it."""
+    """The centroids of an older run, and its summary."""
 
     path: Path
     centroids: Float32
     """(k, C)."""
     summary: Mapping[str, Any] | None
-    """Of the run; none of centroids without one beside them."""
+    """The summary of the run; None if none lies beside the centroids."""
 
     @property
     def metric(self) -> str | None:
-        """By which the older run clustered; none where that isn't known."""
+        """The metric of the older run; None if it is not known."""
         return None if self.summary is None else str(self.summary.get("metric", "cosine"))
 
     @property
     def model_sha256(self) -> str | None:
-        """Of the model that made the embeddings of the older run, where that is known."""
+        """The hash of the model that made the older run's embeddings; None if it is not known."""
         found = (self.summary or {}).get("source", {}).get("model_sha256")
         return None if found is None else str(found)
 
@@ -49,7 +49,7 @@ def load(path: Path) -> OldClusters:
     """Read centroids: `centroids.npy` or the folder of an older run.
 
     Raises:
-        InputError: they can't be read, or are not those that the summary beside them tells of.
+        InputError: the centroids can't be read, or the summary beside them belongs to others.
     """
     file = path / CENTROIDS if path.is_dir() else path
     data = _bytes(file)
@@ -58,19 +58,19 @@ def load(path: Path) -> OldClusters:
     if file.name == CENTROIDS and beside.is_file():
         summary = _summary(beside)
         if hashlib.sha256(data).hexdigest() != summary["files"][CENTROIDS]["sha256"]:
-            raise InputError(f"{file} is not the one that {beside} tells of; make both again with `cluster`")
+            raise InputError(f"{file} is not the one that {beside} describes; make both again with `cluster`")
     elif path.is_dir():
         raise InputError(f"{path} holds no {SUMMARY}, its run was cut short; make it again with `cluster`")
     return OldClusters(path, _centroids(data, file), summary)
 
 
 def check_fit(old: OldClusters, store: Store, metric: str | None) -> tuple[str, str | None]:
-    """Check that old clusters are of such embeddings; gives the metric, and a warning or none.
+    """Check that old clusters fit new embeddings; returns the metric, and a warning or None.
 
     Args:
         old: the clusters.
         store: the new embeddings.
-        metric: that was asked for.
+        metric: the value of --metric, or None.
 
     Raises:
         UsageError: width, metric or model differ.
@@ -86,7 +86,7 @@ def check_fit(old: OldClusters, store: Store, metric: str | None) -> tuple[str, 
             f"--assign {old.path} is of embeddings by the model {there[:12]}..., these are by {str(here)[:12]}...: "
             "embed them with the same model"
         )
-    unknown = None if there is not None and here is not None else "whether one model made both can't be told"
+    unknown = None if there is not None and here is not None else "it is not known whether one model made both"
     return old.metric or metric or "cosine", unknown
 
 

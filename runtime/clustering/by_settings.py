@@ -21,11 +21,11 @@ def cluster_store(reader: StoreReader, settings: Settings, say: Say) -> tuple[Cl
 
     Args:
         reader: the store, in the metric to cluster by.
-        settings: what to do; `settings.assign` is of no meaning here.
-        say: receives what is being done, a line at a time.
+        settings: the options of the command; `settings.assign` has no meaning here.
+        say: receives the progress, a line at a time.
 
     Returns:
-        the clusters, and the curve by which k was chosen; None where it was not.
+        the clusters, and the curve by which k was chosen; None if k was given.
 
     Raises:
         UsageError: an option has no meaning for these embeddings.

@@ -31,11 +31,11 @@ class Clustering:
     inertia: float
     """Sum of the squared distances, of the points that are in a cluster."""
     iterations: int
-    """Of Lloyd in the start that was kept, or passes over the data of minibatch; 0 where nothing is iterated."""
+    """Lloyd iterations of the start that was kept, or passes of `minibatch`; 0 if nothing is iterated."""
 
     @property
     def noise(self) -> int:
-        """How many points are in no cluster."""
+        """Number of points in no cluster."""
         return len(self.labels) - int(self.sizes.sum())
 
     def members(self) -> list[npt.NDArray[np.intp]]:
@@ -95,7 +95,7 @@ def from_labels(points: Float32, labels: Int32) -> Clustering:
 
 
 def nearest_other(parts: Iterable[Float32], clustering: Clustering) -> tuple[Int32, Float32]:
-    """The nearest centroid of each point besides its own, and the distance to it: what tells who is on a border.
+    """The nearest centroid of each point besides its own, and its distance, which shows the points on a border.
 
     It costs as much as one Lloyd iteration, and holds one part at a time.
 

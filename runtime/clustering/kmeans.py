@@ -65,12 +65,12 @@ def cluster(
 
     Args:
         points: the embeddings; they are neither copied nor changed.
-        k: how many clusters.
-        seed: of the starts.
-        n_init: starts; the one of the lowest inertia is kept, of equals the first.
-        max_iter: Lloyd iterations of each start, at most; of many points the first ones look at a sample.
-        device: `cpu` for numpy, or what `cluster_options.DEVICES` has.
-        tell: told after each iteration how far it is, in words.
+        k: number of clusters.
+        seed: seed of the starts.
+        n_init: number of starts; that of the lowest inertia is kept, the first among equals.
+        max_iter: largest number of Lloyd iterations of each start; with many points the first ones look at a sample.
+        device: `cpu` for numpy, or another word of `runtime.clustering.options.DEVICES`.
+        tell: called after each iteration with the progress in words.
 
     Raises:
         UsageError: as `check_k`, there is no such kind of device, or points lie so close together that fewer than k
@@ -137,6 +137,7 @@ def _approach(
 
 
 def _on(points: Float32, device: str) -> Points:
+    """The points on a device: as `NumpyPoints` on the CPU, otherwise as `TorchPoints`."""
     if device == "cpu":
         return NumpyPoints(points)
     if not DEVICES.fullmatch(device):

@@ -43,17 +43,17 @@ def lloyd(
 ) -> Fit:
     """Assign each point to its nearest centroid, move each centroid to the mean of its points, and so on.
 
-    It ends where no label changes, where the centroids hardly move (`TOLERANCE`), or after `max_iter` moves. Sums are
-    float64, and only what changed is added and taken away. A centroid without points takes the point that is farthest
-    from its own, as in scikit-learn.
+    It ends when no label changes, when the centroids hardly move (`TOLERANCE`), or after `max_iter` moves. Sums are
+    float64, and only points that changed their cluster are added and subtracted. A centroid without points takes the
+    point that is farthest from its own, as in scikit-learn.
 
     Args:
-        points: n of them.
+        points: the n points.
         start: (k, C) centroids, k at most n.
         max_iter: 1 or more.
         spread: `points.spread()`, which several starts share.
-        tell: told after each iteration which it was, and how many points changed their cluster.
-        fill: whether a centroid without points takes one; else it stays where it is.
+        tell: called after each iteration with its number and that of the points that changed their cluster, in words.
+        fill: whether a centroid without points takes one; otherwise it stays where it is.
     """
     k, width = start.shape
     centroids, sums = start, np.zeros_like(start)  # start is not changed

@@ -1,4 +1,4 @@
-"""How well clusters agree with known classes: ACC, NMI, ARI, as the clustering literature has them."""
+"""Agreement of clusters with known classes: ACC, NMI and ARI as in the clustering literature."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def folder_classes(roots: Sequence[str], paths: Sequence[str]) -> list[str]:
 def contingency(
     classes: npt.NDArray[np.intp], labels: npt.NDArray[np.integer], n_classes: int, k: int
 ) -> npt.NDArray[np.int64]:
-    """How many points are of each class and cluster: (n_classes, k), from (n,) and (n,)."""
+    """The number of points by class and cluster: (n_classes, k), from (n,) and (n,)."""
     cells = np.bincount(classes * k + labels.astype(np.intp), minlength=n_classes * k)
     return cells.reshape(n_classes, k)
 

@@ -26,14 +26,14 @@ def cluster(
     max_iter: int = PASSES,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Clustering:
-    """Cluster a store: k-means++ on a sample, then passes of mini-batches; gives fewer clusters where some end empty.
+    """Cluster a store: k-means++ on a sample, then passes of mini-batches. Clusters that end empty are dropped.
 
     Args:
         reader: the store.
-        k: how many clusters.
-        seed: same seed, same bytes, on one machine.
+        k: number of clusters.
+        seed: the same seed gives the same bytes on one machine.
         max_iter: passes over the store, besides one for the sample and one for the labels.
-        tell: told after each batch how far it is, in words.
+        tell: called after each batch with the progress in words.
 
     Raises:
         UsageError: k is below 1 or above the number of points.

@@ -1,4 +1,4 @@
-"""What `cluster` is asked to do: its options, checked against each other, as data."""
+"""The options of `cluster` as data, checked against each other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TAKES = {
 LINKAGES = ("ward", "average", "complete", "single")
 LEAST = {"k": 1, "n_init": 1, "max_iter": 1, "min_cluster_size": 2, "min_samples": 1, "seed": 0}
 MAX_SEED = 2**32 - 1
-"""What scikit-learn takes."""
+"""Largest seed that scikit-learn takes."""
 MOST = {"n_init": 10_000, "max_iter": 1_000_000}
 """Beyond these a typing error is likelier; the generators of as many starts are made at once."""
 DEVICES = re.compile(r"cpu|torch-cpu|cuda(:\d{1,4})?")
@@ -35,12 +35,12 @@ _OPTIONS = tuple(dict.fromkeys(name for names in TAKES.values() for name in name
 
 @dataclass(frozen=True)
 class Settings:
-    """One clustering as it was asked for; what was left out is None where the algorithm has its own default."""
+    """The options of one clustering; an option that was left out is None if the algorithm has a default of its own."""
 
     algorithm: str
     """One of `ALGORITHMS`; of no meaning with `assign`."""
     metric: str | None
-    """None where it was left out: cosine, or that of the older run of `assign`."""
+    """None if it was left out: then cosine, or the metric of the older run of `assign`."""
     seed: int
     k: int | None
     """None: `k_range` is tried, or the algorithm finds it."""
@@ -48,7 +48,7 @@ class Settings:
     """Both ends belong to it."""
     assign: Path | None
     given: dict[str, Any]
-    """What else was given for the algorithm, by the names of its function's arguments."""
+    """Further options of the algorithm, by the names of its function's arguments."""
 
     @classmethod
     def parse(cls, arguments: argparse.Namespace) -> Settings:

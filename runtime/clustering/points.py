@@ -1,4 +1,4 @@
-"""What points are: the rows of an array or of a store, in a metric; their norms, distances and nearest centroids."""
+"""Points, the rows of an array or of a store in a metric, with their norms, distances and nearest centroids."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Chosen:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """How many rows, and the width."""
+        """Number of rows, and their width."""
         return len(self.rows), self.points.shape[1]
 
     def __len__(self) -> int:
@@ -281,7 +281,7 @@ def squared_from(points: Float32) -> SquaredFrom:
 
 
 def score_bias(shifted: Float64, origin: Float64) -> Float32:
-    """What `nearest` adds to the products of points with k centroids (k, C), which are `shifted` by `origin`: (k,).
+    """The (k,) numbers that `nearest` adds to products of points with k centroids (k, C), `shifted` by `origin`.
 
     Raises:
         InputError: as `check_squares`.

@@ -59,16 +59,16 @@ def publish_results(
     summary: Mapping[str, Any],
     more: Mapping[str, bytes] | None = None,
 ) -> dict[str, Any]:
-    """Write the files; gives the summary as written, `files` added.
+    """Write the files; returns the summary as written, with `files` added.
 
     Args:
-        out: where they go.
-        work: from `output_folder`.
+        out: the folder of the results.
+        work: the folder from `output_folder`.
         roots: folder of each of the n images.
         paths: path of each in its folder.
         clustering: their clusters.
         png: the picture.
-        summary: everything else that the summary tells, as JSON.
+        summary: the rest of the summary, as JSON.
         more: other files: `SILHOUETTE`.
 
     Raises:

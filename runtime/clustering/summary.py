@@ -1,4 +1,4 @@
-"""What a clustering tells of itself: `summary.json`, and the lines for people."""
+"""The summary of a clustering: `summary.json`, and the lines for people."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runtime.store import Store
 
 FORMAT = 1
 _LISTED = 20
-"""Clusters whose sizes are listed for people; the summary has all."""
+"""Number of clusters whose sizes are listed for people; the summary has all."""
 
 
 def summarize(
@@ -29,17 +29,17 @@ def summarize(
     curve: Curve | None = None,
     old: OldClusters | None = None,
 ) -> dict[str, Any]:
-    """Everything in `summary.json` but the files' hashes.
+    """Make the content of `summary.json`, except for the files' hashes.
 
     Args:
         clustering: the result.
-        settings: what was asked for.
-        metric: by which it was clustered.
-        store: of the embeddings.
-        picture: what is drawn: `clusters`, `images`, and the `unreadable` among these.
-        scores: against known classes.
-        curve: of `--k auto`.
-        old: whose clusters were assigned.
+        settings: the options of the command.
+        metric: the metric of the clustering.
+        store: the store of the embeddings.
+        picture: the numbers of drawn `clusters` and `images`, and of `unreadable` ones among these.
+        scores: the comparison with known classes; None if there are none.
+        curve: the silhouettes of `--k auto`; None without it.
+        old: the clusters that were assigned; None if new ones were made.
     """
     k, width = clustering.centroids.shape
     draws = old is None and (settings.algorithm in ("kmeans", "minibatch") or curve is not None)
@@ -112,7 +112,7 @@ def as_text(summary: dict[str, Any], out: Path) -> str:
 
 
 def _how(summary: dict[str, Any]) -> str:
-    """What made the clusters, in a few words."""
+    """The origin of the clusters in a few words."""
     inertia = f"inertia {summary['inertia']:.6g}"
     if summary["algorithm"] == "assign":
         return f"of {summary['assigned']['centroids']}, {inertia}"

@@ -160,7 +160,7 @@ class TorchPoints:
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
-        """A lack of memory is told as such."""
+        """Translate a lack of GPU memory into a `BackendError`."""
         try:
             yield
         except self._torch.OutOfMemoryError as error:

@@ -90,7 +90,7 @@ def test_older_clusters_are_assigned_to_an_array(store, tmp_path, capsys) -> Non
     assert run("cluster", store, "--k", "2", "--out", tmp_path / "old") == 0
     capsys.readouterr()
     assert run("cluster", tmp_path / "x.npy", "--assign", tmp_path / "old", "--out", tmp_path / "new") == 0
-    assert "whether one model made both can't be told" in capsys.readouterr().err
+    assert "it is not known whether one model made both" in capsys.readouterr().err
     labels = [parquet.read_table(tmp_path / name / "labels.parquet").column("label") for name in ("old", "new")]
     assert labels[0] == labels[1]
 
