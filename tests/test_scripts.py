@@ -91,6 +91,7 @@ class Checkout:
 
 
 PIP = "-m pip --disable-pip-version-check install -qq"
+IN_PARALLEL = "-n auto --maxprocesses 8 --dist worksteal"
 
 
 def test_setup_installs_the_exact_torch_first_and_is_quick_when_done(checkout):
@@ -144,9 +145,9 @@ def test_test_checks_first_and_hands_its_arguments_to_pytest(checkout):
     (checkout.root / "scripts/check").write_text('#!/bin/sh\nset -eu\nscripts/setup\necho checked >>"$CALLS"\n')
     checkout.run("test", "-k", "some name")
     calls = checkout.calls("")
-    assert calls[-2:] == ["checked", "-m pytest -k some name"]
+    assert calls[-2:] == ["checked", f"-m pytest {IN_PARALLEL} -k some name"]
     checkout.run("test", "--slow", "-x")
-    assert checkout.calls("-m pytest") == ["-m not gpu -x"]
+    assert checkout.calls("-m pytest") == [f"{IN_PARALLEL} -m not gpu -x"]
 
 
 @pytest.mark.parametrize("tool", ["ruff format --check", "ruff check", "mypy"])

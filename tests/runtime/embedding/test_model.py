@@ -199,7 +199,7 @@ def test_what_cannot_be_used_is_named_by_its_number(kind, place, model, paths) -
         model.embed([*good[:place], make(), *good[place:]], batch=2)
 
 
-@pytest.mark.parametrize("kind", HOSTILE.keys() - {"a list"})
+@pytest.mark.parametrize("kind", [kind for kind in HOSTILE if kind != "a list"])
 def test_a_single_picture_that_cannot_be_used_is_refused(kind, model) -> None:
     make, reason = HOSTILE[kind]
     with pytest.raises(InputError, match=reason):
