@@ -1,4 +1,4 @@
-"""What TensorRT says while it builds: its errors, and the kernels it chose.
+"""The log of a TensorRT build: its errors, and the kernels that it chose.
 
 No call names the kernels of a plan without a GPU; the verbose log does, in one last message.
 """
@@ -41,7 +41,7 @@ class BuildLog(LibraryLog):
     """
 
     def __init__(self, forward: Record | None = None) -> None:
-        """`forward` gets every message; none: they are only read."""
+        """Make a log that passes every message on to `forward`, unless this is None."""
         super().__init__()
         self._forward = forward
         self._lock = threading.Lock()  # the builder may log from several threads
@@ -72,7 +72,7 @@ def logged_kernels(layers: str) -> tuple[Kernel, ...]:
 
 
 def inspected_kernels(text: str) -> tuple[Kernel, ...]:
-    """The kernels in the JSON of an engine inspector; none where it has not the expected form."""
+    """The kernels in the JSON of an engine inspector; empty if it doesn't have the expected form."""
     try:
         layers = json.loads(text)["Layers"]
         return _kernels([(one["Name"], one["LayerType"], one.get("Metadata", "")) for one in layers])

@@ -50,41 +50,41 @@ class Choice:
 
     backend: LibraryName
     reason: str | None
-    """Why it was chosen; None where it was asked for by name."""
+    """The reason for the choice; None if it was asked for by name."""
 
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """What to build; the inputs' names and shapes are the ONNX file's."""
+    """The options of a build; names and shapes of inputs are those of the ONNX file."""
 
     backend: LibraryName
-    """Of the `Choice` that `choose_backend` made."""
+    """The library that `choose_backend` chose."""
     batch: tuple[int, int, int]
-    """min, opt, max of dimension 0 of every input; all equal: a fixed batch."""
+    """min, opt, max of dimension 0 of every input; three equal numbers are a fixed batch."""
     workspace_mib: int | None = None
-    """What a kernel may use for scratch memory; none: all that the GPU has."""
+    """Scratch memory that a kernel may use; None for all of the GPU's memory."""
     timing_cache: bytes | None = field(default=None, repr=False)
-    """Timings of earlier builds, empty at first; none: no cache is kept."""
+    """Timings of earlier builds, empty at first; None if no cache is kept."""
 
 
 @dataclass(frozen=True)
 class EngineResult:
-    """What was built."""
+    """A built engine."""
 
     builder: Builder
     """Name and version of the library, and the platform that the plan is for, such as `linux-x86_64`."""
     inputs: Tensors
     outputs: Tensors
     kernels: tuple[Kernel, ...]
-    """Every kernel of the engine in the order of execution; none where the library doesn't tell."""
+    """Every kernel of the engine in the order of execution; empty if the library names none."""
     plan_bytes: int
     timing_cache: bytes | None = field(default=None, repr=False)
-    """The timings, those of this build added, where a cache is kept."""
+    """The timings with those of this build added; None if no cache is kept."""
 
 
 @dataclass(frozen=True)
 class _Built:
-    """What TensorRT gave, in its own memory."""
+    """TensorRT's result, in its own memory."""
 
     plan: TrtObject
     tensors: tuple[Tensors, Tensors]
@@ -95,8 +95,8 @@ class _Built:
 def choose_backend(requested: Literal["auto", "tensorrt", "tensorrt-rtx"]) -> Choice:
     """Choose the library to build with, and check that it is here.
 
-    `auto` is TensorRT where there is a GPU. It is TensorRT-RTX where there is none, and where TensorRT is not
-    installed and TensorRT-RTX supports the GPU.
+    `auto` is TensorRT if there is a GPU. It is TensorRT-RTX if there is none, or if TensorRT is not installed and
+    TensorRT-RTX supports the GPU.
 
     Raises:
         BackendError: what was asked for is not here, or nothing here builds for this GPU; the message says what to
@@ -231,7 +231,7 @@ def _config(trt: ModuleType, builder: TrtObject, request: EngineRequest, monitor
 
 
 def _inspect(trt: ModuleType, logger: TrtObject, serialized: TrtObject) -> tuple[Kernel, ...]:
-    """The kernels as the engine itself tells them, for a log without: needs the GPU that the engine is for."""
+    """The kernels that the engine itself names, if the log has none; this needs the GPU that the engine is for."""
     try:
         require_gpu("the engine inspector")
     except BackendError:

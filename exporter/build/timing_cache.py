@@ -15,7 +15,7 @@ NO_TIMINGS = "TensorRT-RTX times no kernels and gives the same engine each time"
 
 
 def read(path: Path, backend: str) -> bytes:
-    """What the file holds; nothing where it isn't there yet. TensorRT itself judges the content.
+    """The content of the file; empty if there is no file yet. TensorRT itself judges the content.
 
     Raises:
         UsageError: `backend` times nothing.
@@ -41,7 +41,7 @@ def read(path: Path, backend: str) -> bytes:
 
 
 def attach(config: TrtObject, content: bytes | None, log: BuildLog) -> TrtObject:
-    """Let the builder use the timings in `content` and add its own; gives the cache, none where none is kept.
+    """Let the builder use the timings in `content` and add its own; returns the cache, or None if none is kept.
 
     Raises:
         InputError: TensorRT refuses it.

@@ -39,13 +39,13 @@ class CheckedModel:
             check_file(path.with_name(files.external_data.name), files.external_data, path, check_hash=check_hash)
 
     def take(self) -> bytes:
-        """The model file's bytes, the very ones that were checked. They are given once, so that nobody keeps them."""
+        """Return the model file's bytes, the very ones that were checked; only once, so that nobody keeps them."""
         content, self._content = self._content, None
         assert content is not None, "taken before, or a model with external data"
         return content
 
     def take_onnx(self, library: str) -> bytes | str:
-        """What `library` is given to parse: the bytes, or the path of a model with external data.
+        """Return the input of `library`'s parser: the bytes, or the path of a model with external data.
 
         Raises:
             ManifestError: the model refers to other files and its manifest names none: `library` would take them from

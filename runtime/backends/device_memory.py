@@ -15,7 +15,7 @@ class _Memory(ctypes.Structure):
 
 
 def used_device_memory(device: int = 0) -> int | None:
-    """Bytes in use on a GPU, by whichever program; None where there is no GPU, driver or management library.
+    """Bytes in use on a GPU, by whichever program; None if there is no GPU, driver or management library.
 
     `device` counts as the management library does: by the bus, whatever CUDA_VISIBLE_DEVICES says.
     """

@@ -1,4 +1,4 @@
-"""What a session needs of a GPU: memory, streams, events, copies. `Gpu` is the protocol, `CudaGpu` NVIDIA's.
+"""The GPU as a session needs it: memory, streams, events, copies. `Gpu` is the protocol, `CudaGpu` NVIDIA's.
 
 Everything that is CUDA is in this file, by NVIDIA's `cuda-core`; the rest knows addresses and opaque handles.
 """
@@ -24,7 +24,7 @@ Handle = Any
 """A stream, an event or memory of the GPU's library; only a `Gpu` looks inside."""
 
 ALIGNMENT = 256
-"""Of the addresses that TensorRT takes, in bytes."""
+"""Alignment of the addresses that TensorRT takes, in bytes."""
 
 
 class DlpackTensor(Protocol):

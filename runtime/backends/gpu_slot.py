@@ -13,14 +13,14 @@ class Slot:
     def __init__(self, gpu: Gpu, manifest: Manifest) -> None:
         self.tensors = {one.name: _Tensor(gpu, one) for one in (manifest.input, *manifest.outputs)}
         self.samples = 0
-        """Of the batch that is in it."""
+        """Number of images in the batch that the slot holds."""
         self.names: tuple[str, ...] = ()
-        """Of the outputs that are wanted."""
+        """Names of the outputs that are wanted."""
         self.done: Handle = None
-        """Happens when these are in pinned memory."""
+        """An event that happens when these outputs are in pinned memory."""
 
     def grow(self, samples: int, stream: Handle) -> bool:
-        """Make room for `samples` images; whether there was none, so that the GPU's memory is new on `stream`."""
+        """Make room for `samples` images; returns whether the GPU's memory is new on `stream`, since there was none."""
         grown = [tensor.grow(samples, stream) for tensor in self.tensors.values()]
         return any(grown)
 

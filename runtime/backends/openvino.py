@@ -95,11 +95,11 @@ class OpenVinoSession:
 def import_openvino() -> Any:  # noqa: ANN401  # a module without types
     """The package `openvino`, without its telemetry.
 
-    `import openvino` tells Google Analytics so, without asking, and leaves a client ID in `~/intel`. Where the package
-    `openvino_telemetry` can't be imported it takes a stub of its own instead; so here it can't.
+    `import openvino` sends an event to Google Analytics, without asking, and leaves a client ID in `~/intel`. If the
+    package `openvino_telemetry` can't be imported, it uses a stub of its own. So this function makes that import fail.
 
     Raises:
-        BackendError: it is not installed.
+        BackendError: OpenVINO is not installed.
     """
     with _importing:
         known = {name: sys.modules[name] for name in (_TELEMETRY,) if name in sys.modules}

@@ -111,11 +111,11 @@ class OrtSession:
 def import_onnxruntime(what: str) -> Any:  # noqa: ANN401  # a module without types
     """The package `onnxruntime`, without its telemetry; `what` needs it and begins the message.
 
-    `import onnxruntime` (1.32) writes `~/.cache/Microsoft/DeveloperTools` and sends events unless it is told not to
-    before. Who sets the variable gets what he set.
+    `import onnxruntime` (1.32) writes `~/.cache/Microsoft/DeveloperTools` and sends events unless an environment
+    variable forbids it. A user's own value of that variable is kept.
 
     Raises:
-        BackendError: it is not installed.
+        BackendError: ONNX Runtime is not installed.
     """
     os.environ.setdefault(_NO_TELEMETRY, "1")
     try:

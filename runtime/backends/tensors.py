@@ -29,7 +29,7 @@ class _OnGpu(Protocol):
 
 @runtime_checkable
 class _InPlace(Protocol):
-    """A session that reads and writes where it is told, on the CPU."""
+    """A session on the CPU that reads from and writes to given memory."""
 
     def run_into(self, batch: Array, output: str, target: Array) -> None:
         """See `OrtSession.run_into`."""
@@ -102,10 +102,10 @@ def taken(manifest: Manifest) -> Iterator[None]:
 
 
 def check_tensor(manifest: Manifest, shape: tuple[int, ...], dtype: str, *, contiguous: bool) -> None:
-    """Check a tensor of any number of images by what can be told without reading it.
+    """Check a tensor of any number of images without reading its values.
 
     Raises:
-        InputError: it has another dtype or shape than the model, no image, or gaps.
+        InputError: the tensor has another dtype or shape than the model takes, no image, or gaps.
     """
     check_shape(manifest, shape, dtype)
     if not shape[0]:

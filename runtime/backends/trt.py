@@ -111,7 +111,7 @@ def _is_jit(manifest: Manifest) -> bool:
 
 
 def _rebuild(manifest: Manifest, version: str, gpu: Gpu) -> str:
-    """What to do with an engine that does not load."""
+    """Advice for an engine that does not load."""
     built_by = manifest.builder
     if built_by.version != version:
         return f"{built_by.name} {built_by.version} built it, here is {version}: install that, or build it again here"

@@ -33,11 +33,11 @@ class Timing:
     peak_rss: int
     """Bytes: the process's peak until the end of this size, Python and libraries included."""
     device_memory: int | None
-    """Bytes in use on the GPU after these runs; none where there is no GPU to ask."""
+    """Bytes in use on the GPU after these runs; None if there is no GPU to ask."""
 
     @property
     def runs(self) -> int:
-        """How many runs were timed, those of the warm-up left out."""
+        """Number of timed runs, without the warm-up."""
         return len(self.latencies)
 
     @property
@@ -52,7 +52,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Bench:
-    """What `bench` measured of one model."""
+    """The figures of `bench` for one model."""
 
     manifest: Manifest
     backend: str
@@ -60,7 +60,7 @@ class Bench:
     rss_before: int
     """Bytes: the process's peak before the model was loaded."""
     rss_loaded: int
-    """The same after it was."""
+    """Bytes: the process's peak after the model was loaded."""
     device_memory_before: int | None
     """Bytes in use on the GPU before the model was loaded, by whichever program."""
     timings: tuple[Timing, ...]
@@ -86,10 +86,10 @@ def bench(
     Args:
         open_model: loads the model; it is timed and must load it anew. What it imports counts.
         batches: sizes in the order to run them.
-        seconds: for timed runs of one size; the run that passes it is the last.
-        runs: timed runs of one size at most.
-        seed: of the inputs.
-        tell: told what is being done, a line at a time.
+        seconds: time for the timed runs of one size; the run that exceeds it is the last.
+        runs: largest number of timed runs of one size.
+        seed: seed of the inputs.
+        tell: called with the progress, a line at a time.
 
     Raises:
         UsageError: a number makes no sense, or the model takes no such batch.

@@ -1,4 +1,4 @@
-"""What this machine is, which backends it has, and whether a model runs on each of them, with what to do if not."""
+"""The machine, its backends, and whether a model runs on each of them, with advice if it does not."""
 
 from __future__ import annotations
 
@@ -46,39 +46,39 @@ _CUDA_OF = {"tensorrt-cu12": 12, "tensorrt-cu13": 13, "tensorrt-rtx-cu12": 12, "
 
 @dataclass(frozen=True)
 class Machine:
-    """What runs here, whatever the model."""
+    """The machine, its GPUs and packages, whatever the model."""
 
     system: str
     python: str
     cpu: str
     cores: int
-    """That this process may use."""
+    """Number of cores that this process may use."""
     driver: Driver | None
     no_driver: str | None
-    """Why there is none."""
+    """The reason why there is no driver."""
     packages: dict[str, str | None]
-    """Version by name; none: not installed."""
+    """Version by name; None if it is not installed."""
     onnxruntime_providers: tuple[str, ...]
     faults: tuple[str, ...]
-    """What is broken, with what to do; empty: nothing. A GPU or package that is not there is no fault."""
+    """Faults, each with advice; empty if nothing is broken. A GPU or package that is not there is no fault."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """How a model fared on one provider."""
+    """The attempt to run a model on one provider."""
 
     provider: str
     runs: bool
     backend: str | None = None
-    """What ran it, with its version."""
+    """The library that ran it, with its version."""
     problem: str | None = None
-    """Why it doesn't run, or is off, and what to do."""
+    """The reason why it doesn't run, or is off, with advice."""
     parity: bool | None = None
-    """Whether the golden sample came out as it should; none: it could not be compared."""
+    """Whether the golden sample came out as it should; None if it could not be compared."""
     max_abs: float | None = None
     load_seconds: float | None = None
     run_seconds: float | None = None
-    """Of the golden sample, or of one batch where there is none."""
+    """Time to run the golden sample, or one batch if there is none."""
 
     @property
     def passed(self) -> bool:
@@ -95,7 +95,7 @@ class Diagnosis:
     built_by: str | None = None
     """`tensorrt-rtx 1.7.1.116 for linux-x86_64`."""
     broken: str | None = None
-    """What is wrong with its files."""
+    """The fault of the model's files."""
     attempts: tuple[Attempt, ...] = ()
     """The first is the default provider's."""
 
@@ -127,7 +127,7 @@ def examine(model: Path | None = None) -> Diagnosis:
 
 
 def providers(manifest: Manifest) -> tuple[str, ...]:
-    """What may run a model, the default first: `auto` is ONNX Runtime's `cpu` for ONNX, and all that engines take."""
+    """The providers that may run a model, the default first: those of ONNX, or only `auto` for engines."""
     is_onnx = manifest.builder.name == "onnx"
     return tuple(name for name in PROVIDERS if name != "auto") if is_onnx else ("auto",)
 
@@ -196,7 +196,7 @@ def _version(package: str) -> str | None:
 
 
 def _cpu() -> str:
-    """The CPU's own name, which `platform` doesn't tell on Linux."""
+    """The CPU's own name, which `platform` doesn't know on Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -252,7 +252,7 @@ def in_a_process(function: Callable[..., Result], *arguments: object) -> Result:
 
 
 def _stdout_to_stderr() -> None:
-    """What libraries print is no part of the report."""
+    """Send the output of libraries to stderr, since stdout is the report."""
     os.dup2(2, 1)
 
 

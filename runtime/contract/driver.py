@@ -34,7 +34,7 @@ class Driver:
     """The driver and its GPUs, at least one."""
 
     version: str | None
-    """`580.82.07`; None where its management library is missing."""
+    """`580.82.07`; None if its management library is missing."""
     cuda: str
     """The newest CUDA that it runs: `13.0`."""
     gpus: tuple[GpuInfo, ...]

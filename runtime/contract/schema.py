@@ -17,7 +17,7 @@ from pydantic import Field
 
 FORMAT_VERSION: Literal[2] = 2
 NO_HASH = "0" * 64
-"""What stands in the place of `manifest_sha256` while the manifest is hashed."""
+"""The digits that replace `manifest_sha256` while the manifest is hashed."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(max_length=255, pattern=r"^(\.{0,2}[^/\\\x00.]|\.{3})[^/\\\x00]*$")]
@@ -66,7 +66,7 @@ class ItaeMethod(_Record):
 
 
 Method = Annotated[NoMethod | ItaeMethod, Field(discriminator="name")]
-"""What is done about artifacts."""
+"""The method against artifacts."""
 
 
 class Options(_Record):
@@ -79,9 +79,9 @@ class Options(_Record):
     image_size: Size2
     """H, W in pixels."""
     batch: tuple[Positive, Positive, Positive] | None
-    """min, opt, max of the engine's profile; none for ONNX, whose batch is dynamic."""
+    """min, opt, max of the engine's profile; None for ONNX, whose batch is dynamic."""
     method: Method
-    """What is done about artifacts."""
+    """The method against artifacts."""
     outputs: tuple[str, ...]
     pooling: Literal["cls", "cls+mean"] = "cls"
     normalize: bool = False
@@ -157,7 +157,7 @@ class Preprocessing(_Record):
 
 
 class Builder(_Record):
-    """What wrote the model file."""
+    """The program that wrote the model file."""
 
     name: Literal["onnx", "tensorrt", "tensorrt-rtx"]
     version: str
@@ -165,21 +165,21 @@ class Builder(_Record):
 
 
 class ParityLimits(_Record):
-    """What the exporter held the model to, and what `verify` holds a backend to; none: not limited."""
+    """The limits of the export, and of `verify` on every backend; null if a figure is not limited."""
 
     max_abs: float | None
     min_cosine: float | None
     flag_margin: float | None
     """Relative distance of a norm to its threshold within which this precision may flip a flag."""
     batch_distance: float | None = None
-    """How far a vector may be from the one that its image gives alone, as a share of its length."""
+    """Largest distance of a vector to that of its image alone, as a share of its length."""
     normalized: bool = False
     """Whether the embedding has length 1: its differences then count √C-fold, as if it had its usual length."""
 
 
 Purpose = Literal["exported", "fp32", "threshold"]
-"""What a check compares: the model itself; the same surgery in fp32, held to the limits of fp32; that with another
-threshold, where the model's own threshold flags too little."""
+"""The subject of a check: the model itself; the same surgery in fp32, held to the limits of fp32; the same with another
+threshold, if the model's own threshold flags too little."""
 
 
 class ParityCheck(_Record):
@@ -195,7 +195,7 @@ class ParityCheck(_Record):
     borderline: tuple[int, ...]
     """Samples whose flags differ inside `flag_margin`."""
     left_out: tuple[int, ...] = ()
-    """Those of them that the figures don't count: the farthest, never more than half of all samples."""
+    """The borderline samples that the figures don't count: the farthest, at most half of all samples."""
     max_abs: float
     min_cosine: float
     effect: float | None = None
@@ -213,17 +213,17 @@ class ParityReport(_Record):
 
 
 class Fusion(_Record):
-    """Which kernels of an engine serve each attention, read from what its builder says of them.
+    """The kernels of an engine that serve each attention, as its builder names them.
 
-    None in a manifest: not an engine, or the builder doesn't tell.
+    It is null in a manifest of an ONNX file, and if the builder names no kernels.
     """
 
     sites: Annotated[int, Field(ge=0)]
     """Attentions in the graph: one a layer, from the first, less those that no output needs."""
     expected: Annotated[int, Field(ge=0)]
-    """Of these, how many the options allow to be one kernel."""
+    """Number of attentions that the options allow to be one kernel."""
     fused: Annotated[int, Field(ge=0)]
-    """Of these, how many are."""
+    """Number of attentions that are one kernel."""
     kernels: tuple[tuple[str, ...], ...]
     """By layer: the kernels that compute any of its MatMul, Softmax and MatMul; one where it is fused."""
     unfused_layers: tuple[int, ...]

@@ -37,7 +37,7 @@ _DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 
 @dataclass(frozen=True)
 class Library:
-    """What is known of a library before it is imported."""
+    """The facts about a library that are known before it is imported."""
 
     title: str
     module: str
@@ -86,7 +86,7 @@ def numpy_name(dtype: TrtObject) -> str:
 
 
 class LibraryLog:
-    """What a library said last: it fails without a reason and gives it to its logger."""
+    """The last messages of a library, which fails without a reason and gives the reason to its logger."""
 
     def __init__(self) -> None:
         self._errors: deque[str] = deque(maxlen=_KEPT_ERRORS)

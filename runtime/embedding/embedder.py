@@ -31,7 +31,7 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run did."""
+    """The counts of a run."""
 
     embedded: int
     present: int
