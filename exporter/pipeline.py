@@ -34,6 +34,7 @@ from exporter.surgery.select_outputs import Outputs, select_outputs
 from exporter.surgery.split_bias_gelu import split_bias_gelu
 from exporter.surgery.uint8_input import uint8_input
 from runtime.contract.atomic import cannot_write, work_folder, write_atomically
+from runtime.contract.file_set import recover
 from runtime.contract.manifest import Builder, Fusion, Manifest, ParityCheck, Weights
 
 
@@ -51,6 +52,7 @@ def export(spec: ExportSpec, progress: Progress) -> ExportResult:
         progress.note(f"--timing-cache {spec.timing_cache} is not used: {timing_cache.NO_TIMINGS}")
     elif choice is not None and spec.timing_cache is not None:
         timings = timing_cache.read(Path(spec.timing_cache), choice.backend)
+    recover(spec.path.parent)
     try:
         with work_folder(beside=spec.path) as work:
             traced, origin, samples = _load_and_trace(spec, work, progress)
@@ -225,12 +227,10 @@ def _publish(
     by_onnx = Builder(
         name="onnx", version=onnx.__version__, platform=f"{platform.system()}-{platform.machine()}".lower()
     )
-    manifest = None
+    products = []
     if built is None or spec.keep_onnx is not None:
         target = spec.path if built is None else Path(spec.keep_onnx or "")
-        manifest = publish(Product(target, model, data, by_onnx), spec, origin, sample, checks)
+        products.append(Product(target, model, data, by_onnx))
     if built is not None:
-        product = Product(spec.path, work / "model.plan", None, *built)
-        manifest = publish(product, spec, origin, sample, checks)
-    assert manifest is not None
-    return manifest
+        products.append(Product(spec.path, work / "model.plan", None, *built))
+    return publish(products, spec, origin, sample, checks, work)[-1]

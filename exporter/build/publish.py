@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.options import ExportSpec
-from runtime.contract import atomic
+from runtime.contract.file_set import FileSet, publish_sets
 from runtime.contract.golden import golden_bytes
 from runtime.contract.manifest import (
     Backbone,
@@ -46,38 +46,41 @@ class Product:
 
 
 def publish(
-    product: Product, spec: ExportSpec, origin: Weights, sample: Sample, checks: tuple[ParityCheck, ...]
-) -> Manifest:
-    """Move a finished model to its place with its golden sample and manifest.
-
-    Every file takes its place whole. Between the first and the manifest an older manifest matches no longer, so that
-    readers refuse rather than mix.
+    products: Sequence[Product],
+    spec: ExportSpec,
+    origin: Weights,
+    sample: Sample,
+    checks: tuple[ParityCheck, ...],
+    work: Path,
+) -> list[Manifest]:
+    """Move finished models to their places, each with its golden sample and manifest: all of them or none.
 
     Raises:
-        OutputFileError: a file can't be written.
+        OutputFileError: a file can't be written or moved; the message says what is in the places of the models.
     """
-    target = product.target
-    data_name = f"{target.name}.data"
-    golden = product.model.with_name("golden.npz")
-    golden.write_bytes(golden_bytes(sample.golden))
-    files = Files(
-        model=record_file(product.model, target.name),
-        external_data=record_file(product.data, data_name) if product.data else None,
-        parity=record_file(golden, parity_path(target).name),
-    )
-    manifest = _manifest(product, spec, origin, checks, files)
-    written = product.model.with_name("manifest.json")
-    written.write_bytes(manifest.to_json())  # before the first move: then no full disk can come between them
-    with atomic.uninterrupted():
+    sets, manifests = [], []
+    for product in products:
+        target = product.target
+        data_name = f"{target.name}.data"
+        golden = product.model.with_name("golden.npz")
+        golden.write_bytes(golden_bytes(sample.golden))
+        files = Files(
+            model=record_file(product.model, target.name),
+            external_data=record_file(product.data, data_name) if product.data else None,
+            parity=record_file(golden, parity_path(target).name),
+        )
+        manifest = _manifest(product, spec, origin, checks, files)
+        written = product.model.with_name("manifest.json")
+        written.write_bytes(manifest.to_json())
+        sources = {target.name: product.model, files.parity.name: golden, manifest_path(target).name: written}
         if product.data is not None:
-            atomic.publish(product.data, target.with_name(data_name))
-        atomic.publish(product.model, target)
-        atomic.publish(golden, parity_path(target))
-        atomic.publish(written, manifest_path(target))
-        if product.data is None and target.suffix == ".onnx":
-            with contextlib.suppress(OSError):  # of a larger model that was here before; no manifest names it now
-                target.with_name(data_name).unlink()
-    return manifest
+            sources[data_name] = product.data
+        # A larger model that was here before has a file of data.
+        obsolete = [data_name] if product.data is None and target.suffix == ".onnx" else []
+        sets.append(FileSet(manifest_path(target), sources, obsolete))
+        manifests.append(manifest)
+    publish_sets(sets, work)
+    return manifests
 
 
 def _manifest(

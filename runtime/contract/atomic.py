@@ -1,10 +1,17 @@
-"""Writes that happen whole or not at all: a file in the same folder, fsync, `os.replace`."""
+"""Writes that happen whole or not at all: a file in the same folder, fsync, `os.replace`.
+
+What a file system may lack (syncing a folder, locks) does not stop a write: it is said once per command, in the log.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
+import logging
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -14,7 +21,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from runtime.contract.errors import OutputFileError
+from runtime.contract.errors import OutputFileError, plain
+
+_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Error numbers of a call that a file system doesn't have. Others, such as EIO, mean that the call failed."""
+_SHORT_NAME = 60
+"""Bytes of a name from which a temporary name can be made by additions: the least limit known is 143 bytes."""
+
+_log = logging.getLogger(__name__)
+_said: set[str] = set()
+
+Identity = tuple[int, int, int]
+"""Inode, bytes and time of the last change (ns) of a file: what stays when it is renamed."""
 
 
 @contextlib.contextmanager
@@ -24,22 +42,61 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputFileError: the folder is missing or read-only, the disk is full, or the file can't be written.
     """
-    temporary: Path | None = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            yield file  # type: ignore[misc]  # typeshed's wrapper has every method of BinaryIO
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # tempfile makes it private to its owner
-        temporary.replace(path)
-        temporary = None
-        sync_folder(path.parent)
+        before = identity(path)
     except OSError as error:
         raise cannot_write(path, error) from error
+    temporary: Path | None = None
+    try:
+        temporary = path.with_name(hidden_name(path.name, secrets.token_hex(4)))
+        # Not tempfile: its files are private to their owner, and some file systems refuse chmod.
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with os.fdopen(descriptor, "w+b") as file:
+            yield file
+            file.flush()
+            sync_file(file.fileno(), path)
+        temporary.replace(path)
+        temporary = None
+    except OSError as error:
+        raise cannot_write(path, error, _what_is_left(path, before, temporary)) from error
     finally:
         if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def _what_is_left(path: Path, before: Identity | None, temporary: Path | None) -> str:
+    """Remove the temporary file, look at what lies at `path`, and say it."""
+    left = ""
+    try:
+        if temporary is not None:
             temporary.unlink(missing_ok=True)
+    except OSError:
+        if temporary is not None and os.path.lexists(temporary):
+            left = f"; {temporary.name} is left over in that folder, remove it"
+    try:
+        now = identity(path)
+    except OSError:
+        return f"what is there now can't be seen{left}"
+    if now != before:
+        return f"what is there now is not what was there before{left}"
+    return ("nothing was left there" if before is None else "what was there is as before") + left
+
+
+def identity(path: Path) -> Identity | None:
+    """What tells one file from another without reading it; None where there is none; raises OSError."""
+    try:
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def hidden_name(name: str, suffix: str) -> str:
+    """`.NAME.SUFFIX`, or a hash in the place of a long name, so that the result is a legal name wherever NAME is."""
+    data = os.fsencode(name)
+    return f".{name if len(data) <= _SHORT_NAME else hashlib.sha256(data).hexdigest()[:32]}.{suffix}"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -59,7 +116,8 @@ def work_folder(beside: Path) -> Iterator[Path]:
     """
     _remove_abandoned(beside.parent)
     try:
-        folder = Path(tempfile.mkdtemp(dir=beside.parent, prefix=f".{beside.name}.work-{_host()}-{os.getpid()}-"))
+        prefix = hidden_name(beside.name, f"work-{this_host()}-{os.getpid()}-")
+        folder = Path(tempfile.mkdtemp(dir=beside.parent, prefix=prefix))
     except OSError as error:
         raise cannot_write(beside, error) from error
     try:
@@ -71,18 +129,19 @@ def work_folder(beside: Path) -> Iterator[Path]:
 
 def _remove_abandoned(parent: Path) -> None:
     """Remove work folders of processes of this host that were killed; of others nothing can be known."""
-    ours = re.compile(rf"\..+\.work-{re.escape(_host())}-(\d{{1,9}})-[a-z0-9_]+")
+    ours = re.compile(rf"\..+\.work-{re.escape(this_host())}-(\d{{1,9}})-[a-z0-9_]+")
     with contextlib.suppress(OSError, OutputFileError):
         for folder in parent.iterdir():
             found = ours.fullmatch(folder.name)
-            if found and not _is_alive(int(found[1])) and folder.is_dir():
+            if found and not is_alive(int(found[1])) and folder.is_dir():
                 # A container may share the host's name and not its process numbers: then the lock tells.
                 with locked(folder) as is_free:
-                    if is_free:
+                    if is_free is not False:
                         shutil.rmtree(folder, ignore_errors=True)  # refuses links
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether a process of this number runs on this host."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -93,43 +152,53 @@ def _is_alive(process: int) -> bool:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a folder, which goes with the process however it ends; false where another has it.
+def locked(folder: Path) -> Iterator[bool | None]:
+    """Hold the lock of a folder, which goes with the process however it ends.
+
+    Yields True; False where another holds the lock; None where the file system has no locks.
 
     Raises:
         OutputFileError: the folder can't be opened.
     """
     import fcntl  # here: it is of Unix alone, and other platforms are to be refused in words
 
+    import fcntl  # here: it is of Unix alone, and other platforms are to be refused in words
+
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    is_free = True
+    is_free: bool | None = True
     try:
-        with contextlib.suppress(OSError):  # a file system without locks: the process number alone tells
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                is_free = False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            is_free = False
+        except OSError:
+            is_free = None
         yield is_free
     finally:
         os.close(descriptor)
 
 
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())[:64]
+@contextlib.contextmanager
+def alone_in(folder: Path, program: str) -> Iterator[None]:
+    """Keep others that ask for the same out of a folder; `program` says who they are.
+
+    Raises:
+        OutputFileError: another one is in it, or it can't be opened.
+    """
+    with locked(folder) as is_free:
+        if is_free is False:
+            raise OutputFileError(f"another {program} is writing into {folder}: wait for it")
+        if is_free is None:
+            _go_on_without("locks", folder, "do not run two commands that write there at a time")
+        yield
 
 
-def publish(source: Path, target: Path) -> None:
-    """Move a finished file of a `work_folder` to `target`, atomically, durably; raises as `atomic_file`."""
-    try:
-        with source.open("rb+") as file:
-            os.fsync(file.fileno())
-        source.replace(target)
-        sync_folder(target.parent)
-    except OSError as error:
-        raise cannot_write(target, error) from error
+def this_host() -> str:
+    """This host's name, as a part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())[:40]
 
 
 @contextlib.contextmanager
@@ -152,24 +221,49 @@ def uninterrupted() -> Iterator[None]:
             signal.raise_signal(late)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_file(descriptor: int, path: Path) -> None:
+    """Make a file's content durable; `path` is its name for people.
+
+    Raises:
+        OSError: it may not be on the disk.
+    """
     try:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        _go_on_without("fsync", path.parent, "a power cut may lose what was just written", error)
 
 
-def cannot_write(path: Path, error: OSError) -> OutputFileError:
-    """The one-line error for a failed write of `path`."""
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` durable, where its file system can; the files in it are whole in any case."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        _go_on_without("fsync of folders", folder, "a power cut may undo what was just written", error)
+
+
+def _go_on_without(what: str, folder: Path, consequence: str, error: OSError | None = None) -> None:
+    """Say once per command that a file system lacks what a write can do without."""
+    if what not in _said:
+        _said.add(what)
+        reason = "" if error is None else f" ({error.strerror})"
+        _log.warning("warning: %s has no %s%s: %s", plain(str(folder)), what, reason, consequence)
+
+
+def forget_warnings() -> None:
+    """Let the next command say again what its file systems lack."""
+    _said.clear()
+
+
+def cannot_write(path: Path, error: OSError, state: str = "") -> OutputFileError:
+    """The one-line error for a failed write of `path`; `state` says what was found there after looking."""
     reason = error.strerror or f"the disk is full or failing ({error})"  # numpy gives no error number
-    if not path.parent.is_dir():
-        return OutputFileError(f"can't write {path}: the folder {path.parent} does not exist; make it first")
-    return OutputFileError(f"can't write {path}: {reason}; nothing was left there, and what was there is as before")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with contextlib.suppress(OSError):
+        if not path.parent.is_dir():
+            return OutputFileError(f"can't write {path}: the folder {path.parent} does not exist; make it first")
+    return OutputFileError(f"can't write {path}: {reason}{state and '; '}{state}")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
+import logging
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-from runtime.contract.errors import ItaeError, UsageError, one_line
+from runtime.contract.atomic import forget_warnings
+from runtime.contract.errors import ItaeError, UsageError, one_line, plain
 from runtime.contract.machine import require_supported_platform
 
 INTERRUPTED = 130
@@ -43,9 +46,11 @@ def run(program: str, body: Callable[[], int], *, verbose: Callable[[], bool] = 
     if threading.current_thread() is threading.main_thread():
         # SIGTERM as Ctrl-C, so that half-written files go. Python gives it a default action that leaves them.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    forget_warnings()
     try:
         require_supported_platform()
-        code = body()
+        with _warnings_shown(program):
+            code = body()
         sys.stdout.flush()
     except ItaeError as error:
         if verbose():
@@ -77,6 +82,21 @@ def run(program: str, body: Callable[[], int], *, verbose: Callable[[], bool] = 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or it fails again at exit
         return 2
     return code
+
+
+@contextlib.contextmanager
+def _warnings_shown(program: str) -> Iterator[None]:
+    """Print what our modules log as warnings, a line each."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: print(  # type: ignore[method-assign]  # noqa: T201
+        f"{program}: {plain(record.getMessage())}", file=sys.stderr
+    )
+    logger = logging.getLogger("runtime")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def count(number: int, what: str) -> str:

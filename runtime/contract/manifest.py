@@ -22,6 +22,7 @@ import pydantic
 
 from runtime.contract import format1
 from runtime.contract.errors import ManifestError
+from runtime.contract.file_set import is_interrupted
 from runtime.contract.schema import (
     FORMAT_VERSION,
     NO_HASH,
@@ -90,12 +91,13 @@ def read_manifest(model: Path) -> Manifest:
     """Read and check the manifest of `model`, without reading the model itself.
 
     Raises:
-        ManifestError: there is no model or no manifest, or it isn't JSON, isn't of this format, was written
-            by a newer version, or doesn't match its own hash.
+        ManifestError: there is no model or no manifest, an export was interrupted, or the manifest isn't JSON, isn't of
+            this format, was written by a newer version, or doesn't match its own hash.
     """
     if not _is_file(model):
         if model.is_dir():
             raise ManifestError(f"{model} is a folder, expected a model: X.onnx or X.engine")
+        _refuse_interrupted(model)
         raise ManifestError(f"{model}: no such model file; make one with `python -m exporter --out FILE`")
     path = manifest_path(model)
     again = f"export {model.name} again"
@@ -103,6 +105,7 @@ def read_manifest(model: Path) -> Manifest:
         with path.open("rb") as file:
             text = file.read(MAX_MANIFEST_BYTES + 1)
     except FileNotFoundError:
+        _refuse_interrupted(model)
         raise ManifestError(f"{model} has no manifest {path.name} beside it: copy it along, or {again}") from None
     except OSError as error:
         raise ManifestError(f"can't read {path}: {error.strerror}") from error
@@ -147,6 +150,14 @@ def _validate(fields: dict[str, Any], path: Path, again: str) -> Manifest:
         where = ".".join(str(part) for part in first["loc"])
         newer = "upgrade itae, or " if first["type"] in ("literal_error", "union_tag_invalid") else ""
         raise ManifestError(f"{path}: {where}: {first['msg']}; {newer}{again}") from error
+
+
+def _refuse_interrupted(model: Path) -> None:
+    if is_interrupted(manifest_path(model)):
+        raise ManifestError(
+            f"{model}: an export was interrupted while it replaced these files (unless one is just ending): export "
+            f"{model.name} again; that first puts the older files back"
+        )
 
 
 def _is_file(path: Path) -> bool:

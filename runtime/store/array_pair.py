@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from runtime.contract.atomic import cannot_write, publish, uninterrupted, work_folder
+from runtime.contract.atomic import cannot_write, work_folder
 from runtime.contract.errors import InputError, OutputFileError, UsageError, one_line
+from runtime.contract.file_set import FileSet, publish_sets, recover
 from runtime.contract.keys import Key
 from runtime.store.npy_header import npy_header, read_npy_header
 from runtime.store.records import Embeddings, Float32
@@ -134,6 +135,7 @@ def export_array(store: Store, out: Path, tell: Callable[[str], None] = lambda l
         OutputFileError: a file can't be written, or what lies in its place is no such pair.
     """
     lines = lines_path(out)
+    recover(out.parent)
     _check_place(out)
     with work_folder(beside=out) as work:
         new_array, new_lines = work / out.name, work / lines.name
@@ -148,13 +150,7 @@ def export_array(store: Store, out: Path, tell: Callable[[str], None] = lambda l
                     tell(f"{done:,} of {len(store):,} embeddings written")
         except OSError as error:
             raise cannot_write(out, error) from error
-        with uninterrupted():
-            try:
-                out.unlink(missing_ok=True)  # first, so that two files of two pairs never lie side by side
-            except OSError as error:
-                raise cannot_write(out, error) from error
-            publish(new_lines, lines)
-            publish(new_array, out)
+        publish_sets([FileSet(out, {lines.name: new_lines, out.name: new_array})], work)
 
 
 def _check_place(out: Path) -> None:

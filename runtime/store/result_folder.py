@@ -1,8 +1,8 @@
-"""A folder that a command leaves its result in: some files, and `summary.json` last, with the SHA-256 of the others.
+"""A folder that a command leaves its result in: some files, and `summary.json`, with the SHA-256 of the others.
 
-An older result is replaced so: all files are finished in a hidden folder in OUT; the old summary goes; the others are
-moved in; the new summary is moved in. Signals wait for the end of that, and a second run into OUT is refused. So an OUT
-with a summary is whole, and files of two runs never pass as one: where a run is killed meanwhile there is none.
+All files are finished in a hidden folder in OUT, then they take the places of an older result together. A second run
+into OUT is refused. So an OUT with a summary is whole, and files of two runs never pass as one: where a run is killed
+meanwhile there is none, until the next run puts the older result back and then its own in its place.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.contract.atomic import cannot_write, locked, publish, sync_folder, uninterrupted, work_folder
-from runtime.contract.errors import OutputFileError, UsageError, one_line
+from runtime.contract.atomic import alone_in, cannot_write, work_folder
+from runtime.contract.errors import OutputFileError, UsageError
+from runtime.contract.file_set import FileSet, publish_sets, recover
 from runtime.store.records import RECORD
 
 SUMMARY = "summary.json"
@@ -53,9 +54,8 @@ def result_folder(out: Path, kind: Kind) -> Iterator[Path]:
     if in_the_way:
         raise OutputFileError(f"can't write {out / in_the_way[0]}: a folder is in its place; move it away")
     try:
-        with locked(out) as is_free:
-            if not is_free:
-                raise OutputFileError(f"another run is writing into {out}: wait for it")
+        with alone_in(out, "run"):
+            recover(out)
             with work_folder(beside=out / SUMMARY) as work:
                 yield work
     finally:
@@ -98,7 +98,7 @@ def publish_result(
         summary: everything else that the summary tells, as JSON.
 
     Raises:
-        OutputFileError: a file can't be written; an older result is then as before, or has lost its summary.
+        OutputFileError: a file can't be written or moved; the message says what is in `out` now.
     """
     files = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
     full = {**summary, "files": files}
@@ -108,22 +108,8 @@ def publish_result(
             (work / name).write_bytes(data)
         except OSError as error:
             raise cannot_write(out / name, error) from error
-    with uninterrupted():
-        try:
-            (out / SUMMARY).unlink(missing_ok=True)
-            for name in set(kind.sometimes) - contents.keys():
-                (out / name).unlink(missing_ok=True)
-            sync_folder(out)
-        except OSError as error:
-            raise cannot_write(out / SUMMARY, error) from error
-        for name in everything:  # the summary is the last
-            try:
-                publish(work / name, out / name)
-            except OutputFileError as error:
-                reason = one_line(error.__cause__ or error)
-                raise OutputFileError(
-                    f"{out} has no {SUMMARY} now, {name} can't be moved in ({reason}): run it again"
-                ) from error
+    obsolete = [name for name in kind.sometimes if name not in contents]
+    publish_sets([FileSet(out / SUMMARY, {name: work / name for name in everything}, obsolete)], work)
     return full
 
 

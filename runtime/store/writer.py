@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.contract.atomic import cannot_write, locked
+from runtime.contract.atomic import alone_in, cannot_write
 from runtime.contract.errors import OutputFileError, UsageError
 from runtime.contract.keys import Key, Keys
 from runtime.store.growing_parts import GrowingParts
@@ -47,9 +47,7 @@ def open_writer(folder: Path, origin: Mapping[str, Any]) -> Iterator[StoreWriter
     """
     made = _make(folder)
     try:
-        with locked(folder) as is_free:
-            if not is_free:
-                raise OutputFileError(f"another `embed` is writing into {folder}: wait for it")
+        with alone_in(folder, "`embed`"):
             _remove_leftovers(folder)
             there = _origin_there(folder, origin)
             with contextlib.closing(StoreWriter(folder, origin if there is None else there)) as writer:

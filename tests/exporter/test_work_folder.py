@@ -88,7 +88,7 @@ def test_the_folder_of_a_live_process_stays(tmp_path):
 def test_a_folder_that_is_locked_stays_though_its_process_seems_dead(tmp_path, monkeypatch):
     """As in two containers of one host's name, each with process numbers of its own."""
     process, held = start_holder(tmp_path / "a.onnx")
-    monkeypatch.setattr(atomic, "_is_alive", lambda _: False)
+    monkeypatch.setattr(atomic, "is_alive", lambda _: False)
     try:
         with work_folder(beside=tmp_path / "a.onnx"):
             assert (held / "half-written").is_file()
@@ -108,7 +108,7 @@ def test_two_folders_of_one_process_leave_each_other_alone(tmp_path):
 
 
 def others() -> dict[str, str]:
-    host = atomic._host()
+    host = atomic.this_host()
     return {
         "another host": f".a.onnx.work-other.{host}-{DEAD}-abcdefgh",
         "a longer host name": f".a.onnx.work-{host}2-{DEAD}-abcdefgh",
@@ -123,7 +123,7 @@ def others() -> dict[str, str]:
 @pytest.mark.parametrize("name", others().values(), ids=others())
 def test_a_folder_that_is_not_surely_ours_and_abandoned_stays(tmp_path, name):
     folder = abandoned(tmp_path, name)
-    ours = abandoned(tmp_path, f".a.onnx.work-{atomic._host()}-{DEAD}-abcdefgh")
+    ours = abandoned(tmp_path, f".a.onnx.work-{atomic.this_host()}-{DEAD}-abcdefgh")
     with work_folder(beside=tmp_path / "a.onnx"):
         assert (folder / "half-written").is_file()
         assert not ours.exists()
@@ -131,9 +131,9 @@ def test_a_folder_that_is_not_surely_ours_and_abandoned_stays(tmp_path, name):
 
 def test_a_link_is_not_followed_nor_a_file_removed(tmp_path):
     elsewhere = abandoned(tmp_path, "elsewhere")
-    link = tmp_path / f".a.onnx.work-{atomic._host()}-{DEAD}-abcdefgh"
+    link = tmp_path / f".a.onnx.work-{atomic.this_host()}-{DEAD}-abcdefgh"
     link.symlink_to(elsewhere)
-    file = tmp_path / f".b.onnx.work-{atomic._host()}-{DEAD}-abcdefgh"
+    file = tmp_path / f".b.onnx.work-{atomic.this_host()}-{DEAD}-abcdefgh"
     file.touch()
     with work_folder(beside=tmp_path / "a.onnx"):
         pass

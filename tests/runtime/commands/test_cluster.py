@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from odd_file_systems import lacking
 from PIL import Image
 from pyarrow import parquet
 
@@ -19,7 +20,7 @@ from runtime.clustering import results as cluster_output
 from runtime.clustering.results import CENTROIDS, LABELS, PICTURE, SUMMARY
 from runtime.commands import cluster
 from runtime.contract.console import INTERRUPTED
-from runtime.store import Store, result_folder
+from runtime.store import Store
 from runtime.store.writer import open_writer
 
 COLORS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}
@@ -386,59 +387,55 @@ def test_a_full_disk_leaves_what_was_there(embeddings, out, capsys, monkeypatch,
     assert (contents(out) if out.exists() else None) == before
 
 
-@pytest.mark.parametrize("moved", range(5))
-def test_whenever_publishing_stops_files_of_two_runs_never_pass_as_one(embeddings, out, monkeypatch, moved):
+def test_a_move_that_fails_says_what_is_there(embeddings, out, capsys, monkeypatch):
     run(embeddings, "--k", 2, "--out", out)
-    real, calls = result_folder.publish, []
-
-    def publish(source: Path, target: Path) -> None:
-        if len(calls) == moved:
-            raise KeyboardInterrupt
-        calls.append(target.name)
-        real(source, target)
-
-    monkeypatch.setattr(result_folder, "publish", publish)
-    code = run(embeddings, "--k", 3, "--out", out)
-    assert (code, is_whole(out)) == ((0, True) if moved == 4 else (INTERRUPTED, False))
-    assert calls == [LABELS, CENTROIDS, PICTURE, SUMMARY][:moved]
-    monkeypatch.undo()
-    assert run(embeddings, "--k", 2, "--out", out) == 0  # and the next run mends it
-    assert is_whole(out)
-    assert names(out) == FILES
-
-
-def test_a_move_that_fails_says_what_is_left(embeddings, out, capsys, monkeypatch):
-    run(embeddings, "--k", 2, "--out", out)
+    before = contents(out)
     real = Path.replace
 
     def replace(path: Path, target: Path) -> Path:
-        if Path(target).name == CENTROIDS:
+        if target == out / CENTROIDS:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return real(path, target)
 
     monkeypatch.setattr(Path, "replace", replace)
     said = refused(capsys, embeddings, "--k", 3, "--out", out, "--quiet")
-    assert f"{out} has no summary.json now, centroids.npy can't be moved in" in said
-    assert "Input/output error" in said
-    assert not is_whole(out)
+    assert f"can't write {out / CENTROIDS}: Input/output error; what was there is as before" in said
+    assert contents(out) == before
+    assert is_whole(out)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-@pytest.mark.parametrize("moved", range(4))
-def test_a_signal_waits_until_everything_is_published(embeddings, out, capsys, monkeypatch, moved, number):
+def test_a_signal_waits_until_everything_is_published(embeddings, out, capsys, monkeypatch, number):
     run(embeddings, "--k", 2, "--out", out)
-    real, calls = result_folder.publish, []
+    real, moved = Path.replace, []
 
-    def publish(source: Path, target: Path) -> None:
-        if len(calls) == moved:
-            signal.raise_signal(number)
-        calls.append(target.name)
-        real(source, target)
+    def replace(path: Path, target: Path) -> Path:
+        signal.raise_signal(number)
+        moved.append(target.name)
+        return real(path, target)
 
-    monkeypatch.setattr(result_folder, "publish", publish)
+    monkeypatch.setattr(Path, "replace", replace)
     assert run(embeddings, "--k", 3, "--out", out) == INTERRUPTED
+    assert len(moved) == 8  # each of four files goes, and comes
+    assert (moved[0], moved[-1]) == (SUMMARY, SUMMARY)
     assert is_whole(out)
     assert json.loads((out / SUMMARY).read_text())["k"] == 3
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO, errno.EPERM], ids=errno.errorcode.get)
+@pytest.mark.parametrize("more", [(), ("chmod",), ("chmod", "flock", "link")], ids=" ".join)
+def test_a_file_system_that_lacks_something_is_said_once_and_written_to(embeddings, out, capsys, more, number):
+    run(embeddings, "--k", 2, "--out", out)
+    capsys.readouterr()
+    for k in (3, 2):
+        with lacking("fsyncdir", *more, number=number):
+            assert run(embeddings, "--k", k, "--out", out, "--quiet") == 0
+        assert is_whole(out)
+        assert json.loads((out / SUMMARY).read_text())["k"] == k
+        warnings = capsys.readouterr().err.splitlines()
+        assert len([line for line in warnings if "no fsync of folders" in line]) == 1
+        assert len([line for line in warnings if "no locks" in line]) == ("flock" in more)
+        assert len(warnings) == 1 + ("flock" in more)
 
 
 def test_another_store_is_no_place_for_clusters(embeddings, tmp_path, capsys):
@@ -463,18 +460,6 @@ def test_a_summary_of_another_program_is_not_replaced(embeddings, out, capsys, t
     assert "holds a summary.json that `cluster` did not write" in refused(capsys, embeddings, "--k", 2, "--out", out)
     assert names(out) == [SUMMARY]
     assert (out / SUMMARY).read_text() == text
-
-
-def test_the_old_summary_goes_before_the_first_file_is_replaced(embeddings, out, monkeypatch):
-    run(embeddings, "--k", 2, "--out", out)
-    real = result_folder.publish
-
-    def publish(source: Path, target: Path) -> None:
-        assert not (out / SUMMARY).exists()
-        real(source, target)
-
-    monkeypatch.setattr(result_folder, "publish", publish)
-    assert run(embeddings, "--k", 3, "--out", out) == 0
 
 
 def test_importing_the_command_costs_nothing():

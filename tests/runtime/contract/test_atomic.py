@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runtime.contract import atomic
-from runtime.contract.atomic import atomic_file, publish, work_folder, write_atomically
+from runtime.contract.atomic import atomic_file, work_folder, write_atomically
 from runtime.contract.errors import OutputFileError
 
 OLD = b"old and whole"
@@ -208,21 +208,3 @@ def test_a_work_folder_lies_beside_its_target_and_goes_in_any_case(target):
 def test_a_work_folder_needs_its_parent(tmp_path):
     with pytest.raises(OutputFileError, match=r"/nowhere does not exist; make it first"):
         work_folder(beside=tmp_path / "nowhere" / "file.bin").__enter__()
-
-
-def test_publish_moves_a_finished_file_over_the_old_one(target):
-    with work_folder(beside=target) as work:
-        (work / "x").write_bytes(b"new")
-        publish(work / "x", target)
-    assert target.read_bytes() == b"new"
-    assert names(target.parent) == [target.name]
-
-
-def test_publish_on_a_full_disk_leaves_the_old_file(target, monkeypatch):
-    with work_folder(beside=target) as work:
-        (work / "x").write_bytes(b"new")
-        monkeypatch.setattr(os, "fsync", no_space)
-        with pytest.raises(OutputFileError, match=r"file\.bin: No space left on device"):
-            publish(work / "x", target)
-    assert target.read_bytes() == OLD
-    assert names(target.parent) == [target.name]
