@@ -162,8 +162,6 @@ def locked(folder: Path) -> Iterator[bool | None]:
     """
     import fcntl  # here: it is of Unix alone, and other platforms are to be refused in words
 
-    import fcntl  # here: it is of Unix alone, and other platforms are to be refused in words
-
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
