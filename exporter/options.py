@@ -15,6 +15,7 @@ from typing import Literal
 from exporter.graph_facts import GraphFacts
 from exporter.methods.itae.options import MAX_MEDIAN_PATCHES, ItaeConfig
 from exporter.models.architecture import Architecture, PosEmbed, architecture
+from runtime.contract.atomic import cannot_write
 from runtime.contract.comparison import LIMITS
 from runtime.contract.errors import OutputFileError, UsageError
 from runtime.contract.manifest import ParityLimits, Preprocessing, TensorInfo, manifest_path, parity_path
@@ -266,14 +267,18 @@ class ExportSpec:
         """Refuse before the work what could not be published after it.
 
         Raises:
-            OutputFileError: a folder to write to is missing or read-only, or a file's place is taken by a folder.
+            OutputFileError: a folder to write to is missing or read-only, a file's place is taken by a folder, or its
+                name is too long.
         """
         for target in self._targets():
             if not target.parent.is_dir():
                 raise OutputFileError(f"can't write {target}: there is no folder {target.parent}; make it first")
             for file in _files_of(target):
-                if file.is_dir():
-                    raise OutputFileError(f"can't write {file}: it is a folder")
+                try:
+                    if file.is_dir():
+                        raise OutputFileError(f"can't write {file}: it is a folder")
+                except OSError as error:  # a name that is too long, with what the exporter adds to it
+                    raise cannot_write(file, error) from error
             if not os.access(target.parent, os.W_OK):
                 raise OutputFileError(f"can't write {target}: the folder {target.parent} is read-only")
             if target.parent.stat().st_dev != self.path.parent.stat().st_dev:

@@ -51,7 +51,7 @@ class FileSet:
     seal: Path
     """Where the file goes without which no reader believes the others."""
     sources: Mapping[str, Path]
-    """Where each finished file lies, by its name beside the seal; the seal is one of them. All on one file system."""
+    """Where each finished file lies, by its name beside the seal: the main file first, the seal anywhere."""
     obsolete: Sequence[str] = ()
     """Names of files that an older set may have and the new one lacks."""
 
@@ -60,8 +60,8 @@ def publish_sets(sets: Sequence[FileSet], work: Path) -> None:
     """Put sets of files in their places, all of them or none.
 
     Args:
-        sets: one or more, of different seals.
-        work: a folder for temporary files, on the file system of the sets.
+        sets: one or more, of different seals; all of them, and their sources, on one file system.
+        work: a folder for temporary files there.
 
     Raises:
         OutputFileError: a file can't be made durable or moved, or another process exchanges one of these sets. The
@@ -82,7 +82,7 @@ def publish_sets(sets: Sequence[FileSet], work: Path) -> None:
                         sync_file(file.fileno(), at)
             stack.enter_context(uninterrupted())
             for number, exchange in enumerate(exchanges):
-                at = exchange.seal
+                at = exchange.seal.with_name(next(iter(sets[number].sources)))
                 exchange.begin(work / f"{_SUFFIX}-{number}", stack)
             for exchange in exchanges:
                 for name in exchange.plan.older:

@@ -24,6 +24,7 @@ import onnx
 import pytest
 import torch
 from fake_driver import FakeDriver, no_driver
+from odd_file_systems import lacking
 
 from exporter import pipeline, trace
 from exporter.__main__ import main
@@ -32,7 +33,7 @@ from exporter.models import architecture, weights
 from exporter.models.architecture import Architecture
 from exporter.proof import golden_sample
 from exporter.surgery import materialize, runner
-from runtime.contract.errors import BuildError, ManifestError
+from runtime.contract.errors import BuildError
 from runtime.contract.golden import read_golden
 from runtime.contract.manifest import manifest_path, verified_manifest
 
@@ -108,7 +109,7 @@ def bad_input_export(bad_input_made, monkeypatch, capfd) -> Iterator[Export]:
 
     def ready_trace(_model, _spec, folder):
         for file in bad_input_made.traced.iterdir():
-            shutil.copy(file, folder)
+            shutil.copyfile(file, folder / file.name)  # as the real one, it sets no mode
         return folder / "traced.onnx"
 
     monkeypatch.setitem(architecture.ARCHITECTURES, "tiny", TINY)
@@ -568,49 +569,60 @@ def test_an_interrupt_at_any_station_leaves_nothing_behind(
     assert_readable(bad_input_old)
 
 
-@pytest.mark.parametrize("moved", [1, 2])
 @pytest.mark.parametrize("fresh", [True, False], ids=["fresh", "over an older output"])
-def test_a_crash_between_the_model_and_its_manifest_makes_readers_refuse(
-    bad_input_export, bad_input_old, monkeypatch, moved, fresh
-):
-    """After the model alone, and after the model and its golden sample."""
+def test_the_manifest_goes_first_and_comes_last(bad_input_export, bad_input_old, monkeypatch, fresh):
     if fresh:
         for path in bad_input_old.parent.iterdir():
             path.unlink()
-    real, targets = Path.replace, []
-
-    def crash(self, target):
-        if len(targets) == moved:
-            raise KeyboardInterrupt
-        targets.append(Path(target).name)
-        return real(self, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", crash)
-        assert bad_input_export("--out", str(bad_input_old)).code == 130
-    assert targets == [OUT, f"{OUT}.parity.npz"][:moved]
-    with pytest.raises(ManifestError, match="has no manifest" if fresh else "swapped, altered or only partly written"):
-        verified_manifest(bad_input_old)
-    assert bad_input_export("--out", str(bad_input_old)).code == 0  # and the next export mends it
-    assert_readable(bad_input_old)
-    assert {path.name for path in bad_input_old.parent.iterdir()} == {
-        OUT,
-        f"{OUT}.json",
-        f"{OUT}.parity.npz",
-    }
-
-
-def test_the_manifest_takes_its_place_last(bad_input_export, tmp_path, monkeypatch):
     real, seen = Path.replace, []
 
     def watch(self, target):
-        seen.append(Path(target))
+        seen.append(self if target.parent.name == "older" else target)
         return real(self, target)
 
     monkeypatch.setattr(Path, "replace", watch)
-    assert bad_input_export("--out", str(tmp_path / OUT)).code == 0
-    assert seen[-1] == manifest_path(tmp_path / OUT)
-    assert seen[0] == tmp_path / OUT
+    assert bad_input_export("--out", str(bad_input_old)).code == 0
+    assert len(seen) == (3 if fresh else 6)
+    assert seen[0] == (bad_input_old if fresh else manifest_path(bad_input_old))
+    assert seen[-1] == manifest_path(bad_input_old)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO, errno.EACCES], ids=errno.errorcode.get)
+@pytest.mark.parametrize("more", [(), ("chmod",), ("chmod", "flock", "link")], ids=" ".join)
+def test_a_file_system_that_lacks_something_is_said_once_and_written_to(bad_input_export, bad_input_old, more, number):
+    before = files(bad_input_old.parent)
+    with lacking("fsyncdir", *more, number=number):
+        outcome = bad_input_export("--out", str(bad_input_old))
+    assert_one_line(outcome, 0, f"no fsync of folders ({os.strerror(number)}): a power cut may undo what was just")
+    assert_readable(bad_input_old)
+    assert files(bad_input_old.parent).keys() == before.keys()
+    assert bad_input_old.read_bytes() != before[OUT]
+
+
+def test_a_file_that_may_not_be_on_the_disk_is_an_error(bad_input_export, bad_input_old):
+    before = files(bad_input_old.parent)
+    with lacking("fsync", number=errno.EIO):
+        outcome = bad_input_export("--out", str(bad_input_old))
+    assert_one_line(outcome, 2, f"can't write {bad_input_old}: Input/output error; what was there is as before")
+    assert files(bad_input_old.parent) == before
+
+
+@pytest.mark.parametrize("length", [244, 245, 255])
+def test_a_name_is_as_long_as_its_golden_samples_may_be_or_refused_before_the_work(
+    bad_input_export, tmp_path, monkeypatch, length
+):
+    out = tmp_path / ("x" * (length - 5) + ".onnx")
+    if length > 244:
+        monkeypatch.setattr(weights, "load", None)  # calling it would be a TypeError
+    outcome = bad_input_export("--out", str(out))
+    if length > 244:
+        assert_one_line(
+            outcome, 2, f"can't write {out}.{'parity.npz' if length == 245 else 'json'}: File name too long"
+        )
+        assert files(tmp_path) == {}
+    else:
+        assert outcome == Outcome(0, "", "")
+        assert_readable(out)
 
 
 IN_THE_MIDDLE = """
