@@ -214,12 +214,11 @@ def test_an_exchange_of_a_live_process_is_left_alone(tmp_path, monkeypatch, lock
             go_on.wait(20)
 
     first = threading.Thread(target=publish, args=[tmp_path])
-    monkeypatch.setattr(file_set, "this_host", lambda: "here")
     with watched(stop), lacking(*([] if locks else ["flock"])):
         first.start()
         assert stopped.wait(20)
         if not locks:  # another process: of this one nothing could be told
-            monkeypatch.setattr(file_set.os, "getpid", lambda: 1)
+            monkeypatch.setattr(file_set, "_runs_elsewhere", lambda _: True)
         recover(tmp_path)
         with pytest.raises(OutputFileError, match="another run is writing it; wait for it"):
             publish(tmp_path)
