@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from exporter.methods.itae.options import ItaeConfig
 from exporter.options import ExportSpec
 from exporter.result import ExportResult
+from runtime.contract.errors import UsageError
 
 if TYPE_CHECKING:
     from exporter.steps import Progress
@@ -31,6 +32,8 @@ def export(spec: ExportSpec, progress: Progress | None = None) -> ExportResult:
     from runtime.contract.machine import require_supported_platform
 
     require_supported_platform()
+    if not isinstance(spec, ExportSpec):
+        raise UsageError(f"export takes an ExportSpec, not {type(spec).__name__}")
     from exporter import pipeline  # torch takes seconds to import: not for --help
     from exporter.steps import Progress as Silence
 

@@ -15,6 +15,7 @@ from typing import Literal
 from exporter.graph_facts import GraphFacts
 from exporter.methods.itae.options import MAX_MEDIAN_PATCHES, ItaeConfig
 from exporter.models.architecture import Architecture, PosEmbed, architecture
+from runtime.contract.argument_types import as_names, as_path, as_text, shown
 from runtime.contract.atomic import cannot_write
 from runtime.contract.comparison import LIMITS
 from runtime.contract.errors import OutputFileError, UsageError
@@ -81,6 +82,7 @@ class ExportSpec:
     parity_samples: int = 4
 
     def __post_init__(self) -> None:
+        self._check_types()
         object.__setattr__(self, "outputs", tuple(self.outputs))
         object.__setattr__(self, "weights", str(self.weights))
         _check_word("--precision", self.precision, (None, *PRECISIONS))
@@ -100,6 +102,23 @@ class ExportSpec:
                     f"{self.facts.patches} patches, TensorRT can take at most {MAX_MEDIAN_PATCHES}: "
                     "use --threshold zscore:λ or absolute:τ, or a smaller --image-size"
                 )
+
+    def _check_types(self) -> None:
+        """Check what the other checks take for granted."""
+        for name in ("out", "keep_onnx", "weights", "timing_cache"):
+            if name in ("out", "weights") or getattr(self, name) is not None:
+                as_path(getattr(self, name), _option(name))
+        for name in ("backend", "precision", "input", "pos_embed", "pooling", "size"):
+            value = getattr(self, name)
+            if not (isinstance(value, Architecture) or (name == "precision" and value is None)):
+                as_text(value, _option(name))
+        for name, kind in _KINDS.items():
+            if type(got := getattr(self, name)) is not kind and not (name == "workspace_mib" and got is None):
+                wanted = "True or False" if kind is bool else "a whole number"
+                raise UsageError(f"{name} {shown(got)}: must be {wanted}")
+        as_names(self.outputs, "--outputs")
+        if not isinstance(self.itae, ItaeConfig | None):
+            raise UsageError(f"itae {shown(self.itae)}: must be an ItaeConfig, or None for plain DINOv2")
 
     def _check_out(self) -> None:
         if self.path.suffix not in (*ENGINE_SUFFIXES, ".onnx") or self.path.name == self.path.suffix:
@@ -127,10 +146,7 @@ class ExportSpec:
         ):
             parts = value if isinstance(value, tuple) and len(value) == length else (value,)
             if not all(isinstance(part, int) for part in parts):
-                raise UsageError(f"{option} {value!r}: must be {form}, whole numbers")
-        for name, kind in _KINDS.items():
-            if type(got := getattr(self, name)) is not kind and not (name == "workspace_mib" and got is None):
-                raise UsageError(f"{name} {got!r}: must be {'True or False' if kind is bool else 'a whole number'}")
+                raise UsageError(f"{option} {shown(value)}: must be {form}, whole numbers")
         for option, text in (("--out", self.out), ("--keep-onnx", self.keep_onnx), ("--weights", self.weights)):
             try:
                 str(text).encode()
@@ -300,6 +316,11 @@ class ExportSpec:
 def _files_of(target: Path) -> tuple[Path, ...]:
     """The files that a model may have."""
     return target, manifest_path(target), parity_path(target), target.with_name(f"{target.name}.data")
+
+
+def _option(name: str) -> str:
+    """The option of a field."""
+    return f"--{name.replace('_', '-')}"
 
 
 def _check_word(option: str, word: str | None, words: tuple[str | None, ...]) -> None:

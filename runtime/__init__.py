@@ -42,14 +42,13 @@ def load(
     Raises:
         ItaeError: the model is missing, altered or too new, or can't run here; see `runtime.contract.errors`.
     """
-    from pathlib import Path
-
     from runtime.backends import open_session
+    from runtime.contract.argument_types import as_path
     from runtime.contract.machine import require_supported_platform
     from runtime.embedding.model import Model  # here, so that `--help` and the exporter pay for none of it
 
     require_supported_platform()
-    return Model(open_session(Path(path), provider, device=device, threads=threads, verify_hash=verify_hash))
+    return Model(open_session(as_path(path, "path"), provider, device=device, threads=threads, verify_hash=verify_hash))
 
 
 def __getattr__(name: str) -> type[Model]:

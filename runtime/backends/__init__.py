@@ -5,13 +5,45 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtime.contract.argument_types import as_flag, as_text, as_whole_number
 from runtime.contract.errors import UsageError
 
 if TYPE_CHECKING:
     from runtime.backends.session import Session
+    from runtime.contract.manifest import Manifest
 
 PROVIDERS = ("auto", "cpu", "cuda", "openvino")
 """What runs an ONNX model: ONNX Runtime on the CPU (`auto` and `cpu`) or on CUDA, or OpenVINO on the CPU."""
+
+MAX_THREADS = 4096
+"""Largest number of threads; more is a slip of the pen."""
+
+
+def resolve_provider(manifest: Manifest, provider: str) -> str:
+    """Return what runs a model, by the name that a store gives it: `cpu`, `cuda`, `openvino`, or an engine's builder.
+
+    Args:
+        manifest: of the model.
+        provider: one of `PROVIDERS`, or what this function returned.
+
+    Raises:
+        UsageError: there is no such provider, or not for this kind of model.
+    """
+    builder = manifest.builder.name
+    provider = as_text(provider, "provider")
+    known = PROVIDERS if builder == "onnx" else (*PROVIDERS, builder)
+    if provider not in known:
+        raise UsageError(f"no provider {provider!r}: choose from {', '.join(known)}")
+    if builder == "onnx":
+        return "cpu" if provider == "auto" else provider
+    if provider not in ("auto", builder):
+        raise UsageError(f"{manifest.files.model.name} is an engine of {builder}: it takes no provider {provider!r}")
+    return builder
+
+
+def uses_gpu(provider: str) -> bool:
+    """Whether a provider that `resolve_provider` returned computes on a GPU."""
+    return provider not in ("cpu", "openvino")
 
 
 def open_session(
@@ -26,7 +58,7 @@ def open_session(
 
     Args:
         model: `X.onnx`, `X.engine` or `X.plan`, with its manifest beside it.
-        provider: one of `PROVIDERS`; engines take `auto` only, they run where they were built for.
+        provider: one of `PROVIDERS`, or what `resolve_provider` returned; engines run where they were built for.
         device: the GPU's number, as the driver counts; 0 on a CPU.
         threads: how many one run on a CPU uses; the library's own choice where None, as on a GPU.
         verify_hash: whether the files' SHA-256 are checked; see `verified_manifest` for what it risks not to.
@@ -38,17 +70,16 @@ def open_session(
     """
     from runtime.backends.checked_model import CheckedModel  # here, so that `--help` pays for nothing of it
 
-    if provider not in PROVIDERS:
-        raise UsageError(f"no provider {provider!r}: choose from {', '.join(PROVIDERS)}")
-    checked = CheckedModel(model, check_hash=verify_hash)
-    if checked.is_engine and provider != "auto":
-        built_by = checked.manifest.builder.name
-        raise UsageError(f"{model} is an engine of {built_by}: it takes no provider {provider!r}")
-    on_gpu = checked.is_engine or provider == "cuda"
+    device = as_whole_number(device, "device")
+    threads = None if threads is None else as_whole_number(threads, "threads")
+    checked = CheckedModel(model, check_hash=as_flag(verify_hash, "verify_hash"))
+    provider = resolve_provider(checked.manifest, provider)
+    on_gpu = uses_gpu(provider)
     if device < 0 or (device and not on_gpu):
         raise UsageError(f"device {device}: must be {'0 or more' if on_gpu else '0 on a CPU'}")
-    if threads is not None and (on_gpu or threads < 1):
-        raise UsageError(f"threads {threads}: {'a GPU takes no number of threads' if on_gpu else 'must be 1 or more'}")
+    if threads is not None and (on_gpu or not 1 <= threads <= MAX_THREADS):
+        wanted = "a GPU takes no number of threads" if on_gpu else f"must be from 1 to {MAX_THREADS}"
+        raise UsageError(f"threads {threads}: {wanted}")
     if checked.is_engine:
         from runtime.backends.trt import open_engine
 

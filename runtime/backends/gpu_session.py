@@ -18,7 +18,6 @@ from runtime.backends.gpu_slot import Slot
 from runtime.backends.session import (
     Array,
     Arrays,
-    batch_limits,
     check_batch,
     check_names,
     check_outputs,
@@ -26,6 +25,7 @@ from runtime.backends.session import (
     failed,
     image_bytes,
     image_shape,
+    padded_size,
     translated,
 )
 from runtime.backends.tensors import check_tensor, taken
@@ -182,7 +182,7 @@ class GpuSession:
         """Put on the stream: run `count` images from `start` on, from memory at `source` into that at `target`."""
         gpu, stream = self._gpu, self._computing
         name, row, result_row = self._manifest.input.name, image_bytes(self._manifest.input), image_bytes(info)
-        samples = max(count, batch_limits(self._manifest)[0])
+        samples = padded_size(self._manifest, count)
         addresses = slot.addresses()
         here, there = source + start * row, target + start * result_row
         if samples == count and here % ALIGNMENT == 0:

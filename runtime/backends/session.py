@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from runtime.contract.argument_types import as_names, as_whole_number
 from runtime.contract.errors import BackendError, CheckError, InputError, ItaeError, UsageError, one_line
 from runtime.contract.manifest import Manifest, TensorInfo
 
@@ -18,6 +20,9 @@ Arrays = dict[str, Array]
 
 DEFAULT_BATCH = 8
 """For ONNX, whose batch is dynamic. On a CPU larger ones are no faster."""
+
+MAX_BATCH = 2**31 - 1
+"""Largest batch of ONNX models; memory ends far below it."""
 
 
 class Session(Protocol):
@@ -97,15 +102,24 @@ def check_batch(manifest: Manifest, batch: Array) -> None:
     Raises:
         InputError: as `Session.run`.
     """
-    if not isinstance(batch, np.ndarray):
-        raise InputError(f"a batch is a numpy array, not {type(batch).__name__}: {_wanted(manifest)}")
-    check_shape(manifest, batch.shape, batch.dtype.name)
+    check_inputs(manifest, batch)
     smallest, _, largest = batch_limits(manifest)
     if batch.shape[0] < smallest or (largest is not None and batch.shape[0] > largest):
         upto = "or more" if largest is None else f"to {largest}"
         raise InputError(f"a batch of {batch.shape[0]} images: the model takes {smallest} {upto}")
     if batch.dtype == np.float32 and not np.isfinite(batch).all():
         raise InputError(f"a batch that holds NaN or infinity: {_wanted(manifest)}")
+
+
+def check_inputs(manifest: Manifest, inputs: object) -> None:
+    """Check the type, dtype and shape of any number of images as the model takes them.
+
+    Raises:
+        InputError: they are no numpy array, or of another dtype or shape than the model's.
+    """
+    if not isinstance(inputs, np.ndarray):
+        raise InputError(f"a batch is a numpy array, not {type(inputs).__name__}: {_wanted(manifest)}")
+    check_shape(manifest, inputs.shape, inputs.dtype.name)
 
 
 def check_shape(manifest: Manifest, shape: tuple[int, ...], dtype: str) -> None:
@@ -127,16 +141,21 @@ def _wanted(manifest: Manifest) -> str:
 
 
 def check_names(manifest: Manifest, outputs: Sequence[str] | None) -> tuple[str, ...]:
-    """The outputs to ask for: all of the model's where None.
+    """Return the outputs to ask for: all of the model's where None.
 
     Raises:
-        UsageError: the model has no such output.
+        UsageError: no output is named, or the model has no such output.
     """
     names = manifest.output_names()
-    for name in outputs or ():
+    if outputs is None:
+        return names
+    chosen = as_names(outputs, "outputs")
+    if not chosen:
+        raise UsageError(f"outputs: name at least one of {', '.join(names)}, or give None for all")
+    for name in chosen:
         if name not in names:
             raise UsageError(f"the model has no output `{name}`, only {', '.join(names)}; see the exporter's --outputs")
-    return names if outputs is None else tuple(outputs)
+    return chosen
 
 
 def check_outputs(manifest: Manifest, samples: int, outputs: Mapping[str, Array], *, finite: bool = True) -> None:
@@ -162,7 +181,7 @@ def check_outputs(manifest: Manifest, samples: int, outputs: Mapping[str, Array]
 
 
 def chosen_batch(manifest: Manifest, batch: int | None) -> int:
-    """How many images to run at a time: `batch`, or the model's preferred number where None.
+    """Return the number of images to run at a time: `batch`, or the model's preferred number where None.
 
     Raises:
         UsageError: the model does not take so many, or so few.
@@ -170,9 +189,54 @@ def chosen_batch(manifest: Manifest, batch: int | None) -> int:
     smallest, preferred, largest = batch_limits(manifest)
     if batch is None:
         return preferred
-    if batch < 1 or (largest is not None and batch > largest):
-        raise UsageError(f"a batch of {batch}: the model takes 1 to {largest or 'any number'} at a time")
+    batch = as_whole_number(batch, "batch")
+    if not 1 <= batch <= (largest or MAX_BATCH):
+        raise UsageError(f"a batch of {batch}: the model takes 1 to {largest or MAX_BATCH} at a time")
     return max(batch, smallest)
+
+
+def padded_size(manifest: Manifest, samples: int) -> int:
+    """Return the size of the batch that `samples` images are run in: no fewer than the model takes."""
+    return max(samples, batch_limits(manifest)[0])
+
+
+def padded(manifest: Manifest, batch: Array) -> Array:
+    """Repeat the last image up to `padded_size`; callers drop the extra rows."""
+    missing = padded_size(manifest, len(batch)) - len(batch)
+    return batch if missing <= 0 else np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+
+
+def run_padded(session: Session, batch: Array, outputs: Sequence[str] | None = None) -> Arrays:
+    """Run a batch that may be smaller than the model takes.
+
+    Raises:
+        InputError, UsageError, CheckError, BackendError: as `Session.run`.
+    """
+    results = session.run(padded(session.manifest, batch) if len(batch) else batch, outputs)
+    return {name: array[: len(batch)] for name, array in results.items()}
+
+
+def stream_padded(session: Session, batches: Iterable[Array], outputs: Sequence[str]) -> Iterator[Arrays]:
+    """Run batches, some of which may be smaller than the model takes, as `Session.stream` does.
+
+    Raises:
+        InputError, UsageError, CheckError, BackendError: as `Session.stream`.
+    """
+    sizes: deque[int] = deque()
+
+    def filled() -> Iterator[Array]:
+        for batch in batches:
+            sizes.append(len(batch))
+            yield padded(session.manifest, batch)
+
+    for results in session.stream(filled(), outputs):
+        size = sizes.popleft()
+        yield {name: array[:size] for name, array in results.items()}
+
+
+def slices(inputs: Array, size: int) -> Iterator[Array]:
+    """Cut inputs into batches of `size`, the last with what is left."""
+    return (inputs[start : start + size] for start in range(0, len(inputs), size))
 
 
 def run_in_batches(
@@ -180,19 +244,12 @@ def run_in_batches(
 ) -> Arrays:
     """Run any number of images, `batch` at a time (the model's preferred number where None).
 
-    Where fewer are left than the model takes, the last is repeated and its extra results dropped.
-
     Raises:
         InputError, UsageError, CheckError, BackendError: as `Session.run`.
     """
-    smallest, _, _ = batch_limits(session.manifest)
     size = chosen_batch(session.manifest, batch)
-    if len(inputs) == 0:
-        check_batch(session.manifest, inputs)
-    pieces: list[Arrays] = []
-    for start in range(0, len(inputs), size):
-        piece = inputs[start : start + size]
-        missing = max(0, smallest - len(piece))
-        padded = np.concatenate([piece, np.repeat(piece[-1:], missing, axis=0)]) if missing else piece
-        pieces.append({name: array[: len(piece)] for name, array in session.run(padded, outputs).items()})
+    check_inputs(session.manifest, inputs)
+    pieces = [run_padded(session, piece, outputs) for piece in slices(inputs, size)]
+    if not pieces:
+        return session.run(inputs, outputs)  # which refuses it
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}

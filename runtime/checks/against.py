@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from runtime.backends.session import Array, Session, batch_limits, check_names
+from runtime.backends.session import Array, Session, check_names, chosen_batch, slices, stream_padded
 from runtime.checks.agreement import Agreement, agreement
 from runtime.checks.batch_invariance import SAMPLES, BatchInvariance, check_batches
 from runtime.checks.criteria import Criterion, Limits, default_limits, judge
@@ -182,7 +182,7 @@ class _Both:
 def _embed(model: Session, other: Session, entries: Iterable[Entry], total: int, progress: Progress) -> _Both:
     """Embed the pictures with both models, each decoded once."""
     hows = (model.manifest.preprocessing, other.manifest.preprocessing)
-    size = max(batch_limits(one.manifest)[1] for one in (model, other))
+    size = max(chosen_batch(one.manifest, None) for one in (model, other))
     both = _Both([], [], np.empty(0, np.float32), np.empty(0, np.float32), [])
     pieces: list[tuple[Float32, Float32]] = []
     marks = [total * number // SAMPLES for number in range(SAMPLES)]
@@ -224,11 +224,8 @@ def _read(entry: Entry, hows: Sequence[Preprocessing]) -> tuple[Array, ...] | Un
 
 def _run(session: Session, inputs: Array) -> Float32:
     """Embeddings (n, C) of what the model takes, NaN and infinity as they come: those are a finding here."""
-    smallest, size, _ = batch_limits(session.manifest)
-    missing = max(0, smallest - (len(inputs) % size or size))
-    padded = np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)])
-    slices = (padded[start : start + size] for start in range(0, len(padded), size))
-    return np.concatenate([got["embedding"] for got in session.stream(slices, ["embedding"])])[: len(inputs)]
+    batches = slices(inputs, chosen_batch(session.manifest, None))
+    return np.concatenate([got["embedding"] for got in stream_padded(session, batches, ["embedding"])])
 
 
 def _check_batches(model: Session, samples: Sequence[Array], limits: Limits) -> BatchInvariance | str | None:

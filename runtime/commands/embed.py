@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from runtime.backends import resolve_provider, uses_gpu
 from runtime.commands import options
 from runtime.contract.errors import CheckError, UsageError, plain
 from runtime.contract.machine import usable_cores
@@ -114,23 +115,20 @@ def _placed(arguments: argparse.Namespace, manifest: Manifest) -> tuple[str, lis
     """
     devices: list[int | None] = arguments.devices or [None]
     on_gpu = devices[0] is not None
-    if manifest.builder.name != "onnx":
-        if arguments.provider != "auto":
-            raise UsageError(f"--provider {arguments.provider} is for ONNX models, {arguments.model} is an engine")
-        if arguments.devices and not on_gpu:
-            raise UsageError(f"--devices cpu: {arguments.model} is an engine of {manifest.builder.name}, give GPUs")
-        return manifest.builder.name, devices
-    if on_gpu and arguments.provider not in ("auto", "cuda"):
-        raise UsageError(f"--devices {devices[0]} is a GPU, --provider {arguments.provider} computes on the CPU")
-    if arguments.devices and not on_gpu and arguments.provider == "cuda":
-        raise UsageError("--devices cpu and --provider cuda contradict each other: give numbers of GPUs")
-    return ("cuda" if on_gpu else arguments.provider.replace("auto", "cpu")), devices
+    provider = resolve_provider(manifest, arguments.provider)
+    if on_gpu and arguments.provider == "auto" and provider == "cpu":
+        provider = "cuda"
+    if arguments.devices and on_gpu != uses_gpu(provider):
+        named = devices[0] if on_gpu else "cpu"
+        place = "a GPU: give numbers of GPUs" if uses_gpu(provider) else "the CPU: give `cpu`, or --provider cuda"
+        raise UsageError(f"--devices {named}: {provider} runs {arguments.model} on {place}")
+    return provider, devices
 
 
 @contextlib.contextmanager
 def _embedder(arguments: argparse.Namespace, provider: str, devices: Sequence[int | None]) -> Iterator[Embedder]:
     """Load the model, in this process or in a worker process for each of several devices."""
-    from runtime.backends import PROVIDERS, open_session
+    from runtime.backends import open_session
     from runtime.embedding.stream import embed_stream
     from runtime.images.decode import MAX_PIXELS
 
@@ -141,13 +139,12 @@ def _embedder(arguments: argparse.Namespace, provider: str, devices: Sequence[in
         "workers": arguments.workers or max(1, cores // len(devices)),
         "max_pixels": arguments.max_pixels or MAX_PIXELS,
     }
-    provider = provider if provider in PROVIDERS else "auto"  # an engine's builder
     if len(devices) > 1:
-        from runtime.embedding.workers import Settings, device_workers
+        from runtime.embedding.workers import WorkerOptions, device_workers
 
         threads = max(1, cores // len(devices)) if devices[0] is None else None
-        settings = Settings(arguments.model, provider, verify, threads=threads, **how)
-        with device_workers(devices, settings) as workers:
+        worker_options = WorkerOptions(arguments.model, provider, verify, threads=threads, **how)
+        with device_workers(devices, worker_options) as workers:
             yield workers
         return
     session = open_session(arguments.model, provider, device=devices[0] or 0, verify_hash=verify)

@@ -220,13 +220,12 @@ def _embed_by(
 
     # No --no-verify-hash here: embeddings are kept under the hash that the manifest claims.
     provider = options.provider_of(arguments, manifest)
-    stored = manifest.builder.name if manifest.builder.name != "onnx" else provider.replace("auto", "cpu")
     found = []
     with _loaded_when_asked(model, provider, arguments.batch) as embedder:
         for dataset, rows in chosen:
             load = functools.partial(embedder, f"embedding {dataset.name} by {name}")
             with progress(len(rows)) as shown:
-                one = embed_dataset(name, manifest, stored, dataset, rows, cache, load, shown)
+                one = embed_dataset(name, manifest, provider, dataset, rows, cache, load, shown)
             left = f", {len(one.left_out):,} can't be embedded" if one.left_out else ""
             _say(f"{dataset.name}, {name}: {one.computed:,} images embedded in {one.seconds:.1f} s{left}")
             found.append(one)

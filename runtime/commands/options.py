@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.backends import PROVIDERS
+from runtime.backends import PROVIDERS, resolve_provider
 from runtime.contract.errors import InputError, plain
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def add_provider(parser: argparse.ArgumentParser) -> None:
 
 
 def provider_of(arguments: argparse.Namespace, manifest: Manifest) -> str:
-    """Return --provider as it applies to one of several models: an engine has no choice."""
-    return str(arguments.provider) if manifest.builder.name == "onnx" else "auto"
+    """Return what runs one of several models: --provider is for the ONNX models among them, an engine has no choice."""
+    return resolve_provider(manifest, arguments.provider if manifest.builder.name == "onnx" else "auto")
 
 
 def add_images_root(parser: argparse.ArgumentParser, what: str) -> None:

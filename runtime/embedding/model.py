@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.backends.gpu import DlpackTensor
-from runtime.backends.session import Array, Arrays, Session, check_names, chosen_batch, run_in_batches
+from runtime.backends.session import Array, Arrays, Session, check_inputs, check_names, chosen_batch, run_padded, slices
 from runtime.backends.tensors import embed_tensor, is_tensor
 from runtime.contract.errors import CheckError, InputError, UsageError
 from runtime.contract.manifest import Manifest
@@ -114,7 +114,7 @@ class Model:
         size = chosen_batch(self.manifest, batch)
         names = check_names(self.manifest, outputs)
         with contextlib.closing(batches.batches(images, self.manifest, size)) as prepared:
-            return self._run(prepared, names, size)
+            return self._run(prepared, names)
 
     def run_inputs(self, inputs: Array, outputs: Sequence[str] | None = None, batch: int | None = None) -> Arrays:
         """As `run`, of what the model itself takes: (n, 3, H, W) float32, normalised, or (n, H, W, 3) uint8.
@@ -123,8 +123,8 @@ class Model:
             InputError, UsageError, CheckError, BackendError: as `embed`.
         """
         size = chosen_batch(self.manifest, batch)
-        slices = (inputs[start : start + size] for start in range(0, len(inputs), size))
-        return self._run(slices, check_names(self.manifest, outputs), size)
+        check_inputs(self.manifest, inputs)
+        return self._run(slices(inputs, size), check_names(self.manifest, outputs))
 
     def close(self) -> None:
         """Release the model, when the batches that other threads are running are done; a second call does nothing.
@@ -140,13 +140,13 @@ class Model:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, batches: Iterable[Array], names: Sequence[str], size: int) -> Arrays:
+    def _run(self, batches: Iterable[Array], names: Sequence[str]) -> Arrays:
         pieces: list[Arrays] = []
         done = 0
         for inputs in batches:
             try:
                 with self._gate.inside():
-                    pieces.append(run_in_batches(self.session, inputs, size, names))
+                    pieces.append(run_padded(self.session, inputs, names))
             except CheckError as error:
                 raise CheckError(f"images {done} to {done + len(inputs) - 1}: {error}") from error
             done += len(inputs)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from runtime.backends.session import Session, batch_limits, check_names, chosen_batch
+from runtime.backends.session import Session, check_names, chosen_batch, stream_padded
 from runtime.contract.errors import InputError, one_line
 from runtime.images.decode import MAX_PIXELS
 from runtime.images.preprocess import preprocess
@@ -74,10 +74,10 @@ def embed_stream(
         return preprocess(load_item(item, max_pixels), how)
 
     with contextlib.closing(_decoded(entries, decode, workers, ahead=2 * size + workers)) as decoded:
-        batches = _Batches(decoded, on_unreadable, size, batch_limits(session.manifest)[0])
-        for outputs in session.stream(batches, ["embedding"]):
+        batches = _Batches(decoded, on_unreadable, size)
+        for outputs in stream_padded(session, batches, ["embedding"]):
             items = batches.running.popleft()
-            vectors = outputs["embedding"][: len(items)]
+            vectors = outputs["embedding"]
             good = np.asarray(np.isfinite(vectors).all(axis=1), np.bool_)
             for row in np.flatnonzero(~good):
                 on_unreadable(Unreadable(items[row].root, items[row].path, NOT_FINITE))
@@ -99,11 +99,10 @@ class _Batches:
         decoded: Iterator[tuple[Item, Array] | Unreadable],
         on_unreadable: Callable[[Unreadable], None],
         size: int,
-        smallest: int,
     ) -> None:
         self.running: deque[list[Item]] = deque()
         self._decoded, self._on_unreadable = decoded, on_unreadable
-        self._size, self._smallest = size, smallest
+        self._size = size
 
     def __iter__(self) -> Iterator[Array]:
         items: list[Item] = []
@@ -119,7 +118,6 @@ class _Batches:
                 yield np.stack(arrays)
                 items, arrays = [], []
         if items:
-            arrays += arrays[-1:] * (self._smallest - len(arrays))  # an engine may take no fewer
             self.running.append(items)
             yield np.stack(arrays)
 

@@ -24,7 +24,7 @@ _JOIN_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Settings:
+class WorkerOptions:
     """What a worker needs to load the model and embed; sent to its process."""
 
     model: Path
@@ -44,7 +44,7 @@ class _More:
 
 
 @contextlib.contextmanager
-def device_workers(devices: Sequence[int | None], settings: Settings) -> Iterator[Workers]:
+def device_workers(devices: Sequence[int | None], options: WorkerOptions) -> Iterator[Workers]:
     """Start a worker for each device (None: the CPU) and end them all at the end.
 
     Raises:
@@ -56,7 +56,7 @@ def device_workers(devices: Sequence[int | None], settings: Settings) -> Iterato
         resource_tracker.ensure_running()  # which unblocks signals after its own start
         for device in devices:
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, device, settings), daemon=True)
+            process = context.Process(target=_work, args=(theirs, device, options), daemon=True)
             with _blocked(signal.SIGINT):  # which it inherits: Ctrl-C while it imports would print a traceback
                 process.start()
             theirs.close()  # so that its end is seen here
@@ -143,7 +143,7 @@ def _chunk(entries: Iterator[Entry], on_unreadable: Callable[[Unreadable], None]
     return items
 
 
-def _work(connection: Connection, device: int | None, settings: Settings) -> None:
+def _work(connection: Connection, device: int | None, options: WorkerOptions) -> None:
     """A worker's process: from images asked for to embeddings sent; ends when the other side does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent ends the work
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -167,20 +167,20 @@ def _work(connection: Connection, device: int | None, settings: Settings) -> Non
 
             silence_pillow()
             session = open_session(
-                settings.model,
-                settings.provider,
+                options.model,
+                options.provider,
                 device=device or 0,
-                threads=settings.threads,
-                verify_hash=settings.verify_hash,
+                threads=options.threads,
+                verify_hash=options.verify_hash,
             )
             with contextlib.closing(session):
                 for batch in embed_stream(
                     session,
                     entries(),
                     send,
-                    batch=settings.batch,
-                    workers=settings.workers,
-                    max_pixels=settings.max_pixels,
+                    batch=options.batch,
+                    workers=options.workers,
+                    max_pixels=options.max_pixels,
                 ):
                     send(batch)
             send(None)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime.contract.argument_types import as_path
 from runtime.contract.errors import InputError
 from runtime.contract.keys import Key
 from runtime.store.array_pair import ArrayPair, is_array
@@ -35,7 +36,7 @@ class Store:
         Raises:
             InputError: there are no embeddings, they can't be read, or they are not one whole set.
         """
-        self.path = Path(path)
+        self.path = as_path(path, "path")
         """The folder, or `X.npy`."""
         self.complete = True
         """Whether the run that wrote it has ended."""

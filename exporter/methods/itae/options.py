@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from runtime.contract.argument_types import as_text, shown
 from runtime.contract.errors import UsageError
 from runtime.contract.manifest import ItaeMethod
 
@@ -105,10 +106,12 @@ class ItaeConfig:
     """`min`, `mask`, `mean`, or `scale:α` (0 < α < 1)."""
 
     def __post_init__(self) -> None:
-        if self.source not in SOURCES:
-            raise UsageError(f"--source {self.source!r}: must be one of {', '.join(SOURCES)}")
-        if self.side not in SIDES:
-            raise UsageError(f"--side {self.side!r}: must be one of {', '.join(SIDES)}")
+        for name in ("layers", "threshold", "attenuate"):
+            as_text(getattr(self, name), f"--{name}")
+        if not (isinstance(self.source, str) and self.source in SOURCES):
+            raise UsageError(f"--source {shown(self.source)}: must be one of {', '.join(SOURCES)}")
+        if not (isinstance(self.side, str) and self.side in SIDES):
+            raise UsageError(f"--side {shown(self.side)}: must be one of {', '.join(SIDES)}")
         parse_choice("--attenuate", self.attenuate, ATTENUATIONS)
         if self.limit.kind == "absolute" and self.side == "both":
             raise UsageError(

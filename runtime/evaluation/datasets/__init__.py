@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from runtime.contract.argument_types import as_text
 from runtime.contract.errors import InputError, UsageError
 from runtime.evaluation.datasets import cifar, folders, labelled_parquet, stl10, tiny_imagenet
 from runtime.evaluation.datasets.dataset import Dataset
@@ -36,7 +37,7 @@ def open_dataset(text: str) -> Dataset:
         UsageError: there is no such NAME, or no PATH.
         InputError: what lies at PATH is not that data set, whole.
     """
-    kind, colon, place = text.partition(":")
+    kind, colon, place = as_text(text, "a data set").partition(":")
     if not (colon and place) or kind not in _LOADERS:
         raise UsageError(f"--data {printable(text)}: give NAME:PATH, NAME one of {', '.join(KINDS)}")
     if is_remote(place):

@@ -20,7 +20,8 @@ from fake_gpu import FakeGpu, FakeProgram
 from rehash import rehash
 
 from runtime import load
-from runtime.backends import open_session, ort_cuda, trt
+from runtime.backends import PROVIDERS as PROVIDERS_ASKED
+from runtime.backends import open_session, ort_cuda, resolve_provider, trt, uses_gpu
 from runtime.backends.checked_model import CheckedModel
 from runtime.backends.gpu_session import GpuSession
 from runtime.backends.session import (
@@ -392,7 +393,7 @@ def test_the_number_of_threads_reaches_the_library(provider, threads, tiny) -> N
     [
         ({"device": 1}, "device 1: must be 0 on a CPU"),
         ({"device": -1}, "device -1"),
-        ({"threads": 0}, "threads 0: must be 1 or more"),
+        ({"threads": 0}, "threads 0: must be from 1 to"),
         ({"provider": "cuda", "threads": 2}, "a GPU takes no number of threads"),
         ({"provider": "cuda", "device": -1}, "device -1: must be 0 or more"),
     ],
@@ -548,6 +549,17 @@ def test_gpus_are_counted(monkeypatch) -> None:
 def test_engine_takes_no_provider(engine) -> None:
     with pytest.raises(UsageError, match="takes no provider 'cpu'"):
         open_session(engine, "cpu")
+
+
+def test_a_provider_is_resolved_to_the_name_that_stores_have(tiny, engine) -> None:
+    onnx_model, engine_model = read_manifest(tiny), read_manifest(engine)
+    expected = {"auto": "cpu", "cpu": "cpu", "cuda": "cuda", "openvino": "openvino"}
+    assert {name: resolve_provider(onnx_model, name) for name in PROVIDERS_ASKED} == expected
+    built_by = engine_model.builder.name
+    assert resolve_provider(engine_model, "auto") == resolve_provider(engine_model, built_by) == built_by
+    with pytest.raises(UsageError, match=f"no provider '{built_by}': choose from auto"):
+        resolve_provider(onnx_model, built_by)
+    assert [name for name in (*expected.values(), built_by) if uses_gpu(name)] == ["cuda", built_by]
 
 
 # Batches

@@ -103,11 +103,11 @@ BAD_USE = {
     "a GPU and the CPU": (["embed", "{model}", "{pictures}", "--out", "{out}", "--devices", "0,cpu"], "or cpu,cpu"),
     "a GPU on the CPU": (
         ["embed", "{model}", "{pictures}", "--out", "{out}", "--devices", "1", "--provider", "openvino"],
-        "--devices 1 is a GPU, --provider openvino computes on the CPU",
+        "on the CPU: give `cpu`, or --provider cuda",
     ),
     "the CPU on a GPU": (
         ["embed", "{model}", "{pictures}", "--out", "{out}", "--devices", "cpu", "--provider", "cuda"],
-        "--devices cpu and --provider cuda contradict each other",
+        "on a GPU: give numbers of GPUs",
     ),
     "moved in no store": (
         ["embed", "{model}", "{pictures}", "--out", "{out}", "--images-root", "/a={pictures}"],
@@ -133,7 +133,10 @@ def test_bad_use_is_one_line_and_exit_2(arguments, message, call, tiny, pictures
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [(["--devices", "cpu"], "is an engine of tensorrt, give GPUs"), (["--provider", "openvino"], "is for ONNX models")],
+    [
+        (["--devices", "cpu"], "on a GPU: give numbers of GPUs"),
+        (["--provider", "openvino"], "is an engine of tensorrt: it takes no provider 'openvino'"),
+    ],
 )
 def test_embed_with_an_engine_refuses_what_only_onnx_takes(
     option, message, call, make_model, pictures, tmp_path
