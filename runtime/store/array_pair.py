@@ -17,7 +17,7 @@ import numpy as np
 
 from runtime.contract.atomic import cannot_write, work_folder
 from runtime.contract.errors import InputError, OutputFileError, UsageError, one_line
-from runtime.contract.file_set import FileSet, publish_sets, recover
+from runtime.contract.file_set import FileSet, is_interrupted, publish_sets, recover
 from runtime.contract.keys import Key
 from runtime.store.npy_header import npy_header, read_npy_header
 from runtime.store.records import Embeddings, Float32
@@ -109,6 +109,8 @@ class ArrayPair:
         """Open one of the two, which must be the file that it was."""
         try:
             if not path.is_file():  # a pipe or a device may have no end
+                if not path.exists() and is_interrupted(self._path):
+                    raise InputError(f"{self._path}: an export into it was interrupted; run the same `export` again")
                 what = "is no file" if path.exists() else "does not exist"
                 raise InputError(f"{path} {what}: embeddings as an array are X.npy and X.jsonl beside it")
             with path.open("rb") as file:

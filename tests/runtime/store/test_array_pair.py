@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from odd_file_systems import count_steps, failing, killed
 from stores import assert_same, rows, write
 
 from runtime.contract.errors import InputError, OutputFileError, UsageError
@@ -158,43 +160,62 @@ def test_another_ending_and_a_missing_folder_are_refused(stored, tmp_path) -> No
         export_array(stored, tmp_path / "nowhere" / "x.npy")
 
 
-def test_no_moment_of_an_export_leaves_two_halves_of_two_pairs(pair, tmp_path, monkeypatch) -> None:
-    """Stop before each fsync, rename and removal in turn, as a power cut would; then export again."""
+@pytest.fixture
+def steps(pair, tmp_path, monkeypatch):
+    """For each step of replacing a pair: its number, a fresh copy of the pair, and the function that replaces it."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     write(tmp_path / "other", rows(9, seed=1))  # of the same shape: only the names would tell
-    older, newer = rows(9), rows(9, seed=1)
-    real = {name: getattr(os, name) for name in ("fsync", "replace", "rename", "unlink")}
-    found = set()
-    for stop in range(100):
-        export_array(Store(tmp_path / "store"), pair)
-        calls = 0
+    export_array(Store(tmp_path / "other"), tmp_path / "other.npy")
+    other = Store(tmp_path / "other.npy")  # not the folder: pyarrow has threads, and the tests fork
 
-        def step(name, *args, stop=stop, **rest):
-            nonlocal calls
-            calls += 1
-            if calls > stop:
-                raise OSError(errno.EIO, "power cut")
-            return real[name](*args, **rest)
+    def copies():
+        taken = count_steps(lambda: export_array(other, tmp_path / "rehearsal.npy"))
+        assert len(taken) > 8
+        for step in range(len(taken)):
+            copy = Path(shutil.copytree(pair.parent, tmp_path / str(step))) / pair.name
+            yield step, copy, lambda copy=copy: export_array(other, copy)
 
-        with monkeypatch.context() as patched:
-            for name in real:
-                patched.setattr(os, name, lambda *args, name=name, **rest: step(name, *args, **rest))
-            try:
-                export_array(Store(tmp_path / "other"), pair)
-            except OutputFileError:
-                is_over = False
-            else:
-                is_over = True
+    return copies()
+
+
+def found_at(pair: Path) -> str:
+    """Which of the two pairs a reader finds."""
+    try:
+        found = Store(pair).read()
+    except InputError as error:
+        return str(error)
+    which = "older" if found.paths == rows(9).paths else "newer"
+    assert_same(found, rows(9) if which == "older" else rows(9, seed=1))
+    return which
+
+
+@pytest.mark.parametrize(("how", "number"), [("once", errno.ENOSPC), ("late", errno.EACCES)])
+def test_a_failure_at_any_step_leaves_the_older_pair_or_the_newer_one(how, number, steps) -> None:
+    failed = 0
+    for step, copy, replace in steps:
         try:
-            got = Store(pair).read()
-        except InputError:
-            found.add("neither")
+            with failing(step, number, how):
+                replace()
+        except OutputFileError:
+            failed += 1
+            assert found_at(copy) == "older"
         else:
-            found.add("older" if got.paths == older.paths else "newer")
-            assert_same(got, older if got.paths == older.paths else newer)
-        if is_over:
-            break
-    assert is_over
-    assert found >= {"older", "newer"}
+            assert found_at(copy) == "newer"
+        replace()
+        assert found_at(copy) == "newer"
+    assert failed > 5
+
+
+def test_a_kill_at_any_step_leaves_the_older_pair_or_the_newer_one_or_a_line_that_says_so(steps) -> None:
+    seen = set()
+    for step, copy, replace in steps:
+        assert killed(step, replace)
+        seen.add(state := found_at(copy))
+        assert state in ("older", "newer") or "was interrupted" in state
+        replace()
+        assert found_at(copy) == "newer"
+        assert names(copy.parent) == ["x.jsonl", "x.npy"]
+    assert {"older", "newer"} < seen
 
 
 def test_a_full_disk_leaves_the_older_pair(pair, tmp_path) -> None:
