@@ -1,7 +1,8 @@
 """What TensorRT-RTX compiled for this GPU, kept beside the engine: `X.engine.cache`.
 
-The manifest can't cover it, for it is written where the engine runs. So it carries a code that only this user's
-secret makes: one that came along with an engine, or that somebody else wrote, is not read. See DECISIONS.md.
+The manifest can't cover it, because it is written where the engine runs. So it carries a code that only a secret key
+makes: this user's own, or the one in the file that ITAE_CACHE_KEY names, with which containers share their kernels.
+A cache that somebody else wrote is not read. See DECISIONS.md.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ MAX_BYTES = 1 << 30
 """Of a file that is read; those of one engine are megabytes."""
 _CODE_BYTES = 32
 _SECRET_BYTES = 32
+KEY_VARIABLE = "ITAE_CACHE_KEY"
+"""The environment variable that names the file of a shared key."""
+MAX_KEY_BYTES = 4096
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +108,28 @@ class KernelCache:
 
 
 def _secret() -> bytes | None:
-    """This user's secret, made when it is first needed; none where there is nowhere to keep one."""
+    """Return the key of the code, or None if there is none."""
+    shared = os.environ.get(KEY_VARIABLE)
+    return _shared_key(Path(shared)) if shared else _own_secret()
+
+
+def _shared_key(path: Path) -> bytes | None:
+    """Return the key that this user was given. It is never made, and who may read it is up to who gave it."""
+    try:
+        with path.open("rb") as file:
+            key = file.read(MAX_KEY_BYTES + 1)
+    except (OSError, ValueError) as error:
+        _log.warning("kernels are not kept: can't read the key that %s names: %s", KEY_VARIABLE, error)
+        return None
+    if not _SECRET_BYTES <= len(key) <= MAX_KEY_BYTES:
+        wanted = f"{_SECRET_BYTES} to {MAX_KEY_BYTES} bytes"
+        _log.warning("kernels are not kept: %s, which %s names, must have %s", path, KEY_VARIABLE, wanted)
+        return None
+    return key
+
+
+def _own_secret() -> bytes | None:
+    """Return this user's secret, made when it is first needed; None if there is nowhere to keep one."""
     path = Path("~/.local/state/itae")
     try:
         path = secret_path()

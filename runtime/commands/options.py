@@ -112,7 +112,7 @@ def add_no_verify_hash(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-verify-hash",
         action="store_true",
-        help="don't compare the model's SHA-256 with its manifest, which saves reading it twice: a file that was "
+        help="don't compare the model's SHA-256 with its manifest, which saves the time to hash it: a file that was "
         "swapped goes unnoticed, and an engine is executable code that runs as you. Sizes are still compared",
     )
 

@@ -14,7 +14,7 @@ from fake_gpu import FakeGpu
 from runtime.backends import trt as engines
 from runtime.backends.checked_model import CheckedModel
 from runtime.backends.gpu_session import GpuSession
-from runtime.backends.kernel_cache import MAGIC, KernelCache, cache_path, secret_path
+from runtime.backends.kernel_cache import KEY_VARIABLE, MAGIC, KernelCache, cache_path, secret_path
 from runtime.contract.errors import BackendError, ManifestError
 from runtime.contract.manifest import read_manifest
 
@@ -223,6 +223,7 @@ class Config:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch) -> Path:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path / "state"
 
@@ -243,7 +244,8 @@ def test_kernels_are_kept_and_taken_again(tmp_path, caplog) -> None:
     assert cache_path(model) == tmp_path / "x.engine.cache"
     before = cache_path(model).stat()
     assert use(model).loaded == [b"kernels"]
-    assert cache_path(model).stat() == before  # the same again is not written again
+    after = cache_path(model).stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)  # the same is not written again
     assert use(model, made=b"more kernels").loaded == [b"kernels"]
     assert use(model).loaded == [b"more kernels"]
     assert caplog.records == []
@@ -326,6 +328,34 @@ def test_the_secret_is_this_users_alone(tmp_path, caplog) -> None:
     secret_path().chmod(0o644)
     assert use(model).loaded == []
     assert "is not a secret of this user alone" in caplog.text
+
+
+def test_containers_that_share_a_key_share_their_kernels(tmp_path, home, caplog, monkeypatch) -> None:
+    """As an image holds the engine and its cache, read-only; each container's home is new and the key is mounted."""
+    model, key = tmp_path / "x.engine", tmp_path / "key"
+    key.write_bytes(os.urandom(32))
+    monkeypatch.setenv(KEY_VARIABLE, str(key))
+    use(model)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another container"))
+    assert use(model).loaded == [b"kernels"]
+    assert caplog.records == []
+    assert not home.exists()
+    assert not (tmp_path / "another container").exists()
+    key.write_bytes(os.urandom(32))
+    assert use(model).loaded == []
+    assert "was not written here for this engine" in caplog.text
+
+
+@pytest.mark.parametrize("key", [None, b"", b"x" * 31, b"x" * 4097], ids=["missing", "empty", "short", "long"])
+def test_a_shared_key_that_is_none_is_never_replaced_by_ones_own(key, tmp_path, home, caplog, monkeypatch) -> None:
+    if key is not None:
+        (tmp_path / "key").write_bytes(key)
+    monkeypatch.setenv(KEY_VARIABLE, str(tmp_path / "key"))
+    use(tmp_path / "x.engine")
+    assert not cache_path(tmp_path / "x.engine").exists()
+    assert not home.exists()
+    assert "kernels are not kept: " in caplog.text
+    assert KEY_VARIABLE in caplog.text
 
 
 def test_a_library_that_gives_nothing_leaves_no_file(tmp_path) -> None:
