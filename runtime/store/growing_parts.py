@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from runtime.contract.errors import OutputFileError
 from runtime.contract.keys import Key
 from runtime.store.parquet_parts import has_parts, open_part, part_files, part_path, write_part
 from runtime.store.reader import Store
-from runtime.store.records import Embeddings, StoreRecord, write_record
+from runtime.store.records import RECORD, Embeddings, StoreRecord, read_record, write_record
 
 PART_ROWS = 4096
 """Rows of a part, which is written anew until it has so many: 12 MB of ViT-B's embeddings."""
@@ -35,6 +37,7 @@ class GrowingParts:
                     self._last = part.read()
                     self._full_parts -= 1
         self._is_marked = False
+        self._is_new = read_record(folder) is None
 
     def stored(self) -> Iterator[Key]:
         """The keys of the rows that lay there before the first `append`; raises InputError."""
@@ -42,9 +45,28 @@ class GrowingParts:
 
     def append(self, rows: Embeddings) -> None:
         """Append rows durably; raises OutputFileError, after which there is no going on."""
-        if not self._is_marked:  # first, so that a set that grows is never taken for a complete one
-            self._write_record(rows.vectors.shape[1], complete=False)
-            self._is_marked = True
+        try:
+            self._mark_incomplete(rows.vectors.shape[1])
+            self._write_parts(rows)
+        except OutputFileError:
+            if self._is_new and not has_parts(self._folder):
+                with contextlib.suppress(OSError):
+                    (self._folder / RECORD).unlink(missing_ok=True)  # of a store that has not come to be
+            raise
+        self._rows += len(rows)
+
+    def begin_errors(self) -> None:
+        """Say that a store is not complete, since the errors of the run before are replaced; raises OutputFileError."""
+        if self._store is not None:
+            self._mark_incomplete(self._store.width)
+
+    def _mark_incomplete(self, width: int) -> None:
+        """Say so before the first change, so that a store that changes is never taken for a complete one."""
+        if not self._is_marked:
+            self._write_record(width, complete=False)
+            self._is_marked, self._width = True, width
+
+    def _write_parts(self, rows: Embeddings) -> None:
         left = rows if self._last is None else _joined(self._last, rows)
         while len(left):
             piece, left = left[:PART_ROWS], left[PART_ROWS:]
@@ -52,8 +74,6 @@ class GrowingParts:
             is_full = len(piece) == PART_ROWS
             self._full_parts += is_full
             self._last = None if is_full else piece
-        self._rows += len(rows)
-        self._width = rows.vectors.shape[1]
 
     def complete(self) -> None:
         """Say in `store.json` that the run has ended; raises OutputFileError."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import queue
 import threading
 import time
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.contract.atomic import alone_in, cannot_write
+from runtime.contract.atomic import alone_in, cannot_write, sync_file
 from runtime.contract.errors import OutputFileError, UsageError
 from runtime.contract.keys import Key, Keys
 from runtime.store.growing_parts import GrowingParts
@@ -71,6 +70,7 @@ class StoreWriter:
         self._folder = folder
         self._errors = folder / ERRORS
         self._has_errors = False
+        self._changes = threading.Lock()
         self._waiting: queue.Queue[Embeddings | None] = queue.Queue(_WAITING_BATCHES)  # None ends the thread
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._write, name="store writer", daemon=True)
@@ -90,6 +90,9 @@ class StoreWriter:
         # ASCII: some names hold U+2028, where Python's splitlines would break a line.
         line = json.dumps({"root": root, "path": path, "error": error}, ensure_ascii=True) + "\n"
         mode = "ab" if self._has_errors else "wb"  # those of the run before were tried again
+        if not self._has_errors:
+            with self._changes:
+                self._parts.begin_errors()
         self._has_errors = True
         try:
             with self._errors.open(mode, buffering=0) as file:
@@ -107,7 +110,7 @@ class StoreWriter:
         self._raise_failure()
         try:
             with self._errors.open("ab" if self._has_errors else "wb") as file:
-                os.fsync(file.fileno())
+                sync_file(file.fileno(), self._errors)
         except OSError as error:
             raise cannot_write(self._errors, error) from error
         self._parts.complete()  # last: it says that every image is a row or a line of errors
@@ -144,14 +147,14 @@ class StoreWriter:
     def _flush(self, pending: Sequence[Embeddings]) -> None:
         if self._failure is not None:  # the disk is full: rows are dropped until `add` raises
             return
+        rows = Embeddings(
+            [root for item in pending for root in item.roots],
+            [path for item in pending for path in item.paths],
+            np.concatenate([item.vectors for item in pending]),
+        )
         try:
-            self._parts.append(
-                Embeddings(
-                    [root for item in pending for root in item.roots],
-                    [path for item in pending for path in item.paths],
-                    np.concatenate([item.vectors for item in pending]),
-                )
-            )
+            with self._changes:
+                self._parts.append(rows)
         except Exception as error:
             self._failure = error  # raised where the next rows are added
 

@@ -93,11 +93,17 @@ def count_steps(body: Callable[[], object]) -> list[str]:
 
 
 @contextlib.contextmanager
-def failing(step: int, number: int = errno.ENOSPC, how: str = "once") -> Iterator[None]:
-    """Fail at a step: `once`; `on`: there and at each of the same name from there on; `late`: once, its work done."""
+def failing(step: int, number: int = errno.ENOSPC, how: str = "once") -> Iterator[Callable[[], bool]]:
+    """Fail at a step: `once`; `on`: there and at each of the same name from there on; `late`: once, its work done.
+
+    Yields a function that returns whether there were so many steps.
+    """
     failed: set[str] = set()
+    last = -1
 
     def act(count: int, name: str) -> None:
+        nonlocal last
+        last = count
         if count == step and how != "late":
             failed.add(name)
             raise error(number)
@@ -109,7 +115,7 @@ def failing(step: int, number: int = errno.ENOSPC, how: str = "once") -> Iterato
             raise error(number)
 
     with watched(act, after):
-        yield
+        yield lambda: last >= step
 
 
 def killed(step: int, body: Callable[[], object]) -> bool:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -11,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from odd_file_systems import failing, killed, lacking
 from pyarrow import parquet
 from stores import assert_same, rows, write
 
+from runtime.contract.atomic import forget_warnings
 from runtime.contract.errors import InputError, OutputFileError, UsageError
 from runtime.store import Embeddings, Store, growing_parts, writer
 from runtime.store.writer import open_writer
@@ -135,6 +138,95 @@ def test_no_moment_of_a_flush_loses_or_doubles_a_row(tmp_path, monkeypatch) -> N
                 add(made, expected[row : row + 1])
         assert_same(Store(out).read(), expected)
     assert stops > 10
+
+
+def finished(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("older", [0, 2, 6], ids=["none before", "a part that grows", "full parts"])
+def test_a_kill_at_any_step_leaves_a_store_that_is_whole_as_far_as_it_says(older, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(growing_parts, "PART_ROWS", 4)
+    monkeypatch.setattr(writer, "FLUSH_ROWS", 1)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    expected = rows(9)
+
+    def run(folder: Path) -> None:
+        with open_writer(folder, {}) as made:
+            made.add_error("/r", "new.png", "bad")
+            for row in range(9):
+                if ("/root", f"0/{row}.png") not in made.stored:
+                    add(made, expected[row : row + 1])
+
+    start = tmp_path / "start"
+    if older:
+        with open_writer(start, {}) as made:
+            made.add_error("/r", "old.png", "bad")
+            add(made, expected[0:older])
+    run(tmp_path / "whole")
+    for step in range(1000):
+        out = tmp_path / str(step)
+        if older:
+            shutil.copytree(start, out)
+        if not killed(step, lambda out=out: run(out)):
+            break
+        try:
+            found = Store(out)
+        except InputError:
+            assert not older
+        else:
+            assert_same(found.read(), expected[0 : len(found)])
+            assert len(found) >= older
+            if found.complete:
+                bad = json.loads((out / "errors.jsonl").read_text())["path"]
+                assert (bad, len(found)) in (("old.png", older), ("new.png", 9))
+        run(out)
+        assert finished(out) == finished(tmp_path / "whole")
+    assert step > 10
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["none before", "over an older one"])
+@pytest.mark.parametrize("how", ["once", "late"])
+def test_a_failure_at_any_step_leaves_no_half_of_a_store(how, older, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    if older:
+        write(tmp_path / "start", rows(2))
+    said = []
+    for step in range(1000):
+        out = tmp_path / str(step)
+        if older:
+            shutil.copytree(tmp_path / "start", out)
+        try:
+            with failing(step, errno.ENOSPC, how) as reached, open_writer(out, {}) as made:
+                add(made, rows(4)[2 * older : 4])
+        except OutputFileError as error:
+            said.append(str(error))
+            if not older and not (out / "part-00000.parquet").exists():
+                assert not out.exists() or not any(out.iterdir())
+        count = 0
+        if out.exists() and any(out.iterdir()):
+            found = Store(out)
+            count = len(found)
+            assert_same(found.read(), rows(4)[0:count])
+        assert count >= 2 * older
+        write(out, rows(4)[count:4])
+        assert_same(Store(out).read(), rows(4))
+        if not reached():
+            break
+    assert len(said) > 5
+    assert all("No space left on device" in one for one in said)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO, errno.EPERM], ids=errno.errorcode.get)
+def test_a_file_system_that_lacks_something_is_said_once_and_written_to(number, tmp_path, caplog) -> None:
+    forget_warnings()
+    with lacking("fsyncdir", "chmod", "flock", number=number):
+        for stop in (3, 9):
+            write(tmp_path, rows(9)[stop // 9 * 3 : stop])
+    assert_same(Store(tmp_path).read(), rows(9))
+    assert len(caplog.messages) == 2
+    assert "no locks" in caplog.messages[0]
+    assert "no fsync of folders" in caplog.messages[1]
 
 
 def test_leftovers_of_a_killed_run_are_removed(tmp_path) -> None:
