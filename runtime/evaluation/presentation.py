@@ -10,12 +10,13 @@ from typing import Any
 from runtime.contract.keys import location
 from runtime.contract.schema import Manifest
 from runtime.evaluation.cache import EmbeddedDataset
-from runtime.evaluation.paired import CONFIDENCE, Paired
+from runtime.evaluation.differences import CONFIDENCE
 from runtime.evaluation.paper import Figures, figures_for
 from runtime.evaluation.protocol import METRICS, NORMALISATIONS, Comparison, Evaluation
+from runtime.evaluation.resampling import RESAMPLES
 from runtime.sources.names import printable
 
-SUMMARY_FORMAT = 1
+SUMMARY_FORMAT = 2
 _TITLES = {"raw": "embeddings as they are", "l2": "divided by their L2 norm"}
 _PAPER = "paper, with ITAE"
 
@@ -53,9 +54,12 @@ def as_text(results: Sequence[DatasetResult]) -> str:
 
 
 WHAT_P_MEANS = f"""\
-±: standard deviation over the seeds. Differences: mean over the seeds, with its {CONFIDENCE:.0%} confidence interval.
-p: paired t-test / Wilcoxon's signed-rank test over the seeds; uncorrected for the number of tests; - where every seed
-gave the same difference. Seeds are k-means' chance on these images: a small p says nothing of other images."""
+±: standard deviation over the seeds. Differences: mean over the seeds, with two {CONFIDENCE:.0%} confidence intervals.
+Over images: a bootstrap, {RESAMPLES:,} resamples of the images, the same for both models, clusters as they are. A small
+p says that other images of this kind would show the difference again.
+Over seeds: k-means' chance on these images; Student's interval, p by paired t-test / Wilcoxon's signed-rank test. A
+small p says that other seeds would show the difference again, and nothing about other images.
+No p is corrected for the number of tests; -: all differences are the same."""
 
 
 def _table(result: DatasetResult) -> list[str]:
@@ -98,16 +102,23 @@ def _mean(one: Evaluation, metric: str) -> str:
 
 
 def _difference(found: Comparison) -> list[tuple[str, ...]]:
-    all_of = [found.by_metric[metric] for metric in METRICS]
-    rows: list[tuple[str, ...]] = [(f"    less {found.baseline.embedded.name}", *map(_interval, all_of))]
-    if all_of[0].low is not None:  # several seeds
-        rows.append(("    p", *(f"{_p(one.t_p)} / {_p(one.wilcoxon_p)}" for one in all_of)))
+    seeds = [found.over_seeds[metric] for metric in METRICS]
+    images = [found.over_images[metric] for metric in METRICS]
+    rows: list[tuple[str, ...]] = [
+        (f"    less {found.baseline.embedded.name}", *(f"{one.mean:+.4f}" for one in seeds)),
+        ("      over images", *(_interval(one.low, one.high) for one in images)),
+        ("      p over images", *(_p(one.p) for one in images)),
+    ]
+    if seeds[0].low is not None:  # several seeds
+        rows += [
+            ("      over seeds", *(_interval(one.low, one.high) for one in seeds)),
+            ("      p over seeds", *(f"{_p(one.t_p)} / {_p(one.wilcoxon_p)}" for one in seeds)),
+        ]
     return rows
 
 
-def _interval(one: Paired) -> str:
-    interval = "" if one.low is None or one.high is None else f" ({one.low:+.4f} to {one.high:+.4f})"
-    return f"{one.mean:+.4f}{interval}"
+def _interval(low: float | None, high: float | None) -> str:
+    return f"{low:+.4f} to {high:+.4f}"
 
 
 def _p(value: float | None) -> str:
@@ -211,11 +222,16 @@ def _dataset(result: DatasetResult) -> dict[str, Any]:
                 "model": one.model.embedded.name,
                 "baseline": one.baseline.embedded.name,
                 "normalisation": one.model.normalisation,
-                **{metric: vars(found) for metric, found in one.by_metric.items()},
+                **{metric: _compared(one, metric) for metric in METRICS},
             }
             for one in result.comparisons
         ],
     }
+
+
+def _compared(one: Comparison, metric: str) -> dict[str, Any]:
+    seeds = dict(vars(one.over_seeds[metric]))
+    return {"mean": seeds.pop("mean"), "over_images": vars(one.over_images[metric]), "over_seeds": seeds}
 
 
 def _evaluation(one: Evaluation) -> dict[str, Any]:

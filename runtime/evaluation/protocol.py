@@ -7,8 +7,9 @@ known, so both are done. Each seed's clustering is that of `clustering.kmeans`: 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -22,7 +23,8 @@ from runtime.contract.errors import InputError, UsageError
 from runtime.contract.keys import location
 from runtime.contract.progress import NowAndThen, after
 from runtime.evaluation.cache import EmbeddedDataset
-from runtime.evaluation.paired import Paired, paired
+from runtime.evaluation.differences import OverImages, OverSeeds, over_images, over_seeds
+from runtime.evaluation.resampling import SeedLabels, resampled_scores, seeds_used
 
 Float64 = npt.NDArray[np.float64]
 Normalisation = Literal["raw", "l2"]
@@ -67,13 +69,20 @@ class Evaluation:
     """(k,): the class that Hungarian matching gives each cluster, each class once."""
     confusion: npt.NDArray[np.int64]
     """(k, k): images of class i in the cluster that was given class j; ACC is its trace by its sum."""
+    by_seed: tuple[SeedLabels, ...]
+    """Clusterings of the first seeds, `seeds_used` of them, for scores on resampled images."""
     seconds: float
-    """All seeds' k-means took."""
+    """Seconds that k-means took for all seeds."""
 
     @property
     def k(self) -> int:
-        """Clusters, and classes."""
+        """Number of clusters, and of classes."""
         return len(self.classes)
+
+    @cached_property
+    def resampled(self) -> Mapping[str, Float64]:
+        """Scores on resamples of the images, by metric: (RESAMPLES,); the same resamples for every model."""
+        return resampled_scores(self.truth, self.by_seed, self.scores[0].seed)
 
     def values(self, metric: str) -> Float64:
         """(s,): one of `METRICS` by seed."""
@@ -95,7 +104,10 @@ class Comparison:
 
     model: Evaluation
     baseline: Evaluation
-    by_metric: dict[str, Paired]
+    over_seeds: dict[str, OverSeeds]
+    """By metric: what k-means' seeds may have done."""
+    over_images: dict[str, OverImages]
+    """By metric: what the choice of the images may have done."""
 
 
 def evaluate(
@@ -138,7 +150,12 @@ def evaluate(
     )
     median = int(np.argsort([one.acc for one in scores], kind="stable")[(len(scores) - 1) // 2])
     number = {name: label for label, name in enumerate(classes)}
+    used = seeds_used(len(seeds), len(truth))
     class_of_cluster = np.array([number[str(name)] for name in results[median].class_of_cluster], np.int32)
+    by_seed = tuple(
+        SeedLabels(one.labels, np.array([number[str(name)] for name in got.class_of_cluster])[one.labels] == truth)
+        for got, one in zip(results[:used], clusterings[:used], strict=True)
+    )
     by_cluster = contingency(truth.astype(np.intp), clusterings[median].labels, len(classes), len(classes))
     confusion = np.zeros_like(by_cluster)
     confusion[:, class_of_cluster] = by_cluster
@@ -153,6 +170,7 @@ def evaluate(
         truth=truth,
         class_of_cluster=class_of_cluster,
         confusion=confusion,
+        by_seed=by_seed,
         seconds=time.monotonic() - start,
     )
 
@@ -165,8 +183,12 @@ def compare(model: Evaluation, baseline: Evaluation) -> Comparison:
     """
     if not np.array_equal(model.embedded.rows, baseline.embedded.rows):
         raise ValueError("evaluations of other images")
-    by_metric = {metric: paired(list(model.values(metric)), list(baseline.values(metric))) for metric in METRICS}
-    return Comparison(model, baseline, by_metric)
+    seeds = {metric: over_seeds(list(model.values(metric)), list(baseline.values(metric))) for metric in METRICS}
+    images = {
+        metric: over_images(seeds[metric].mean, model.resampled[metric], baseline.resampled[metric], len(model.by_seed))
+        for metric in METRICS
+    }
+    return Comparison(model, baseline, seeds, images)
 
 
 def points_of(embedded: EmbeddedDataset, normalisation: Normalisation) -> npt.NDArray[np.float32]:

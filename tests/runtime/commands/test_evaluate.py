@@ -197,11 +197,17 @@ def test_models_are_compared_with_the_first_by_the_same_seeds(call, make_model, 
         ("itae.onnx", "plain.onnx", "raw"),
         ("itae.onnx", "plain.onnx", "l2"),
     ]
-    assert comparisons[0]["acc"] == {"mean": 0.0, "low": 0.0, "high": 0.0, "t_p": None, "wilcoxon_p": None}
+    assert comparisons[0]["acc"] == {
+        "mean": 0.0,
+        "over_images": {"low": 0.0, "high": 0.0, "p": None, "resamples": 1000, "seeds": 3},
+        "over_seeds": {"low": 0.0, "high": 0.0, "t_p": None, "wilcoxon_p": None},
+    }
     _, out, _ = call(*two_models(make_model, tmp_path), "--data", f"folder:{colors}", "--seeds", 3)
-    assert cells(out, "less plain.onnx")[2:6] == ["+0.0000", "(+0.0000", "to", "+0.0000)"]
-    assert cells(out, "p ")[1:] == ["-", "/", "-"] * 3
-    assert "Seeds are k-means' chance on these images: a small p says nothing of other images." in out
+    assert cells(out, "less plain.onnx")[2:] == ["+0.0000"] * 3
+    for what, p in (("images", ["-"]), ("seeds", ["-", "/", "-"])):
+        assert cells(out, f"over {what}")[2:] == ["+0.0000", "to", "+0.0000"] * 3
+        assert cells(out, f"p over {what}")[3:] == p * 3
+    assert "small p says that other seeds would show the difference again, and nothing about other images." in out
 
 
 def test_pictures_that_one_model_cannot_embed_are_left_out_for_all(call, make_model, colors, tmp_path) -> None:

@@ -116,11 +116,16 @@ def test_the_better_model_wins_and_the_test_says_so(embed) -> None:
     better, worse = (embed(noisy(4, spread)[0], labels, name=str(spread)) for spread in (0.45, 0.6))
     found = compare(evaluate(better, "raw", range(8)), evaluate(worse, "raw", range(8)))
     for metric in METRICS:
-        one = found.by_metric[metric]
-        assert one.low > 0
-        assert one.t_p is None or one.t_p < 0.01
+        seeds, images = found.over_seeds[metric], found.over_images[metric]
+        assert seeds.low > 0
+        assert seeds.t_p is None or seeds.t_p < 0.01
+        assert images.low > 0
+        assert images.p < 0.05
+        assert images.seeds == 8
     back = compare(found.baseline, found.model)
-    assert back.by_metric["acc"].mean == pytest.approx(-found.by_metric["acc"].mean)
+    assert back.over_seeds["acc"].mean == pytest.approx(-found.over_seeds["acc"].mean)
+    forth_again, back_again = found.over_images["acc"], back.over_images["acc"]
+    assert (back_again.low, back_again.high) == pytest.approx((-forth_again.high, -forth_again.low), abs=0.01)
 
 
 def test_models_are_compared_on_the_images_that_all_could_embed(embed) -> None:
