@@ -23,8 +23,8 @@ def export(spec: ExportSpec, progress: Progress | None = None) -> ExportResult:
     """Export a model as `python -m exporter` does.
 
     Args:
-        spec: what to export.
-        progress: tells what is going on; None: silence.
+        spec: the options of the export.
+        progress: shows the steps; None shows nothing.
 
     Raises:
         ItaeError: one of the kinds of `runtime.contract.errors`.

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def summary(result: ExportResult) -> list[str]:
-    """What was made, in lines for people."""
+    """The summary of an export, in lines for people."""
     m = result.manifest
     o = m.options
     height, width = o.image_size

@@ -88,7 +88,7 @@ def load_and_trace(spec: ExportSpec, folder: Path) -> tuple[LoadedModel, Path]:
 
 
 def passes(spec: ExportSpec) -> list[Pass]:
-    """What is done to the traced graph, in this order."""
+    """The passes over the traced graph, in their order."""
     facts, itae, arch = spec.facts, spec.itae, spec.backbone
     chosen = [partial(scale_queries, facts=facts)]
     if spec.resolved_precision != "fp32":
@@ -164,7 +164,7 @@ def _operate_and_check(
     final = spec.path if spec.keep_onnx is None else Path(spec.keep_onnx)
 
     def run_other(other: ExportSpec, images: parity.Array) -> dict[str, parity.Array]:
-        """What another operation on the same trace gives, of which nothing stays."""
+        """The outputs of another operation on the same trace, whose files are removed."""
         folder = work / "other"
         got = parity.run(gate.open_checked(operate(other, traced, folder).model, other), images)
         shutil.rmtree(folder)

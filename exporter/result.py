@@ -1,4 +1,4 @@
-"""What an export gives."""
+"""The result of an export."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from runtime.contract.manifest import Manifest
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was made."""
+    """A published model."""
 
     path: Path
     manifest: Manifest
     seconds: dict[str, float]
     """By step."""
     backend_reason: str | None = None
-    """Why `--backend auto` chose the library that built the engine; None where it did not choose."""
+    """The reason why `--backend auto` chose the library that built the engine; None if it did not choose."""

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 
 class Progress:
-    """Tells which step runs and how long each took; prints nothing where `quiet`."""
+    """Shows which step runs and how long each took; prints nothing if `quiet`."""
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
@@ -38,14 +38,14 @@ class Progress:
         self._console.print(f"{name:<8}{self.seconds[name]:6.1f} s  {escape(what)}")
 
     def detail(self, text: str) -> None:
-        """What the step is at; seen on a terminal, and with `verbose`."""
+        """Show a detail of the step, on a terminal and with `verbose`."""
         if self._status is not None:
             self._status.update(f"{self._current} [dim]· {escape(text)}[/]")
         elif self._verbose:
             self._console.print(f"        {escape(text)}")
 
     def note(self, text: str) -> None:
-        """Something that the user should know, and that stops nothing."""
+        """Show a note that the user should read; the export continues."""
         self._console.print(escape(f"note: {text}"))
 
     def log(self, severity: str, text: str) -> None:

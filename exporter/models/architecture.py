@@ -42,7 +42,7 @@ class Architecture:
     mean: Channels = (0.485, 0.456, 0.406)
     """Subtracted from each channel of a picture, whose values are from 0 to 1. `exporter.proof` states it again."""
     std: Channels = (0.229, 0.224, 0.225)
-    """What each channel is then divided by."""
+    """The divisor of each channel after that."""
 
     @property
     def head_dim(self) -> int:

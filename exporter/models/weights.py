@@ -180,7 +180,7 @@ def _download(repository: str, revision: str, filename: str) -> Path:
 
 
 def quiet_libraries() -> None:
-    """Keep transformers' and the hub's progress bars and warnings off the terminal: errors are ours to tell."""
+    """Keep transformers' and the hub's progress bars and warnings off the terminal; we report errors ourselves."""
     libraries: tuple[Any, ...] = (transformers.utils.logging, huggingface_hub.utils.logging)  # untyped
     for logging in libraries:
         logging.set_verbosity_error()

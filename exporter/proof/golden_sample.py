@@ -33,12 +33,12 @@ so that a wrong number in either place fails the export."""
 POOL = 4
 """Candidates per wanted sample, at most."""
 KINDS = 4
-"""Of candidates."""
+"""Number of kinds of candidates."""
 CLEAR = 2.0
 """A margin this many times the precision's own is wide enough to stop looking."""
 THRESHOLDS_TRIED = 256
 VISIBLE_EFFECT = 1e-3
-"""Ten times what fp32 may differ: a smaller change of the embeddings could not be told from none."""
+"""Ten times the limit of fp32: a smaller change of the embeddings could be rounding."""
 VISIBLE = (0.4, 0.95)
 """Quantiles of the scores between which a moved threshold lies: enough is flagged to move the embedding."""
 
@@ -61,12 +61,12 @@ class Sample:
 
 
 def make_samples(model: torch.nn.Module, spec: ExportSpec, progress: Progress) -> list[Sample]:
-    """The golden sample of the export and, where its options flag too little to tell, one at another threshold.
+    """The golden sample of the export and, if its options flag too few patches, one at another threshold.
 
     Args:
         model: transformers' DINOv2 in eval mode, float32, position embedding baked.
-        spec: size of the images, options, how many samples.
-        progress: told what is going on.
+        spec: size of the images, options, number of samples.
+        progress: called with the progress in words.
     """
     check_preprocessing(spec.preprocessing())
     S = spec.parity_samples

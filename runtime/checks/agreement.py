@@ -111,9 +111,9 @@ def _cosines_with_others(units: Float64, rows: npt.NDArray[np.intp]) -> Float64:
 def _clusterings_ari(got: Float64, expected: Float64, k: int, seed: int) -> float:
     """Adjusted Rand index of k-means on the reference and of k-means that starts from its clusters.
 
-    The reference starts by k-means++; the other from the means of its own vectors over the clusters found. Were both
-    to start from the same k pictures they would be told apart by chance, not by their embeddings: a picture between
-    two clusters is enough for Lloyd's iterations to end elsewhere.
+    The reference starts by k-means++; the other from the means of its own vectors over the clusters found. If both
+    started from the same k pictures, they would differ by chance, not by their embeddings: a picture between two
+    clusters is enough for Lloyd's iterations to end elsewhere.
     """
     from sklearn.cluster import KMeans, kmeans_plusplus
     from sklearn.exceptions import ConvergenceWarning

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from runtime.store import Store
 
 Say = Callable[[str], None]
-"""Tells a line on stderr."""
+"""A function that shows a line on stderr."""
 
 # Heavy imports come after parsing, in the function that needs them.
 

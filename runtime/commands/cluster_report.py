@@ -46,8 +46,8 @@ def check(arguments: argparse.Namespace) -> None:
     """Check, before the embeddings are read, that a report can be made.
 
     Raises:
-        UsageError: --model without --report, or a model that doesn't tell its artifacts.
-        ManifestError, BackendError: it is missing or altered, or can't be run here.
+        UsageError: --model without --report, or a model without `artifact_mask` and `artifact_norm`.
+        ManifestError, BackendError: the model is missing or altered, or can't run here.
         OutputFileError: the report can't be written there.
     """
     if arguments.report is None and arguments.model is not None:
@@ -175,7 +175,7 @@ def _facts(
 
 
 def _method(method: object) -> str:
-    """What the model does about artifacts, in words; `store.json` may be another program's and hold anything."""
+    """The model's method against artifacts, in words; another program's `store.json` may hold anything."""
     if not isinstance(method, dict):
         return str(method)
     if method.get("name") == "none":

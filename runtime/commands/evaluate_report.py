@@ -101,7 +101,7 @@ def _table(result: DatasetResult) -> Table:
 
 
 def _artifacts(arguments: argparse.Namespace, result: DatasetResult, keys: Sequence[Key]) -> Artifacts | None:
-    """What the first model flags that has outputs which tell; none where no model has."""
+    """The flags of the first model that outputs them; None if no model does."""
     from runtime import load
     from runtime.commands.report_artifacts import sample_artifacts
 

@@ -1,4 +1,4 @@
-"""What a model flags: run again on a sample of images, with its outputs `artifact_mask` and `artifact_norm`."""
+"""The flags of a model on a sample of images, by its outputs `artifact_mask` and `artifact_norm`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _AT_ONCE = 8
 
 
 def check_outputs(manifest: Manifest, path: str) -> None:
-    """Check, before anything long is begun, that the model tells its artifacts; raises UsageError."""
+    """Check, before anything long is begun, that the model outputs its artifacts; raises UsageError."""
     if missing := [name for name in (MASK, NORM) if name not in manifest.output_names()]:
         raise UsageError(
             f"--model {path} has no output {missing[0]}: export one with --outputs embedding,{MASK},{NORM}"
@@ -44,14 +44,14 @@ def sample_artifacts(
     note: str = "",
     read: ReadImage = read_image,
 ) -> Artifacts | None:
-    """Run the model on a random sample of n images; None where not one of them can be read.
+    """Run the model on a random sample of n images; returns None if none of them can be read.
 
     Args:
-        model: with the outputs `artifact_mask` and `artifact_norm`.
-        n: how many images there are.
-        key_of: gives the key of one, under its root as it is now.
-        seed: of the sample.
-        note: what a reader must know of it.
+        model: a model with the outputs `artifact_mask` and `artifact_norm`.
+        n: number of images.
+        key_of: returns the key of an image by its row, with its present root.
+        seed: seed of the sample.
+        note: a remark for the reader.
         read: decodes the image of a key.
     """
     check_outputs(model.manifest, model.name)

@@ -85,7 +85,7 @@ def _what_is_left(path: Path, before: Identity | None, temporary: Path | None) -
 
 
 def identity(path: Path) -> Identity | None:
-    """What tells one file from another without reading it; None where there is none; raises OSError."""
+    """Numbers that distinguish a file from another without reading it; None if there is no file; raises OSError."""
     try:
         found = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -153,9 +153,9 @@ def is_alive(process: int) -> bool:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[bool | None]:
-    """Hold the lock of a folder, which goes with the process however it ends.
+    """Hold the lock of a folder; the end of the process releases it, however it ends.
 
-    Yields True; False where another holds the lock; None where the file system has no locks.
+    Yields True; False if another process holds the lock; None if the file system has no locks.
 
     Raises:
         OutputFileError: the folder can't be opened.

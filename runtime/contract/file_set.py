@@ -135,7 +135,7 @@ class _Plan:
     host: str
     process: int
     token: str
-    """Tells it from the plan of any other exchange."""
+    """A random word that distinguishes this plan from those of other exchanges."""
 
 
 class _Exchange:
@@ -190,7 +190,7 @@ class _Exchange:
                 _close(self.folder)
 
     def found(self) -> str:
-        """What lies there now: `none`, `older`, `new` or else `neither`; raises OSError."""
+        """The set that lies there now: `none`, `older`, `new` or otherwise `neither`; raises OSError."""
         now = {name: identity(self.seal.with_name(name)) for name in self._before}
         if now == self._before:
             return "older" if any(now.values()) else "none"
@@ -202,7 +202,7 @@ def _exchange_folder(seal: Path) -> Path:
 
 
 def _found(exchanges: Sequence[_Exchange]) -> str:
-    """What lies in the places of all sets, in words, after looking."""
+    """Look at the places of all sets and describe in words what lies there."""
     try:
         found = {exchange: exchange.found() for exchange in exchanges}
     except OSError:
@@ -298,7 +298,7 @@ def _close(folder: Path) -> None:
 
 
 def _read_plan(folder: Path) -> _Plan | None:
-    """The plan of an exchange; None where there is none, as of one that was over.
+    """The plan of an exchange; None if there is none, as after the end of an exchange.
 
     Raises:
         OSError: it can't be read.

@@ -30,7 +30,7 @@ _MAX_LINE = 1 << 20
 """Bytes; longer lines are damage, since a path has 4,096 bytes at most."""
 _PART_ROWS = 4096
 _ESCAPED = {ord(one): f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"}
-"""What some readers take for the end of a line, and JSON does not escape."""
+"""Characters that some readers take for the end of a line, and JSON does not escape."""
 _AGAIN = "make both again with `python -m runtime export`"
 
 

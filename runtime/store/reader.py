@@ -41,7 +41,7 @@ class Store:
         self.complete = True
         """Whether the run that wrote it has ended."""
         self.origin: dict[str, Any] = {}
-        """What made the embeddings: `model`, `model_sha256`, `options`, ...; empty where that isn't known."""
+        """The origin of the embeddings: `model`, `model_sha256`, `options`, ...; empty if it is not known."""
         self._rows: Parts | ArrayPair
         if is_array(self.path):
             self._rows = ArrayPair(self.path)

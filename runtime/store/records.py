@@ -63,7 +63,7 @@ class StoreRecord(pydantic.BaseModel):
     """Number of rows, if the run is complete."""
     width: Annotated[int, Field(gt=0)]
     origin: dict[str, Any]
-    """What made the embeddings: see `runtime.store.origin`."""
+    """The origin of the embeddings: see `runtime.store.origin`."""
 
 
 def read_record(folder: Path) -> StoreRecord | None:

@@ -25,13 +25,13 @@ SUMMARY = "summary.json"
 
 @dataclass(frozen=True)
 class Kind:
-    """What a command leaves in its folder."""
+    """The files of a command's result."""
 
     command: str
     always: tuple[str, ...]
-    """Files of every result, besides `SUMMARY`; the first tells whose a summary is."""
+    """Files of every result, besides `SUMMARY`; the first one shows which command a summary belongs to."""
     sometimes: tuple[str, ...] = ()
-    """Files of some results, which go where the next one lacks them."""
+    """Files of some results; they are removed if the next result lacks them."""
 
 
 @contextlib.contextmanager
@@ -88,14 +88,14 @@ def _check_loss(out: Path, kind: Kind) -> None:
 def publish_result(
     out: Path, work: Path, kind: Kind, contents: Mapping[str, bytes], summary: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write the files; gives the summary as written, `files` added.
+    """Write the files; returns the summary as written, with `files` added.
 
     Args:
-        out: where they go.
-        work: from `result_folder`.
-        kind: of the result.
-        contents: of each file but the summary.
-        summary: everything else that the summary tells, as JSON.
+        out: the folder of the result.
+        work: the folder from `result_folder`.
+        kind: the kind of the result.
+        contents: the content of each file except for the summary.
+        summary: the rest of the summary, as JSON.
 
     Raises:
         OutputFileError: a file can't be written or moved; the message says what is in `out` now.
