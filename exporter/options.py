@@ -10,34 +10,64 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, get_args
 
+from exporter.declaration import (
+    FileName,
+    Form,
+    Instance,
+    Option,
+    Sizes,
+    Whole,
+    WordList,
+    check_options,
+    declared,
+)
 from exporter.graph_facts import GraphFacts
+from exporter.methods.itae.options import GROUP as ITAE
 from exporter.methods.itae.options import MAX_MEDIAN_PATCHES, ItaeConfig
-from exporter.models.architecture import Architecture, PosEmbed, architecture
-from runtime.contract.argument_types import as_names, as_path, as_text, shown
+from exporter.models.architecture import ARCHITECTURES, Architecture, PosEmbed, architecture
+from runtime.contract.argument_types import shown
 from runtime.contract.atomic import cannot_write
 from runtime.contract.comparison import LIMITS
 from runtime.contract.errors import OutputFileError, UsageError
-from runtime.contract.manifest import ParityLimits, Preprocessing, TensorInfo, manifest_path, parity_path
+from runtime.contract.manifest import (
+    ItaeMethod,
+    NoMethod,
+    ParityLimits,
+    Preprocessing,
+    TensorInfo,
+    manifest_path,
+    parity_path,
+)
 
 Precision = Literal["fp32", "fp16", "bf16"]
 Backend = Literal["auto", "tensorrt", "tensorrt-rtx"]
 InputDtype = Literal["float32", "uint8"]
 Pooling = Literal["cls", "cls+mean"]
 
-PRECISIONS = ("fp32", "fp16", "bf16")
-BACKENDS = ("auto", "tensorrt", "tensorrt-rtx")
-INPUTS = ("float32", "uint8")
-POS_EMBEDS = ("meta", "hf")
-POOLINGS = ("cls", "cls+mean")
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 OUTPUTS = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
 ENGINE_SUFFIXES = (".engine", ".plan")
 MAX_GRID = 512
 """Patches along a side; more is a slip of the pen: its attention logits alone would take terabytes."""
 MAX_BATCH = 65_535
 """Images; no GPU runs more at a time."""
-_KINDS = {"normalize": bool, "cls_only": bool, "require_fusion": bool, "parity_samples": int, "workspace_mib": int}
+WHAT, ENGINE, CHECKS = "what to export", "engine", "checks and talk"
+"""Headings of `--help`."""
+
+
+@dataclass(frozen=True)
+class _Size(Form):
+    """A name in `ARCHITECTURES`, or a backbone of one's own."""
+
+    def check(self, option: str, value: Any) -> Any:  # noqa: ANN401
+        """An architecture, or the name of one."""
+        if not isinstance(value, str | Architecture):
+            raise UsageError(f"{option} {shown(value)}: must be one of {', '.join(ARCHITECTURES)}, or an Architecture")
+        if isinstance(value, str):
+            architecture(value)
+        return value
 
 
 @dataclass(frozen=True)
@@ -48,50 +78,113 @@ class ExportSpec:
         UsageError: an option has a value that means nothing, or two contradict each other.
     """
 
-    out: str | os.PathLike[str]
-    """`X.engine` or `X.plan` for a TensorRT engine, `X.onnx` for ONNX."""
-    size: str | Architecture = "vitb14"
-    """A name in `ARCHITECTURES`, or a backbone of your own in DINOv2's shape."""
-    weights: str = "auto"
-    """`auto`, a path, `hf:REPO[@REVISION]` or `random[:SEED]`."""
-    backend: Backend = "auto"
-    precision: Precision | None = None
-    """None: fp16 for an engine, fp32 for ONNX."""
-    image_size: int | tuple[int, int] = 224
-    """Pixels, N or (H, W), multiples of 14."""
-    batch: int | tuple[int, int, int] = (1, 8, 64)
-    """min, opt, max of the engine's profile, or one fixed size."""
-    itae: ItaeConfig | None = field(default_factory=ItaeConfig)
+    out: Annotated[
+        str | os.PathLike[str],
+        Option("X.engine or X.plan: a TensorRT engine; X.onnx: ONNX", WHAT, FileName("FILE")),
+    ]
+    size: Annotated[
+        str | Architecture,
+        Option(", ".join(ARCHITECTURES), WHAT, _Size("SIZE"), record=("size", "size_name")),
+    ] = "vitb14"
+    """A name, or a backbone of your own in DINOv2's shape."""
+    weights: Annotated[
+        str,
+        Option(
+            "auto (the official model from the Hugging Face hub), a path (.pth in Meta's naming, .safetensors, "
+            "a Hugging Face folder), hf:REPO[@REVISION], random[:SEED]",
+            WHAT,
+            FileName("W", as_text=True),
+        ),
+    ] = "auto"
+    backend: Annotated[Backend, Option("auto: TensorRT where it and a GPU are, else TensorRT-RTX", ENGINE)] = "auto"
+    precision: Annotated[
+        Precision | None,
+        Option("default: fp16 for an engine, fp32 for ONNX", WHAT, record=("precision", "resolved_precision")),
+    ] = None
+    image_size: Annotated[
+        int | tuple[int, int],
+        Option("multiples of 14", WHAT, Sizes("N|HxW"), record=("image_size", "height_and_width")),
+    ] = 224
+    """Pixels, N or (H, W)."""
+    batch: Annotated[
+        int | tuple[int, int, int],
+        Option(
+            "batch sizes of the engine's profile, or one fixed size; ONNX takes any",
+            ENGINE,
+            Sizes("MIN,OPT,MAX|N", 3, ",", ("N or MIN,OPT,MAX, such as 1,8,64", "N or (MIN, OPT, MAX)")),
+            record=("batch", "profile"),
+        ),
+    ] = (1, 8, 64)
+    itae: Annotated[
+        ItaeConfig | None, Option("plain DINOv2", ITAE, Instance(of=ItaeConfig), record=("method", "method"))
+    ] = field(default_factory=ItaeConfig)
     """None: plain DINOv2."""
-    outputs: tuple[str, ...] = ("embedding",)
-    pooling: Pooling = "cls"
-    """The embedding: the CLS token, or it beside the mean patch token, as in Meta's linear evaluation."""
-    normalize: bool = False
-    """Whether the embedding is divided by its L2 norm."""
-    cls_only: bool = True
+    outputs: Annotated[
+        tuple[str, ...],
+        Option(f"any of {','.join(OUTPUTS)}", WHAT, WordList("LIST", OUTPUTS), record=("outputs", "outputs")),
+    ] = ("embedding",)
+    pooling: Annotated[
+        Pooling,
+        Option(
+            "the embedding: the CLS token, or it beside the mean patch token, 2 C wide",
+            WHAT,
+            record=("pooling", "pooling"),
+        ),
+    ] = "cls"
+    normalize: Annotated[
+        bool, Option("divide the embedding by its L2 norm", WHAT, record=("normalize", "normalize"))
+    ] = False
+    cls_only: Annotated[
+        bool,
+        Option(
+            "compute all tokens in the last block, where the CLS token alone would do",
+            WHAT,
+            record=("cls_only", "computes_cls_only"),
+        ),
+    ] = True
     """Compute only the CLS token's row of the last block, wherever no output needs another."""
-    input: InputDtype = "float32"
-    pos_embed: PosEmbed = "meta"
-    keep_onnx: str | os.PathLike[str] | None = None
-    """Where to leave the ONNX file that the engine was built from."""
-    workspace_mib: int | None = None
-    timing_cache: str | os.PathLike[str] | None = None
-    """Where TensorRT keeps how long its kernels took, for the next build."""
-    require_fusion: bool = False
-    """Whether an attention that could be one kernel and is not is an error."""
-    parity_samples: int = 4
+    input: Annotated[
+        InputDtype,
+        Option(
+            "float32: pixel_values (B, 3, H, W), normalised; uint8: images (B, H, W, 3)",
+            WHAT,
+            record=("input", "input"),
+        ),
+    ] = "float32"
+    pos_embed: Annotated[
+        PosEmbed,
+        Option(
+            "interpolate the position embedding as Meta's code or as the Hugging Face port",
+            WHAT,
+            record=("pos_embed", "pos_embed"),
+        ),
+    ] = "meta"
+    keep_onnx: Annotated[
+        str | os.PathLike[str] | None,
+        Option("leave the ONNX file that the engine was built from", ENGINE, FileName("FILE")),
+    ] = None
+    workspace_mib: Annotated[
+        int | None,
+        Option("scratch memory, MiB", ENGINE, Whole("M"), record=("workspace_mib", "workspace_mib")),
+    ] = None
+    timing_cache: Annotated[
+        str | os.PathLike[str] | None,
+        Option(
+            "TensorRT's timings, read if there and written after the build; TensorRT-RTX has none",
+            ENGINE,
+            FileName("FILE", recorded=False),
+        ),
+    ] = None
+    require_fusion: Annotated[
+        bool, Option("an attention that the options allow to be one fused kernel and is not is an error", ENGINE)
+    ] = False
+    parity_samples: Annotated[
+        int, Option("golden images", CHECKS, Whole("N", 1, 64), record=("parity_samples", "parity_samples"))
+    ] = 4
 
     def __post_init__(self) -> None:
-        self._check_types()
-        object.__setattr__(self, "outputs", tuple(self.outputs))
-        object.__setattr__(self, "weights", str(self.weights))
-        _check_word("--precision", self.precision, (None, *PRECISIONS))
-        _check_word("--backend", self.backend, BACKENDS)
-        _check_word("--input", self.input, INPUTS)
-        _check_word("--pos-embed", self.pos_embed, POS_EMBEDS)
-        _check_word("--pooling", self.pooling, POOLINGS)
+        check_options(self)
         self._check_out()
-        self._check_forms()
         self._check_numbers()
         self._check_outputs()
         if self.itae is not None:
@@ -102,23 +195,6 @@ class ExportSpec:
                     f"{self.facts.patches} patches, TensorRT can take at most {MAX_MEDIAN_PATCHES}: "
                     "use --threshold zscore:λ or absolute:τ, or a smaller --image-size"
                 )
-
-    def _check_types(self) -> None:
-        """Check what the other checks take for granted."""
-        for name in ("out", "keep_onnx", "weights", "timing_cache"):
-            if name in ("out", "weights") or getattr(self, name) is not None:
-                as_path(getattr(self, name), _option(name))
-        for name in ("backend", "precision", "input", "pos_embed", "pooling", "size"):
-            value = getattr(self, name)
-            if not (isinstance(value, Architecture) or (name == "precision" and value is None)):
-                as_text(value, _option(name))
-        for name, kind in _KINDS.items():
-            if type(got := getattr(self, name)) is not kind and not (name == "workspace_mib" and got is None):
-                wanted = "True or False" if kind is bool else "a whole number"
-                raise UsageError(f"{name} {shown(got)}: must be {wanted}")
-        as_names(self.outputs, "--outputs")
-        if not isinstance(self.itae, ItaeConfig | None):
-            raise UsageError(f"itae {shown(self.itae)}: must be an ItaeConfig, or None for plain DINOv2")
 
     def _check_out(self) -> None:
         if self.path.suffix not in (*ENGINE_SUFFIXES, ".onnx") or self.path.name == self.path.suffix:
@@ -139,20 +215,6 @@ class ExportSpec:
             if file is not None and ".." in Path(file).name:  # onnx refuses external data of such a name
                 raise UsageError(f"{file}: a file name must not hold two dots in a row")
 
-    def _check_forms(self) -> None:
-        for option, value, length, form in (
-            ("--image-size", self.image_size, 2, "N or (H, W)"),
-            ("--batch", self.batch, 3, "N or (MIN, OPT, MAX)"),
-        ):
-            parts = value if isinstance(value, tuple) and len(value) == length else (value,)
-            if not all(isinstance(part, int) for part in parts):
-                raise UsageError(f"{option} {shown(value)}: must be {form}, whole numbers")
-        for option, text in (("--out", self.out), ("--keep-onnx", self.keep_onnx), ("--weights", self.weights)):
-            try:
-                str(text).encode()
-            except UnicodeEncodeError as error:
-                raise UsageError(f"{option} {str(text)!r}: must be UTF-8, for the manifest") from error
-
     def _check_numbers(self) -> None:
         patch = self.backbone.patch
         for side in (self.height, self.width):
@@ -165,16 +227,8 @@ class ExportSpec:
         low, best, high = self.profile
         if not 1 <= low <= best <= high <= MAX_BATCH:
             raise UsageError(f"--batch {low},{best},{high}: must be MIN,OPT,MAX with 1 ≤ MIN ≤ OPT ≤ MAX ≤ {MAX_BATCH}")
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise UsageError(f"--workspace-mib {self.workspace_mib}: must be at least 1")
-        if not 1 <= self.parity_samples <= 64:
-            raise UsageError(f"--parity-samples {self.parity_samples}: must be from 1 to 64")
 
     def _check_outputs(self) -> None:
-        for name in self.outputs:
-            _check_word("--outputs", name, OUTPUTS)
-        if not self.outputs or len(set(self.outputs)) != len(self.outputs):
-            raise UsageError(f"--outputs {','.join(self.outputs)}: name each output once, at least one")
         if self.itae is None and (artifacts := [name for name in self.outputs if name.startswith("artifact_")]):
             raise UsageError(f"--outputs {artifacts[0]} needs ITAE, and --no-itae was given")
         if "embedding" not in self.outputs and (self.pooling != "cls" or self.normalize):
@@ -202,6 +256,21 @@ class ExportSpec:
         return self.size if isinstance(self.size, Architecture) else architecture(self.size)
 
     @property
+    def size_name(self) -> str:
+        """The name of the architecture."""
+        return self.backbone.name
+
+    @property
+    def method(self) -> NoMethod | ItaeMethod:
+        """What is done about artifacts, as the manifest records it."""
+        return self.itae.resolved(self.backbone.depth) if self.itae else NoMethod()
+
+    @property
+    def height_and_width(self) -> tuple[int, int]:
+        """H and W in pixels."""
+        return self.height, self.width
+
+    @property
     def height(self) -> int:
         """H in pixels."""
         return self.image_size if isinstance(self.image_size, int) else self.image_size[0]
@@ -214,7 +283,7 @@ class ExportSpec:
     @property
     def facts(self) -> GraphFacts:
         """What surgery needs to know of the model."""
-        return self.backbone.facts((self.height, self.width))
+        return self.backbone.facts(self.height_and_width)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -260,6 +329,19 @@ class ExportSpec:
         shape = shapes.get(name, (K, P))
         return TensorInfo(name=name, dtype="bool" if name == "artifact_mask" else "float32", shape=("batch", *shape))
 
+    def recorded(self, *, engine: bool) -> dict[str, Any]:
+        """What the manifest's `Options` hold, by field, but for the weights' source and the backend.
+
+        Args:
+            engine: whether the manifest is an engine's; the options for engines are None in that of an ONNX file.
+        """
+        found = {}
+        for one in declared(ExportSpec).values():
+            if one.option.record is not None:
+                name, attribute = one.option.record
+                found[name] = getattr(self, attribute) if engine or one.option.group != ENGINE else None
+        return found
+
     def preprocessing(self) -> Preprocessing:
         """How a picture becomes the model's input, for the manifest.
 
@@ -270,7 +352,7 @@ class ExportSpec:
         height, width = ((side * 256 * 2 + 224) // (224 * 2) for side in (self.height, self.width))  # rounded
         return Preprocessing(
             resize_cover=(height, width),
-            crop=(self.height, self.width),
+            crop=self.height_and_width,
             layout="NCHW" if is_float else "NHWC",
             dtype=self.input,
             scale=1 / 255,
@@ -316,13 +398,3 @@ class ExportSpec:
 def _files_of(target: Path) -> tuple[Path, ...]:
     """The files that a model may have."""
     return target, manifest_path(target), parity_path(target), target.with_name(f"{target.name}.data")
-
-
-def _option(name: str) -> str:
-    """The option of a field."""
-    return f"--{name.replace('_', '-')}"
-
-
-def _check_word(option: str, word: str | None, words: tuple[str | None, ...]) -> None:
-    if word not in words:
-        raise UsageError(f"{option} {word!r}: must be one of {', '.join(w for w in words if w)}")

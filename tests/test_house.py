@@ -29,13 +29,14 @@ RUNTIME = {
 """By package of `runtime`: the packages that it may import."""
 EXPORTER = {
     "graph_facts": set(),
+    "declaration": set(),
     "models": {"graph_facts"},
-    "methods": {"graph_facts", "surgery"},
-    "options": {"methods", "models", "graph_facts"},
-    "trace": {"models", "options", "graph_facts"},
+    "methods": {"graph_facts", "declaration", "surgery"},
+    "options": {"declaration", "methods", "models", "graph_facts"},
+    "trace": {"graph_facts"},
     "surgery": {"graph_facts"},
-    "proof": {"options", "methods", "models", "graph_facts"},
-    "build": {"options", "models", "graph_facts"},
+    "proof": {"options", "methods", "graph_facts"},
+    "build": {"options", "graph_facts"},
 }
 """By package or module of `exporter`: what else of it they may import; `pipeline` and `__main__` know the order."""
 SHARED = ("contract", "images")

@@ -17,7 +17,6 @@ from runtime.contract.manifest import (
     Files,
     Fusion,
     Manifest,
-    NoMethod,
     Options,
     ParityCheck,
     ParityReport,
@@ -87,24 +86,11 @@ def _manifest(
     product: Product, spec: ExportSpec, origin: Weights, checks: tuple[ParityCheck, ...], files: Files
 ) -> Manifest:
     arch = spec.backbone
-    is_engine = product.builder.name != "onnx"
     return Manifest(
         options=Options(
-            size=arch.name,
             weights=origin.source,
             backend="none" if product.builder.name == "onnx" else product.builder.name,
-            precision=spec.resolved_precision,
-            image_size=(spec.height, spec.width),
-            batch=spec.profile if is_engine else None,
-            method=spec.itae.resolved(arch.depth) if spec.itae else NoMethod(),
-            outputs=spec.outputs,
-            pooling=spec.pooling,
-            normalize=spec.normalize,
-            cls_only=spec.computes_cls_only,
-            input=spec.input,
-            pos_embed=spec.pos_embed,
-            workspace_mib=spec.workspace_mib if is_engine else None,
-            parity_samples=spec.parity_samples,
+            **spec.recorded(engine=product.builder.name != "onnx"),
         ),
         model=Backbone(
             size=arch.name,

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import exporter
+from exporter.declaration import Flag, Instance, Whole, Words, declared
 from exporter.methods.itae.options import (
     ATTENUATIONS,
     FLOAT32_MAX,
@@ -25,18 +26,14 @@ from exporter.methods.itae.options import (
 )
 from exporter.models.architecture import ARCHITECTURES, Architecture
 from exporter.options import (
-    BACKENDS,
-    INPUTS,
     MAX_GRID,
     OUTPUTS,
-    POOLINGS,
-    POS_EMBEDS,
-    PRECISIONS,
     ExportSpec,
 )
 from runtime.checks.verify import verify
 from runtime.contract.errors import OutputFileError, UsageError, WeightsError
 from runtime.contract.golden import read_golden
+from runtime.contract.manifest import NoMethod, Options
 
 MAX_SIDE = 14 * MAX_GRID
 TINY = Architecture("tiny", width=48, heads=3, depth=2, registers=4, swiglu=True)
@@ -259,17 +256,23 @@ def test_keep_onnx_is_refused_where_out_is_onnx_already():
         ExportSpec("a.onnx", keep_onnx="b.onnx")
 
 
-@pytest.mark.parametrize(
-    ("field", "option", "words"),
-    [
-        ("precision", "--precision", PRECISIONS),
-        ("backend", "--backend", BACKENDS),
-        ("input", "--input", INPUTS),
-        ("pos_embed", "--pos-embed", POS_EMBEDS),
-        ("pooling", "--pooling", POOLINGS),
-    ],
-)
-def test_an_option_of_words_takes_each_of_them_and_no_other(field, option, words):
+WORDS = {
+    "precision": ("fp32", "fp16", "bf16"),
+    "backend": ("auto", "tensorrt", "tensorrt-rtx"),
+    "input": ("float32", "uint8"),
+    "pos_embed": ("meta", "hf"),
+    "pooling": ("cls", "cls+mean"),
+}
+
+
+def test_the_words_of_each_option_are_declared():
+    forms = {name: one.form for name, one in declared(ExportSpec).items()}
+    assert {name: form.words for name, form in forms.items() if isinstance(form, Words)} == WORDS
+
+
+@pytest.mark.parametrize("field", WORDS)
+def test_an_option_of_words_takes_each_of_them_and_no_other(field):
+    option, words = f"--{field.replace('_', '-')}", WORDS[field]
     for word in words:
         assert getattr(ExportSpec("a.engine", **{field: word}), field) == word
     for bad in ("", "nothing", words[0].upper(), f" {words[0]}"):
@@ -406,7 +409,7 @@ def test_artifacts_are_no_output_of_plain_dinov2(name):
 
 
 def test_the_input_is_described_for_both_types():
-    float32, uint8 = (ExportSpec("a.onnx", image_size=(28, 42), input=one).input_info() for one in INPUTS)
+    float32, uint8 = (ExportSpec("a.onnx", image_size=(28, 42), input=one).input_info() for one in WORDS["input"])
     assert (float32.name, float32.dtype, float32.shape) == ("pixel_values", "float32", ("batch", 3, 28, 42))
     assert (uint8.name, uint8.dtype, uint8.shape) == ("images", "uint8", ("batch", 28, 42, 3))
 
@@ -555,7 +558,8 @@ def test_the_python_call_exports_what_its_spec_says(tmp_path, capfd):
         "precision": "fp32",
         "image_size": [28, 42],
         "batch": None,
-        "itae": {
+        "method": {
+            "name": "itae",
             "layers": [0, 1],
             "source": "value",
             "threshold": "ratio:1.01",
@@ -617,7 +621,8 @@ def test_the_python_call_raises_the_error_that_the_command_prints(tmp_path):
     ],
 )
 def test_a_value_of_another_form_is_refused_before_the_work(field, value):
-    with pytest.raises(UsageError, match=f"{field} .*must be (True or False|a whole number)"):
+    label = {"parity_samples": "--parity-samples", "workspace_mib": "--workspace-mib"}.get(field, field)
+    with pytest.raises(UsageError, match=f"{label} .*must be (True or False|a whole number)"):
         ExportSpec("a.engine", **{field: value})
 
 
@@ -649,3 +654,70 @@ def test_a_folder_where_external_data_would_lie_is_refused(tmp_path):
 def test_a_batch_that_no_machine_runs_is_refused():
     with pytest.raises(UsageError, match="MAX ≤ 65535"):
         ExportSpec("a.engine", batch=(1, 8, 100_000))
+
+
+class Odd:
+    """Nothing that any option takes, and nothing that answers a question put to it."""
+
+    def __eq__(self, other):
+        raise RuntimeError("compared")
+
+    __hash__ = None
+
+    def __bool__(self):
+        raise RuntimeError("asked")
+
+
+STRANGE = (
+    *(None, True, 0, 1, -1, 10**30, 1.5, math.nan, 1j, "", "nothing", "é", "\0", "\udcff", b"a.onnx"),
+    *((), ("",), (1,), (1, 2), (1, 2, 3), (None, None), ([],), [], [1], {}, {1}, set(), range(3), Ellipsis),
+    *(Odd(), object(), object, len, Path("a"), Path(), np.int64(224), np.float32(1), np.arange(3), np.array("cls")),
+    *(ItaeConfig(), TINY),
+)
+"""Values of every type that a caller may hand over by mistake, and some that are right here and there."""
+TYPES = {Flag: (bool,), Whole: (int,), Words: (str,), Instance: (ItaeConfig,)}
+
+
+@pytest.mark.parametrize(
+    ("options", "field"), [(one, field) for one in (ExportSpec, ItaeConfig) for field in declared(one)]
+)
+def test_any_value_of_any_field_is_taken_or_a_usage_error(options, field):
+    one = declared(options)[field]
+    given = {"out": "a.engine"} if options is ExportSpec else {}
+    refused = 0
+    for value in STRANGE:
+        try:
+            options(**{**given, field: value})
+        except UsageError:
+            refused += 1
+            continue
+        allowed = TYPES.get(type(one.form))
+        assert allowed is None or type(value) in allowed or (one.optional and value is None), value
+    assert refused > len(STRANGE) / 2
+
+
+@pytest.mark.parametrize("value", [5, None, b"x", Odd(), ("vitb14",)], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("field", ["out", "size", "weights", "outputs"])
+def test_what_is_no_text_is_refused_where_text_is_asked_for(field, value):
+    if field == "outputs" and isinstance(value, tuple):
+        value = (5,)
+    with pytest.raises(UsageError, match=f"--{field} .*must be"):
+        ExportSpec(**{"out": "a.engine", field: value})
+
+
+@pytest.mark.parametrize("size", ["nope", "", "vitb14 "])
+def test_an_unknown_size_is_refused_at_construction(size):
+    with pytest.raises(UsageError, match="unknown size"):
+        ExportSpec("a.onnx", size=size)
+
+
+@pytest.mark.parametrize("engine", [True, False])
+def test_every_option_of_the_manifest_is_recorded_once_from_the_declaration(engine):
+    """All but the weights' source and the backend, which are known only after the work."""
+    recorded = ExportSpec("a.engine", workspace_mib=5).recorded(engine=engine)
+    assert set(recorded) | {"weights", "backend"} == set(Options.model_fields)
+    options = Options(weights="random:0", backend="tensorrt" if engine else "none", **recorded)
+    assert (options.batch, options.workspace_mib) == (((1, 8, 64), 5) if engine else (None, None))
+    assert (options.size, options.precision, options.image_size) == ("vitb14", "fp16", (224, 224))
+    assert options.method == ItaeConfig().resolved(12)
+    assert ExportSpec("a.onnx", itae=None).recorded(engine=False)["method"] == NoMethod()

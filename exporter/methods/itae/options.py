@@ -9,17 +9,20 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Annotated, Literal, get_args
 
-from runtime.contract.argument_types import as_text, shown
+from exporter.declaration import Option, Text, check_options
 from runtime.contract.errors import UsageError
 from runtime.contract.manifest import ItaeMethod
 
 Source = Literal["query", "key", "value"]
 Side = Literal["high", "low", "both"]
 
-SOURCES = ("query", "key", "value")
-SIDES = ("high", "low", "both")
+SOURCES: tuple[Source, ...] = get_args(Source)
+SIDES: tuple[Side, ...] = get_args(Side)
+GROUP = "ITAE (see README)"
+"""The heading in `--help`."""
 FLOAT32_MAX = 3.4028234663852886e38
 MAX_TOP = 3840
 """Number of values that TensorRT's TopK gives at most."""
@@ -61,7 +64,7 @@ class Choice:
     number: float = 0.0
 
 
-def parse_choice(option: str, text: str, kinds: dict[str, Kind]) -> Choice:
+def parse_choice(kinds: dict[str, Kind], option: str, text: str) -> Choice:
     """Parse `kind` or `kind:number`.
 
     Raises:
@@ -86,6 +89,29 @@ def _example(kind: str) -> str:
     return {"mad": "5", "zscore": "3", "ratio": "2", "absolute": "30", "scale": "0.1"}[kind]
 
 
+def _parse_layers(text: str) -> tuple[int, ...]:
+    chosen: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not (_is_index(first) and (not dash or _is_index(last))):
+            raise UsageError(f"--layers {text!r}: must be `last`, `all`, or a list such as 0,5,8-11")
+        low, high = int(first), int(last) if dash else int(first)
+        if low > high:
+            raise UsageError(f"--layers {text!r}: the range {part.strip()} runs backwards")
+        chosen.update(range(low, high + 1))
+    return tuple(sorted(chosen))
+
+
+def _is_index(text: str) -> bool:
+    # Bounded, so that 0-99999999999 is refused before a set of that size is made.
+    return text.isascii() and text.isdigit() and len(text) <= 4
+
+
+def _check_layers(_option: str, text: str) -> None:
+    if text not in ("last", "all"):
+        _parse_layers(text)
+
+
 @dataclass(frozen=True)
 class ItaeConfig:
     """Which patches are artifacts and what becomes of their logits.
@@ -94,41 +120,38 @@ class ItaeConfig:
         UsageError: a word is unknown, a number outside its domain, or `absolute` has no side.
     """
 
-    layers: str = "last"
-    """`last`, `all`, or a list such as `0,5,8-11`, counted from 0."""
-    source: Source = "key"
-    """Whose norm is looked at: `query`, `key` or `value`."""
-    threshold: str = "mad:5"
-    """`mad:λ`, `zscore:λ`, `ratio:λ` (λ > 1) or `absolute:τ`."""
-    side: Side = "both"
-    """Norms that are too `high`, too `low`, or `both`; `absolute` needs one of the first two."""
-    attenuate: str = "min"
-    """`min`, `mask`, `mean`, or `scale:α` (0 < α < 1)."""
+    layers: Annotated[str, Option("last, all, or a list such as 0,5,8-11", GROUP, Text("LIST", _check_layers))] = "last"
+    """Counted from 0."""
+    source: Annotated[Source, Option("whose norm is looked at", GROUP)] = "key"
+    threshold: Annotated[
+        str,
+        Option(
+            "mad:λ, zscore:λ, ratio:λ (λ > 1) or absolute:τ", GROUP, Text("KIND:X", partial(parse_choice, THRESHOLDS))
+        ),
+    ] = "mad:5"
+    side: Annotated[Side, Option("norms that are too high, too low, or both; absolute needs high or low", GROUP)] = (
+        "both"
+    )
+    attenuate: Annotated[
+        str, Option("min, mask, mean or scale:α, 0 < α < 1", GROUP, Text("HOW", partial(parse_choice, ATTENUATIONS)))
+    ] = "min"
 
     def __post_init__(self) -> None:
-        for name in ("layers", "threshold", "attenuate"):
-            as_text(getattr(self, name), f"--{name}")
-        if not (isinstance(self.source, str) and self.source in SOURCES):
-            raise UsageError(f"--source {shown(self.source)}: must be one of {', '.join(SOURCES)}")
-        if not (isinstance(self.side, str) and self.side in SIDES):
-            raise UsageError(f"--side {shown(self.side)}: must be one of {', '.join(SIDES)}")
-        parse_choice("--attenuate", self.attenuate, ATTENUATIONS)
+        check_options(self)
         if self.limit.kind == "absolute" and self.side == "both":
             raise UsageError(
                 f"--threshold {self.threshold}: an absolute threshold needs its side, --side high or --side low"
             )
-        if self.layers not in ("last", "all"):
-            _parse_layers(self.layers)
 
     @property
     def limit(self) -> Choice:
         """The threshold, parsed."""
-        return parse_choice("--threshold", self.threshold, THRESHOLDS)
+        return parse_choice(THRESHOLDS, "--threshold", self.threshold)
 
     @property
     def attenuation(self) -> Choice:
         """The attenuation, parsed."""
-        return parse_choice("--attenuate", self.attenuate, ATTENUATIONS)
+        return parse_choice(ATTENUATIONS, "--attenuate", self.attenuate)
 
     @property
     def needs_median(self) -> bool:
@@ -177,21 +200,3 @@ class ItaeConfig:
             side=self.side,
             attenuate=self.attenuate,
         )
-
-
-def _parse_layers(text: str) -> tuple[int, ...]:
-    chosen: set[int] = set()
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not (_is_index(first) and (not dash or _is_index(last))):
-            raise UsageError(f"--layers {text!r}: must be `last`, `all`, or a list such as 0,5,8-11")
-        low, high = int(first), int(last) if dash else int(first)
-        if low > high:
-            raise UsageError(f"--layers {text!r}: the range {part.strip()} runs backwards")
-        chosen.update(range(low, high + 1))
-    return tuple(sorted(chosen))
-
-
-def _is_index(text: str) -> bool:
-    # Bounded, so that 0-99999999999 is refused before a set of that size is made.
-    return text.isascii() and text.isdigit() and len(text) <= 4
