@@ -79,9 +79,9 @@ def run(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
 MODELS = {
     # P = 20, even: the median is the mean of two
     "mlp": (Architecture("tiny", width=48, heads=3, depth=3), (4 * PATCH, 5 * PATCH)),
-    # P = 15, odd; registers and SwiGLU
+    # P = 15, odd; registers and SwiGLU, and the position embedding of models with registers
     "swiglu-reg": (
-        Architecture("tiny_reg", width=32, heads=2, depth=3, registers=4, swiglu=True),
+        Architecture("tiny_reg", width=32, heads=2, depth=3, registers=4, swiglu=True, position="antialiased"),
         (3 * PATCH, 5 * PATCH),
     ),
 }

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matrix import over
 from tiny_dinov2 import run
 
 from exporter.methods.itae import reference
@@ -17,11 +18,15 @@ ATOL = 1e-4
 NORM_RTOL = 2e-6
 COSINE = 0.9999
 SIDES = ("high", "low", "both")
-THRESHOLDS = [
-    *itertools.product(("mad:1", "zscore:0.7", "ratio:1.05"), SIDES),
-    ("absolute", "high"),
-    ("absolute", "low"),
+DETECTIONS = [
+    pytest.param((threshold, side), id=f"{threshold.partition(':')[0]}-{side}")
+    for threshold, side in [
+        *itertools.product(("mad:1", "zscore:0.7", "ratio:1.05"), SIDES),
+        ("absolute", "high"),
+        ("absolute", "low"),
+    ]
 ]
+"""Thresholds with the sides that each allows."""
 CLS_OUTPUTS = ("embedding", "artifact_mask", "artifact_norm")
 """Without the patch tokens, of the last block only the CLS token's row is computed."""
 ATTENUATIONS = ("min", "mask", "scale:0.1", "mean")
@@ -48,10 +53,9 @@ def assert_equal(got, want: reference.Eager) -> None:
         np.testing.assert_allclose(got["patch_tokens"], want.patch_tokens.numpy(), rtol=0, atol=ATOL)
 
 
-@pytest.mark.parametrize("attenuate", ATTENUATIONS)
-@pytest.mark.parametrize("source", ["query", "key", "value"])
-@pytest.mark.parametrize(("threshold", "side"), THRESHOLDS, ids=lambda x: str(x).partition(":")[0])
-def test_graph_equals_eager_for_every_option(threshold, side, source, attenuate, tiny, tmp_path):
+@over(detection=DETECTIONS, source=("query", "key", "value"), attenuate=ATTENUATIONS)
+def test_graph_equals_eager_for_every_option(detection, source, attenuate, tiny, tmp_path):
+    threshold, side = detection
     images = tiny.images(3, seed=7)
     for layers in ("last", "all", "0,2"):
         if threshold == "absolute":

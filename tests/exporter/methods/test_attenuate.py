@@ -7,8 +7,8 @@ import itae_in_numpy as oracle
 import numpy as np
 import onnx_graphsurgeon as gs
 import onnxruntime
-import pytest
 from attention_as_text import FACTS, C, H, N, attention_text, make_model
+from matrix import over
 
 from exporter.methods.itae.graph.inject import inject_itae
 from exporter.methods.itae.options import ItaeConfig
@@ -32,10 +32,12 @@ def projections(model, tokens: np.ndarray) -> list[np.ndarray]:
     return [part.reshape(len(tokens), N, H, C // H).transpose(0, 2, 1, 3) for part in flat]
 
 
-@pytest.mark.parametrize("rows", ["all rows", "CLS row"])
-@pytest.mark.parametrize("factor", [1, 100])
-@pytest.mark.parametrize("source", ["query", "key", "value"])
-@pytest.mark.parametrize("attenuate", ["min", "mask", "mean", "scale:0.2"])
+@over(
+    attenuate=("min", "mask", "mean", "scale:0.2"),
+    source=("query", "key", "value"),
+    factor=(1, 100),
+    rows=("all rows", "CLS row"),
+)
 def test_attention_equals_the_formulas(attenuate, source, factor, rows):
     model = make_model(attention_text(0, "tokens_in"), "out0")
     tokens = TOKENS * np.float32(factor)

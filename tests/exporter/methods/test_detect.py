@@ -7,11 +7,14 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matrix import over
 
 from exporter.methods.itae.graph.detect import find_artifacts
 from exporter.methods.itae.graph.median import median_and_mad
 from exporter.methods.itae.options import ItaeConfig
 from exporter.surgery.edit import Editor
+
+SIDES = ("high", "low", "both")
 
 
 def session_of(graph: gs.Graph) -> onnxruntime.InferenceSession:
@@ -76,9 +79,7 @@ def test_without_any_spread_the_epsilon_decides(off, flagged):
     assert flags_of(ItaeConfig(threshold="mad:5", side="high"), norms) == [[False, False, False, flagged]]
 
 
-@pytest.mark.parametrize("P", [1, 2, 3, 4, 7, 8])
-@pytest.mark.parametrize("side", ["high", "low", "both"])
-@pytest.mark.parametrize("threshold", ["mad:1.5", "zscore:1", "ratio:1.25", "absolute:1.5"])
+@over(threshold=("mad:1.5", "zscore:1", "ratio:1.25", "absolute:1.5"), side=SIDES, P=(1, 2, 3, 4, 7, 8))
 def test_flags_equal_the_formulas(threshold, side, P):
     if threshold.startswith("absolute") and side == "both":
         side = "high"
@@ -136,11 +137,14 @@ def test_more_patches_than_one_topk_sorts_are_still_right(P):
     np.testing.assert_array_equal(mad, np.median(np.abs(x - want), axis=1, keepdims=True))
 
 
-@pytest.mark.parametrize("side", ["high", "low", "both"])
-@pytest.mark.parametrize("P", [1, 2, 3, 4, 6])
-@pytest.mark.parametrize(
-    "threshold",
-    ["mad:0", "mad:0.67", "mad:0.68", "mad:5", "zscore:0", "zscore:0.99", "zscore:1.01", "ratio:1.001", "ratio:2"],
+@over(
+    threshold=(
+        *("mad:0", "mad:0.67", "mad:0.68", "mad:5"),
+        *("zscore:0", "zscore:0.99", "zscore:1.01"),
+        *("ratio:1.001", "ratio:2"),
+    ),
+    P=(1, 2, 3, 4, 6),
+    side=SIDES,
 )
 def test_images_without_a_normal_patch_are_only_ruled_out_where_there_are_none(threshold, P, side):
     itae = ItaeConfig(threshold=threshold, side=side)
