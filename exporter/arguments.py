@@ -43,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
     add_options(ItaeConfig, groups)
     groups[ITAE].add_argument("--no-itae", action="store_true", help=declared(ExportSpec)["itae"].option.help)
     loud = groups[CHECKS].add_mutually_exclusive_group()
-    loud.add_argument("--quiet", action="store_true", help="nothing but errors")
-    loud.add_argument("--verbose", action="store_true", help="the builder's log, and tracebacks of errors")
+    loud.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    loud.add_argument("--verbose", action="store_true", help="print the builder's log, and tracebacks of errors")
     return p
 
 

@@ -1,4 +1,4 @@
-"""What an option is, declared once: its form, help, group and place in the manifest.
+"""The declaration of an option: its form, help, group and place in the manifest, all in one place.
 
 A field of an options dataclass carries an `Option` in its annotation, beside its type and default. The checks, the
 parser, `--help`, the manifest's record and the tests of bad values are all derived from that.
@@ -22,29 +22,29 @@ from runtime.contract.errors import UsageError
 
 @dataclass(frozen=True)
 class Form:
-    """What values an option takes, from Python and from the command line."""
+    """The values that an option takes, from Python and from the command line."""
 
     metavar: str | None = None
-    """What `--help` calls the value."""
+    """The name of the value in `--help`."""
 
     def check(self, option: str, value: Any) -> Any:  # noqa: ANN401  # it is here that a value gets its type
         """The value, in the form that the program uses.
 
         Raises:
-            UsageError: the option does not take it.
+            UsageError: the option does not take the value.
         """
         raise NotImplementedError
 
     def parse(self, option: str, text: str) -> Any:  # noqa: ANN401
-        """The value that `text` means on the command line.
+        """The value of `text` on the command line.
 
         Raises:
-            UsageError: it means none.
+            UsageError: `text` has no meaning.
         """
         return self.check(option, text)
 
     def show(self, default: Any) -> str:  # noqa: ANN401
-        """The default as `--help` gives it; empty if the help says it in words."""
+        """The default as `--help` shows it; empty if the help states it in words."""
         return default if isinstance(default, str) else ""
 
 

@@ -1,4 +1,4 @@
-"""What to export, as frozen data. Everything that can be refused before a weight is loaded is refused here.
+"""The options of an export as frozen data. Everything that can be refused before a weight is loaded is refused here.
 
 Letters of shapes, here and everywhere: B batch, H heads, N tokens (1 + R + P), P patches, R registers,
 C width, d head_dim (C = H · d), K chosen layers, S samples.
@@ -53,7 +53,7 @@ MAX_GRID = 512
 """Patches along a side; more is a slip of the pen: its attention logits alone would take terabytes."""
 MAX_BATCH = 65_535
 """Images; no GPU runs more at a time."""
-WHAT, ENGINE, CHECKS = "what to export", "engine", "checks and talk"
+WHAT, ENGINE, CHECKS = "what to export", "engine", "checks and output"
 """Headings of `--help`."""
 
 
@@ -72,10 +72,10 @@ class _Size(Form):
 
 @dataclass(frozen=True)
 class ExportSpec:
-    """One export. Options left at None take the default that fits the others.
+    """One export. Options that are None take the default that fits the others.
 
     Raises:
-        UsageError: an option has a value that means nothing, or two contradict each other.
+        UsageError: the value of an option has no meaning, or two options contradict each other.
     """
 
     out: Annotated[
@@ -96,7 +96,7 @@ class ExportSpec:
             FileName("W", as_text=True),
         ),
     ] = "auto"
-    backend: Annotated[Backend, Option("auto: TensorRT where it and a GPU are, else TensorRT-RTX", ENGINE)] = "auto"
+    backend: Annotated[Backend, Option("auto: TensorRT if it and a GPU are there, else TensorRT-RTX", ENGINE)] = "auto"
     precision: Annotated[
         Precision | None,
         Option("default: fp16 for an engine, fp32 for ONNX", WHAT, record=("precision", "resolved_precision")),
@@ -126,7 +126,7 @@ class ExportSpec:
     pooling: Annotated[
         Pooling,
         Option(
-            "the embedding: the CLS token, or it beside the mean patch token, 2 C wide",
+            "the embedding: the CLS token, or the CLS token and the mean patch token, 2 C wide",
             WHAT,
             record=("pooling", "pooling"),
         ),
@@ -137,7 +137,7 @@ class ExportSpec:
     cls_only: Annotated[
         bool,
         Option(
-            "compute all tokens in the last block, where the CLS token alone would do",
+            "compute all tokens in the last block, even if the CLS token alone would do",
             WHAT,
             record=("cls_only", "computes_cls_only"),
         ),
@@ -161,25 +161,30 @@ class ExportSpec:
     ] = "meta"
     keep_onnx: Annotated[
         str | os.PathLike[str] | None,
-        Option("leave the ONNX file that the engine was built from", ENGINE, FileName("FILE")),
+        Option("keep the ONNX file that the engine was built from", ENGINE, FileName("FILE")),
     ] = None
     workspace_mib: Annotated[
         int | None,
-        Option("scratch memory, MiB", ENGINE, Whole("M"), record=("workspace_mib", "workspace_mib")),
+        Option(
+            "scratch memory of a kernel, MiB (default: all of the GPU's)",
+            ENGINE,
+            Whole("M"),
+            record=("workspace_mib", "workspace_mib"),
+        ),
     ] = None
     timing_cache: Annotated[
         str | os.PathLike[str] | None,
         Option(
-            "TensorRT's timings, read if there and written after the build; TensorRT-RTX has none",
+            "TensorRT's timings, read if the file exists, written after the build; TensorRT-RTX has none",
             ENGINE,
             FileName("FILE", recorded=False),
         ),
     ] = None
     require_fusion: Annotated[
-        bool, Option("an attention that the options allow to be one fused kernel and is not is an error", ENGINE)
+        bool, Option("fail if an attention that the options allow to be one fused kernel is not", ENGINE)
     ] = False
     parity_samples: Annotated[
-        int, Option("golden images", CHECKS, Whole("N", 1, 64), record=("parity_samples", "parity_samples"))
+        int, Option("number of golden images", CHECKS, Whole("N", 1, 64), record=("parity_samples", "parity_samples"))
     ] = 4
 
     def __post_init__(self) -> None:
@@ -262,7 +267,7 @@ class ExportSpec:
 
     @property
     def method(self) -> NoMethod | ItaeMethod:
-        """What is done about artifacts, as the manifest records it."""
+        """The method against artifacts, as the manifest records it."""
         return self.itae.resolved(self.backbone.depth) if self.itae else NoMethod()
 
     @property
@@ -282,7 +287,7 @@ class ExportSpec:
 
     @property
     def facts(self) -> GraphFacts:
-        """What surgery needs to know of the model."""
+        """The facts about the model that surgery needs."""
         return self.backbone.facts(self.height_and_width)
 
     @property
@@ -303,7 +308,7 @@ class ExportSpec:
 
     @property
     def limits(self) -> ParityLimits:
-        """What parity is held to."""
+        """The limits of parity."""
         return LIMITS[self.resolved_precision].model_copy(update={"normalized": self.normalize})
 
     @property
@@ -330,7 +335,7 @@ class ExportSpec:
         return TensorInfo(name=name, dtype="bool" if name == "artifact_mask" else "float32", shape=("batch", *shape))
 
     def recorded(self, *, engine: bool) -> dict[str, Any]:
-        """What the manifest's `Options` hold, by field, but for the weights' source and the backend.
+        """The content of the manifest's `Options`, by field, except for the weights' source and the backend.
 
         Args:
             engine: whether the manifest is an engine's; the options for engines are None in that of an ONNX file.

@@ -41,7 +41,7 @@ class Product:
     data: Path | None
     builder: Builder
     fusion: Fusion | None = None
-    """Of an engine, where its builder tells."""
+    """The fused attentions of an engine; None for ONNX, and if the builder names no kernels."""
 
 
 def publish(

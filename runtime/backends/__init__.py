@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from runtime.contract.manifest import Manifest
 
 PROVIDERS = ("auto", "cpu", "cuda", "openvino")
-"""What runs an ONNX model: ONNX Runtime on the CPU (`auto` and `cpu`) or on CUDA, or OpenVINO on the CPU."""
+"""Providers of an ONNX model: ONNX Runtime on the CPU (`auto` and `cpu`) or on CUDA, or OpenVINO on the CPU."""
 
 MAX_THREADS = 4096
 """Largest number of threads; more is a slip of the pen."""

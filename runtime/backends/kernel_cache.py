@@ -1,4 +1,4 @@
-"""What TensorRT-RTX compiled for this GPU, kept beside the engine: `X.engine.cache`.
+"""The kernels that TensorRT-RTX compiled for this GPU, kept beside the engine: `X.engine.cache`.
 
 The manifest can't cover it, because it is written where the engine runs. So it carries a code that only a secret key
 makes: this user's own, or the one in the file that ITAE_CACHE_KEY names, with which containers share their kernels.
@@ -24,7 +24,7 @@ TrtObject = Any
 
 MAGIC = b"itae kernel cache 1\n"
 MAX_BYTES = 1 << 30
-"""Of a file that is read; those of one engine are megabytes."""
+"""Largest file that is read; the kernels of one engine are megabytes."""
 _CODE_BYTES = 32
 _SECRET_BYTES = 32
 KEY_VARIABLE = "ITAE_CACHE_KEY"

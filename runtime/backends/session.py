@@ -1,4 +1,4 @@
-"""What every backend answers, and the checks around each of its runs."""
+"""The protocol of every backend, and the checks around each of its runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Session(Protocol):
 
     @property
     def name(self) -> str:
-        """What runs the model, with its version: for reports."""
+        """The library that runs the model, with its version, for reports."""
 
     def run(self, batch: Array, outputs: Sequence[str] | None = None) -> Arrays:
         """Run a batch of the manifest's input dtype and shape, B >= 1; give `outputs`, or all, by name.

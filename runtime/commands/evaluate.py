@@ -39,7 +39,8 @@ and one of labels; folder: a folder or tar with one folder for each class.
 
 k-means with k = the number of classes clusters the embeddings, as they are and divided by their L2 norm; each seed is
 the best of --n-init starts. ACC (Hungarian matching), NMI and ARI: mean and standard deviation over the seeds. Every
-other model is compared with the first, seed by seed. Images that not every model can embed are told and left out.
+other model is compared with the first, over the seeds and by a bootstrap over the images. Images that one of the models
+can't embed are reported, and left out for all.
 
 exit code: 0 if the models were evaluated, 1 if a model could embed no image, 2 for bad use or data that is damaged"""
 
@@ -143,10 +144,10 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _names(models: list[Path]) -> list[str]:
-    """What to call each model: its file's name, or its path where two have the same name.
+    """The display name of each model: its file's name, or its path if two files have the same name.
 
     Raises:
-        UsageError: two are the same file.
+        UsageError: two models are the same file.
     """
     _refuse_twice("MODEL", [(model.resolve(), str(model)) for model in models])
     return _told_apart([model.name for model in models], list(map(str, models)))
@@ -234,7 +235,7 @@ def _embed_by(
 
 @contextlib.contextmanager
 def _loaded_when_asked(model: Path, provider: str, batch: int | None) -> Iterator[Callable[[str], Embedder]]:
-    """What gives the loaded model, saying why; it is loaded when it is first asked."""
+    """A function that returns the loaded model and reports why it is needed; the first call loads it."""
     from runtime.backends import open_session
     from runtime.embedding.stream import embed_stream
 

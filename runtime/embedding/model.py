@@ -53,7 +53,7 @@ class Model:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What `run` can give: `embedding`, and what else the exporter's `--outputs` asked for."""
+        """Names of the outputs that `run` can return: `embedding`, and others of the exporter's `--outputs`."""
         return self.manifest.output_names()
 
     def __repr__(self) -> str:

@@ -52,15 +52,15 @@ def embed_stream(
     workers: int = 1,
     max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Embedded]:
-    """Embed images in the order in which they come, `batch` at a time, the last batch with what is left.
+    """Embed images in the order in which they come, `batch` at a time; the last batch has the rest.
 
     Args:
-        session: of a model with an `embedding` output.
-        entries: images, and what a source could not read; taken from a thread of its own, a few batches ahead.
-        on_unreadable: told of what can't be decoded, or gave NaN or infinity; what it raises ends the run.
-        batch: how many to run at a time; the model's preferred number where None.
-        workers: how many threads decode.
-        max_pixels: of an image; larger ones are not decoded.
+        session: the session of a model with an `embedding` output.
+        entries: images and unreadable entries; a thread of its own takes them, a few batches ahead.
+        on_unreadable: called with images that can't be decoded, or gave NaN or infinity; its errors end the run.
+        batch: number of images to run at a time; None for the model's preferred number.
+        workers: number of threads that decode.
+        max_pixels: larger images are not decoded.
 
     Raises:
         UsageError: the model has no `embedding` output, or takes no such batch.
@@ -86,7 +86,7 @@ def embed_stream(
 
 
 def silence_pillow() -> None:
-    """Keep Pillow's remarks on odd files off stderr, in this process: what it can't read is told by us."""
+    """Keep Pillow's warnings about odd files off stderr in this process; we report unreadable files ourselves."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").addHandler(logging.NullHandler())
 
@@ -194,7 +194,7 @@ class _Room:
 
 
 def _decode_one(item: Item, decode: Callable[[Item], Array]) -> tuple[Item, Array] | Unreadable:
-    """A thread's work; whatever is wrong with an image is told of that image."""
+    """A thread's work: the decoded image, or the reason why it can't be decoded."""
     try:
         return Item(item.root, item.path), decode(item)
     except InputError as error:

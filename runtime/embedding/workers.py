@@ -25,14 +25,14 @@ _JOIN_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What a worker needs to load the model and embed; sent to its process."""
+    """The options with which a worker loads the model and embeds; they are sent to its process."""
 
     model: Path
     provider: str
     verify_hash: bool
     batch: int | None
     workers: int
-    """Threads that decode, of one device."""
+    """Number of threads that decode for one device."""
     threads: int | None
     """Threads of the model on a CPU, of one device; the backend's own choice where None."""
     max_pixels: int

@@ -45,7 +45,7 @@ class OverImages:
     """Lower end of the confidence interval of the difference."""
     high: float
     p: float | None
-    """Share of resamples as far from the mean of all as the difference is from 0; None where no resample differs."""
+    """Share of resamples as far from the mean of all as the difference is from 0; None if no resample differs."""
     resamples: int
     seeds: int
     """Number of seeds whose clusterings were scored on each resample."""

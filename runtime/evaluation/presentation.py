@@ -32,7 +32,7 @@ class DatasetResult:
     evaluations: tuple[Evaluation, ...]
     """By normalisation, then by model; the first model is the baseline."""
     comparisons: tuple[Comparison, ...]
-    """Of each other model with the baseline, by normalisation."""
+    """The comparison of each other model with the baseline, by normalisation."""
 
     @property
     def images(self) -> int:
@@ -126,7 +126,7 @@ def _p(value: float | None) -> str:
 
 
 def notes(result: DatasetResult) -> list[str]:
-    """What must be known to read the table."""
+    """Remarks that a reader of the table needs."""
     manifests = [one.manifest for one in result.embedded]
     said = []
     if (paper := result.paper) is not None:

@@ -54,9 +54,9 @@ class Evaluation:
     """Model, data set, keys, labels and vectors (m, C), as the model gave them."""
     normalisation: Normalisation
     starts: int
-    """Of each seed's k-means, the best of which is kept."""
+    """Number of starts of each seed's k-means, the best of which is kept."""
     scores: tuple[Score, ...]
-    """Of each seed, in order."""
+    """The scores of each seed, in order."""
     median: int
     """Which of `scores` has the median ACC, of two the lower: what follows is that seed's."""
     clustering: Clustering
@@ -125,7 +125,7 @@ def evaluate(
         normalisation: of the embeddings.
         seeds: of k-means; each by itself gives the same clusters on one machine.
         n_init: k-means++ starts of each; the one of the lowest inertia is kept.
-        tell: told now and then how far it is.
+        tell: called from time to time with the progress in words.
 
     Raises:
         InputError: they can't be clustered: fewer distinct embeddings than classes, or one of zeros; or all are of one
@@ -192,7 +192,7 @@ def compare(model: Evaluation, baseline: Evaluation) -> Comparison:
 
 
 def points_of(embedded: EmbeddedDataset, normalisation: Normalisation) -> npt.NDArray[np.float32]:
-    """What is clustered: (m, C) float32; raises InputError where an embedding of zeros has no direction."""
+    """The points to cluster, (m, C) float32; raises InputError if an embedding of zeros has no direction."""
     if normalisation == "raw":
         return embedded.vectors
     keys = embedded.keys

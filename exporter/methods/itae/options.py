@@ -21,7 +21,7 @@ Side = Literal["high", "low", "both"]
 
 SOURCES: tuple[Source, ...] = get_args(Source)
 SIDES: tuple[Side, ...] = get_args(Side)
-GROUP = "ITAE (see README)"
+GROUP = "ITAE (exporter/ITAE.md says what it computes)"
 """The heading in `--help`."""
 FLOAT32_MAX = 3.4028234663852886e38
 MAX_TOP = 3840
@@ -37,7 +37,7 @@ class Kind:
     """One word of an option, and the number that follows it after a colon, if one does."""
 
     domain: str | None = None
-    """The number's domain in words; none: no number follows."""
+    """The number's domain in words; None if no number follows."""
     holds: Callable[[float], bool] = lambda _: True
 
 
@@ -58,7 +58,7 @@ NEEDS_MEDIAN = ("mad", "ratio")
 
 @dataclass(frozen=True)
 class Choice:
-    """A parsed option: its kind and its number (0 where the kind takes none)."""
+    """A parsed option: its kind and its number (0 if the kind takes none)."""
 
     kind: str
     number: float = 0.0
@@ -122,7 +122,7 @@ class ItaeConfig:
 
     layers: Annotated[str, Option("last, all, or a list such as 0,5,8-11", GROUP, Text("LIST", _check_layers))] = "last"
     """Counted from 0."""
-    source: Annotated[Source, Option("whose norm is looked at", GROUP)] = "key"
+    source: Annotated[Source, Option("the vectors whose norms are compared", GROUP)] = "key"
     threshold: Annotated[
         str,
         Option(
