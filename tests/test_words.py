@@ -19,7 +19,7 @@ DOCSTRINGS = {
 """Patterns that no docstring may have, and what to do."""
 TEXTS = {
     r"\b([Tt]old|[Tt]ells|[Tt]ell(?!:))\b": 'reports, shows or says, not "tells"',
-    r"\b[Nn]one where\b": '"None if", not "None where"',
+    r"\b([Nn]one where|where None)\b": '"None if", not "None where"',
 }
 """Patterns that neither a docstring nor any other text may have, and what to do."""
 

@@ -60,7 +60,7 @@ def open_session(
         model: `X.onnx`, `X.engine` or `X.plan`, with its manifest beside it.
         provider: one of `PROVIDERS`, or what `resolve_provider` returned; engines run where they were built for.
         device: the GPU's number, as the driver counts; 0 on a CPU.
-        threads: how many one run on a CPU uses; the library's own choice where None, as on a GPU.
+        threads: how many one run on a CPU uses; the library's own choice if None, as on a GPU.
         verify_hash: whether the files' SHA-256 are checked; see `verified_manifest` for what it risks not to.
 
     Raises:

@@ -144,7 +144,7 @@ class GpuSession:
 
         Args:
             tensor: (n, ...) as the manifest's input.
-            batch: how many to run at a time; the model's preferred number where None.
+            batch: how many to run at a time; the model's preferred number if None.
             output: which one is wanted.
 
         Raises:

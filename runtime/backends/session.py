@@ -141,7 +141,7 @@ def _wanted(manifest: Manifest) -> str:
 
 
 def check_names(manifest: Manifest, outputs: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the outputs to ask for: all of the model's where None.
+    """Return the outputs to ask for: all of the model's if None.
 
     Raises:
         UsageError: no output is named, or the model has no such output.
@@ -181,7 +181,7 @@ def check_outputs(manifest: Manifest, samples: int, outputs: Mapping[str, Array]
 
 
 def chosen_batch(manifest: Manifest, batch: int | None) -> int:
-    """Return the number of images to run at a time: `batch`, or the model's preferred number where None.
+    """Return the number of images to run at a time: `batch`, or the model's preferred number if None.
 
     Raises:
         UsageError: the model does not take so many, or so few.
@@ -242,7 +242,7 @@ def slices(inputs: Array, size: int) -> Iterator[Array]:
 def run_in_batches(
     session: Session, inputs: Array, batch: int | None = None, outputs: Sequence[str] | None = None
 ) -> Arrays:
-    """Run any number of images, `batch` at a time (the model's preferred number where None).
+    """Run any number of images, `batch` at a time (the model's preferred number if None).
 
     Raises:
         InputError, UsageError, CheckError, BackendError: as `Session.run`.

@@ -49,7 +49,7 @@ def embed_tensor(session: Session, tensor: DlpackTensor, batch: int | None = Non
     Args:
         session: the model.
         tensor: (n, ...) as the model takes it, contiguous, on the model's device.
-        batch: how many to run at a time; the model's preferred number where None.
+        batch: how many to run at a time; the model's preferred number if None.
 
     Returns:
         (n, C) float32 on the same device, for `torch.from_dlpack` and its like; on a CPU a numpy array.

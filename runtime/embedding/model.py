@@ -83,7 +83,7 @@ class Model:
                 model whose own input is uint8; `run_inputs` takes that. Or a tensor of another
                 library (DLPack: PyTorch, CuPy, JAX) on the model's device, as the model takes it: the embedding stays
                 there, nothing is copied, see `runtime.backends.tensors.embed_tensor`.
-            batch: how many to run at a time; the model's preferred number where None.
+            batch: how many to run at a time; the model's preferred number if None.
 
         Raises:
             InputError: there is no picture, or one can't be used: it is named by its number, from 0.
@@ -105,8 +105,8 @@ class Model:
 
         Args:
             images: as `embed` takes them.
-            outputs: of `Model.outputs`; all where None.
-            batch: how many to run at a time; the model's preferred number where None.
+            outputs: of `Model.outputs`; all if None.
+            batch: how many to run at a time; the model's preferred number if None.
 
         Raises:
             InputError, UsageError, CheckError, BackendError: as `embed`.

@@ -34,7 +34,7 @@ class WorkerOptions:
     workers: int
     """Number of threads that decode for one device."""
     threads: int | None
-    """Threads of the model on a CPU, of one device; the backend's own choice where None."""
+    """Threads of the model on a CPU, of one device; the backend's own choice if None."""
     max_pixels: int
 
 
