@@ -133,14 +133,14 @@ def _check_tensors(model: Path, manifest: Manifest, engine: TrtObject) -> None:
         found = (mode.name == "INPUT", numpy_name(dtype), tuple(engine.get_tensor_shape(name))[1:])
         wanted = (tensor is manifest.input, tensor.dtype, image_shape(tensor))
         if found != wanted:
-            raise ManifestError(f"{model} has {_told(name, found)}, its manifest says {_told(name, wanted)}")
+            raise ManifestError(f"{model} has {_described(name, found)}, its manifest says {_described(name, wanted)}")
     shapes = engine.get_tensor_profile_shape(manifest.input.name, 0)
     profile = tuple(next(iter(shape)) for shape in shapes)
     if manifest.options.batch is not None and profile != manifest.options.batch:
         raise ManifestError(f"{model} takes batches {profile}, its manifest says {manifest.options.batch}")
 
 
-def _told(name: str, tensor: tuple[bool, str, tuple[int, ...]]) -> str:
+def _described(name: str, tensor: tuple[bool, str, tuple[int, ...]]) -> str:
     is_input, dtype, shape = tensor
     return f"{'input' if is_input else 'output'} `{name}` as {dtype} {shape} per image"
 

@@ -18,7 +18,7 @@ from runtime.store.writer import StoreWriter
 _ENOUGH = 1000
 """Images after which a share of failures means something, where their number is not known."""
 _NAMED = 3
-_TOLD_EVERY = 1000
+_SHOWN_EVERY = 1000
 """Number of skipped images after which progress is shown again."""
 
 
@@ -143,6 +143,6 @@ class _Run:
             return True
         self._missing.discard(*key)
         self.present += 1
-        if self.present % _TOLD_EVERY == 0:
+        if self.present % _SHOWN_EVERY == 0:
             self._progress.show(self.embedded, self.present, self.failed)
         return False

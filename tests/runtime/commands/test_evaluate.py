@@ -15,6 +15,7 @@ import runtime
 from runtime.__main__ import main
 from runtime.contract.errors import InputError, OutputFileError
 from runtime.contract.manifest import manifest_path, read_manifest
+from runtime.evaluation import paper
 from runtime.evaluation.scores import SCORES
 from runtime.store import Store
 from runtime.store.result_folder import SUMMARY
@@ -319,9 +320,7 @@ def as_vitb14(model: Path, kind: str = "random") -> Path:
 def test_the_papers_figures_stand_beside_a_vitb14_alone_and_say_of_what_they_are(
     call, tiny, colors, weights, monkeypatch
 ) -> None:
-    monkeypatch.setitem(
-        __import__("runtime.evaluation.paper").paper.FIGURES, "folder", runtime.evaluation.paper.FIGURES["cifar10"]
-    )
+    monkeypatch.setitem(paper.FIGURES, "folder", paper.FIGURES["cifar10"])
     arguments = ["--data", f"folder:{colors}", "--seeds", 1]
     assert "paper" not in call(tiny, *arguments)[1]
     as_vitb14(tiny, weights)
@@ -335,7 +334,7 @@ def test_the_papers_figures_stand_beside_a_vitb14_alone_and_say_of_what_they_are
     assert data["paper"]["comparable"] == (not warned)
     _, out, _ = call(tiny, *arguments, "--limit", 12)
     assert "the paper's figures are of all images, these are not" in out
-    monkeypatch.setitem(runtime.evaluation.paper.FIGURES, "folder", runtime.evaluation.paper.FIGURES["tiny-imagenet"])
+    monkeypatch.setitem(paper.FIGURES, "folder", paper.FIGURES["tiny-imagenet"])
     assert "whose labels were never published: here it is the validation split; as" in call(tiny, *arguments)[1]
 
 
