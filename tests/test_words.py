@@ -65,4 +65,4 @@ def test_each_rule_can_fail(source):
 
 
 def test_code_in_backticks_and_questions_are_no_faults():
-    assert faults('"""What is `told`? `none: x` where None."""\nx = "a name"') == []
+    assert faults('"""What is `told`? `none: x` if None."""\nx = "a name"') == []
