@@ -1,11 +1,12 @@
-"""The result of an export."""
+"""The result of an export, and its summary in lines for people."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.contract.manifest import Manifest
+from exporter.build import fusion
+from runtime.contract.manifest import Manifest, ParityCheck
 
 
 @dataclass(frozen=True)
@@ -18,3 +19,65 @@ class ExportResult:
     """By step."""
     backend_reason: str | None = None
     """The reason why `--backend auto` chose the library that built the engine; None if it did not choose."""
+
+
+def summary(result: ExportResult) -> list[str]:
+    """The summary of an export, in lines for people."""
+    m = result.manifest
+    o = m.options
+    height, width = o.image_size
+    made = f"{m.builder.name} {m.builder.version}, {m.files.model.bytes / 1e6:.1f} MB"
+    if m.files.external_data is not None:
+        made += f" + {m.files.external_data.bytes / 1e6:.1f} MB of weights in {m.files.external_data.name}"
+    batch = f"batch {','.join(map(str, o.batch))}" if o.batch else "any batch"
+    revision = f" at {m.model.weights.revision}" if m.model.weights.revision else ""
+    lines = [
+        f"{result.path}: {made}",
+        *([f"  backend  {m.builder.name}: {result.backend_reason}"] if result.backend_reason else []),
+        f"  model    {o.size}, {o.precision}, {height}x{width}, {batch}, weights {o.weights}{revision}",
+        f"  ITAE     {_itae(m)}",
+        f"  computes {_computed(m)}",
+        f"  input    {m.input.name} {m.input.dtype} {_shape(m.input.shape)}",
+        *(f"  output   {one.name} {one.dtype} {_shape(one.shape)}" for one in m.outputs),
+        *(f"  parity   {_check(one)}" for one in m.parity.checks),
+        *([] if m.builder.name == "onnx" else [f"  fusion   {fusion.describe(m.fusion)}"]),
+        f"  seconds  {', '.join(f'{name} {s:.1f}' for name, s in result.seconds.items())}",
+    ]
+    if m.has_random_weights:
+        lines.append("  These weights are random: good for trying things out, not for embeddings.")
+    return lines
+
+
+def _computed(m: Manifest) -> str:
+    pooled = "the CLS token beside the mean patch token" if m.options.pooling == "cls+mean" else "the CLS token"
+    length = ", divided by its L2 norm" if m.options.normalize else ""
+    rows = "the last block for the CLS token alone" if m.options.cls_only else "all blocks for all tokens"
+    return f"{rows}; embedding: {pooled}{length}"
+
+
+def _itae(m: Manifest) -> str:
+    method = m.options.method
+    if method.name == "none":
+        return "none, plain DINOv2"
+    layers = ",".join(map(str, method.layers))
+    return f"layers {layers}, {method.source} norm, {method.threshold} on {method.side}, attenuate {method.attenuate}"
+
+
+def _check(check: ParityCheck) -> str:
+    """One comparison on a line."""
+    text = f"max abs {check.max_abs:.2g}, cosine {check.min_cosine:.7f} on {check.samples} images"
+    text += {"exported": "", "fp32": " (the same surgery in fp32)", "threshold": " (another threshold, in fp32)"}[
+        check.purpose
+    ]
+    if check.threshold is None:
+        return text
+    text = f"{check.threshold}: {check.flagged} of {check.patches} patches flagged; {text}"
+    if check.effect is not None:
+        text += f"; ITAE moves them by up to {check.effect:.2g}"
+    if check.borderline:
+        text += f"; {len(check.borderline)} borderline, {len(check.left_out)} of them left out"
+    return text
+
+
+def _shape(shape: tuple[int | str, ...]) -> str:
+    return f"({', '.join(map(str, shape))})"

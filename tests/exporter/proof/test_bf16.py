@@ -12,10 +12,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from exporter import ExportSpec, export
-from exporter.__main__ import summary
 from exporter.models import checkpoint, weights
 from exporter.models.architecture import Architecture
 from exporter.proof import gate, half_range
+from exporter.result import summary
 from exporter.trace import OPSET
 from runtime.__main__ import main as runtime_main
 from runtime.contract.errors import CheckError, WeightsError
