@@ -373,7 +373,7 @@ class ExportSpec:
             OutputFileError: a folder to write to is missing or read-only, a file's place is taken by a folder, or its
                 name is too long.
         """
-        for target in self._targets():
+        for target in self.targets():
             if not target.parent.is_dir():
                 raise OutputFileError(f"can't write {target}: there is no folder {target.parent}; make it first")
             for file in _files_of(target):
@@ -391,13 +391,13 @@ class ExportSpec:
             if not (folder.is_dir() and os.access(folder, os.W_OK)):
                 raise OutputFileError(f"can't write {self.timing_cache}: the folder {folder} is missing or read-only")
 
-    def _targets(self) -> list[Path]:
+    def targets(self) -> list[Path]:
         """The models that are published."""
         return [self.path] if self.keep_onnx is None else [self.path, Path(self.keep_onnx)]
 
     def _published(self) -> list[Path]:
         """Every file that is."""
-        return [file for target in self._targets() for file in _files_of(target)]
+        return [file for target in self.targets() for file in _files_of(target)]
 
 
 def _files_of(target: Path) -> tuple[Path, ...]:

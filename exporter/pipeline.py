@@ -52,7 +52,8 @@ def export(spec: ExportSpec, progress: Progress) -> ExportResult:
         progress.note(f"--timing-cache {spec.timing_cache} is not used: {timing_cache.NO_TIMINGS}")
     elif choice is not None and spec.timing_cache is not None:
         timings = timing_cache.read(Path(spec.timing_cache), choice.backend)
-    recover(spec.path.parent)
+    for target in spec.targets():
+        recover(target.parent)
     try:
         with work_folder(beside=spec.path) as work:
             traced, origin, samples = _load_and_trace(spec, work, progress)
