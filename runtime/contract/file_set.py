@@ -248,15 +248,23 @@ def _recovered(folder: Path) -> bool:
     Raises:
         OSError, OutputFileError: the older files can't be put back.
     """
-    if not folder.is_dir():
+    before = identity(folder)
+    if before is None:
         return True
-    with locked(folder) as is_free:
-        plan = _read_plan(folder)
-        if is_free is False or (is_free is None and plan is not None and _runs_elsewhere(plan)):
-            return False
-        if plan is not None and not os.path.lexists(folder.with_name(plan.seal)):
-            _restore(folder, plan)
-        _close(folder)
+    try:
+        with locked(folder) as is_free:
+            if identity(folder) != before:  # the lock may be of a folder that is gone, and this one another's
+                return False
+            plan = _read_plan(folder)
+            if is_free is False or (is_free is None and plan is not None and _runs_elsewhere(plan)):
+                return False
+            if plan is not None and not os.path.lexists(folder.with_name(plan.seal)):
+                _restore(folder, plan)
+            _close(folder)
+    except OutputFileError:
+        if identity(folder) is None:  # its process has ended the exchange meanwhile
+            return True
+        raise
     return True
 
 

@@ -228,6 +228,28 @@ def test_an_exchange_of_a_live_process_is_left_alone(tmp_path, monkeypatch, lock
     assert not any(path.name.endswith(".exchange") for path in tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("comes", ["nothing", "another's"])
+def test_an_exchange_that_ends_while_its_lock_is_asked_for_is_not_undone(tmp_path, monkeypatch, comes):
+    put(tmp_path, {"m": b"new"})
+    exchange = tmp_path / f".{SEAL}.exchange"
+    exchange.mkdir()
+    plan = {"seal": SEAL, "older": [], "fresh": ["m"], "had_seal": False, "host": "h", "process": 1, "token": "t"}
+    real = file_set.locked
+
+    def locked(folder: Path):
+        exchange.rename(tmp_path / "ended")
+        if comes == "another's":
+            exchange.mkdir()
+            (exchange / "plan.json").write_text(json.dumps(plan))
+            return real(tmp_path / "ended")
+        return real(folder)
+
+    monkeypatch.setattr(file_set, "locked", locked)
+    assert file_set._recovered(exchange) == (comes == "nothing")
+    assert (tmp_path / "m").exists()
+    assert exchange.exists() == (comes == "another's")
+
+
 def test_a_plan_that_is_damaged_loses_nothing(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
