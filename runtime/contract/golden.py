@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.contract.errors import ManifestError, one_line
-from runtime.contract.manifest import Manifest, check_file
+from runtime.contract.manifest import Manifest, read_checked
 
 MAX_GOLDEN_BYTES = 2 << 30
 """A golden sample above this is refused before it is read."""
@@ -73,28 +73,29 @@ def read_golden(model: Path, manifest: Manifest) -> Golden:
     path = model.with_name(record.name)
     if record.bytes > MAX_GOLDEN_BYTES:
         raise ManifestError(f"{path}: the manifest gives it {record.bytes} bytes, more than {MAX_GOLDEN_BYTES}")
-    check_file(path, record, model)
+    content = read_checked(path, record, model)
     try:
-        golden = _load(path)
+        golden = _load(io.BytesIO(content))
     except Exception as error:  # a hostile file makes numpy and zipfile raise anything: TokenError, zlib.error
         raise ManifestError(f"{path} is not a golden sample ({one_line(error)}); export the model again") from error
     _check_shapes(golden, manifest, path)
     return golden
 
 
-def _load(path: Path) -> Golden:
-    with zipfile.ZipFile(path) as archive:  # sizes before allocation
+def _load(file: io.BytesIO) -> Golden:
+    with zipfile.ZipFile(file) as archive:  # sizes before allocation
         unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > MAX_GOLDEN_BYTES:
         raise ValueError(f"it unpacks to {unpacked} bytes, more than {MAX_GOLDEN_BYTES}")
-    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
         return Golden(
-            input=file["input"],
-            embedding=file["embedding"],
-            flags=file["flags"],
-            flag_distance=file["flag_distance"],
-            patch_tokens=file.get("patch_tokens"),
-            artifact_norm=file.get("artifact_norm"),
+            input=arrays["input"],
+            embedding=arrays["embedding"],
+            flags=arrays["flags"],
+            flag_distance=arrays["flag_distance"],
+            patch_tokens=arrays.get("patch_tokens"),
+            artifact_norm=arrays.get("artifact_norm"),
         )
 
 

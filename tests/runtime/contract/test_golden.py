@@ -78,7 +78,7 @@ def test_the_golden_sample_of_another_model_is_refused(tmp_path, make_model):
 
 def test_an_oversized_golden_sample_is_refused_before_it_is_read(tiny, monkeypatch):
     monkeypatch.setattr(golden_module, "MAX_GOLDEN_BYTES", parity_path(tiny).stat().st_size - 1)
-    monkeypatch.setattr(golden_module, "check_file", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(golden_module, "read_checked", lambda *_: pytest.fail("it was read"))
     assert "more than" in refused(tiny)
 
 
@@ -225,3 +225,18 @@ def read_or_none(model: Path) -> Golden | None:
         return read(model)
     except ManifestError:
         return None
+
+
+def test_a_golden_sample_that_is_swapped_after_its_check_is_not_read(tiny, monkeypatch):
+    path = parity_path(tiny)
+    expected = read_golden(tiny, read_manifest(tiny)).embedding
+    real = golden_module.read_checked
+
+    def swap(*arguments):
+        content = real(*arguments)
+        path.write_bytes(b"rubbish")
+        return content
+
+    monkeypatch.setattr(golden_module, "read_checked", swap)
+    np.testing.assert_array_equal(read_golden(tiny, read_manifest(tiny)).embedding, expected)
+    assert path.read_bytes() == b"rubbish"
