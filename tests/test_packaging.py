@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -138,3 +139,52 @@ def test_onnxruntime_comes_by_one_extra_only(extra):
 def test_setup_never_asks_for_both_onnxruntimes():
     (asked,) = re.findall(r"-e '\.\[(.*)\]'", (ROOT / "scripts/setup").read_text())
     assert set(asked.split(",")) == {"cpu", "rtx", "export", "dev"}
+
+
+NAMES = {
+    "PIL": "pillow", "sklearn": "scikit-learn", "onnx_graphsurgeon": "onnx-graphsurgeon", "ml_dtypes": "ml-dtypes",
+    "huggingface_hub": "huggingface-hub", "tensorrt_rtx": "tensorrt-rtx", "umap": "umap-learn", "faiss": "faiss-cpu",
+    "google": "onnx",
+}  # fmt: skip
+"""Modules whose package has another name; protobuf (`google`) comes with onnx, whose messages are made of it."""
+
+
+def imported() -> dict[str, set[str]]:
+    """By package that is imported anywhere in the code: the files that do."""
+    folders = ("exporter", "runtime", "scripts")
+    ours = {*folders, *(path.stem for path in (ROOT / "tests/helpers").glob("*.py"))}
+    found: dict[str, set[str]] = {}
+    for file in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            modules = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                modules = [node.module]
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+                modules = [one.value for one in node.args[:1] if isinstance(one, ast.Constant)]
+            for module in modules:
+                name = module.split(".")[0]
+                if name not in sys.stdlib_module_names | ours:
+                    found.setdefault(NAMES.get(name, name), set()).add(str(file.relative_to(ROOT)))
+    return found
+
+
+def test_every_import_is_of_a_declared_dependency():
+    project = PROJECT["project"]
+    declared = names_of(project["dependencies"]).union(*map(names_of, EXTRAS.values()))
+    declared |= {"cuda"} if "cuda-bindings" in declared else set()  # both cuda-core and cuda-bindings are in `cuda`
+    declared |= {"onnxruntime"} if "onnxruntime-gpu" in declared else set()
+    assert {name: files for name, files in imported().items() if name not in declared} == {}
+
+
+def test_the_runtime_imports_scipy_and_threadpoolctl_and_so_declares_them():
+    assert {"scipy", "threadpoolctl", "numpy", "scikit-learn"} <= set(imported())  # so the test above sees imports
+    assert {"scipy", "threadpoolctl"} <= names_of(PROJECT["project"]["dependencies"])
+
+
+def test_what_a_user_without_extras_imports_is_a_base_dependency():
+    """What `clustering`, `evaluation`, `report` and `store` import, but for what a GPU or a map asks for by name."""
+    base = names_of(PROJECT["project"]["dependencies"]) | {"torch", "umap-learn"}
+    rooms = tuple(f"runtime/{room}/" for room in ("contract", "images", "store", "clustering", "evaluation", "report"))
+    for name, files in imported().items():
+        if any(file.startswith(rooms) for file in files) and name not in base:
+            pytest.fail(f"{name} is imported by {files}")

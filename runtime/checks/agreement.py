@@ -118,7 +118,7 @@ def _clusterings_ari(got: Float64, expected: Float64, k: int, seed: int) -> floa
     from sklearn.cluster import KMeans, kmeans_plusplus
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import adjusted_rand_score
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it
+    from threadpoolctl import threadpool_limits
 
     # One thread, for the same result each time: more add their sums in any order. Copies make empty clusters.
     with threadpool_limits(1), warnings.catch_warnings():

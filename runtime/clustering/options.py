@@ -6,7 +6,7 @@ import argparse
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from runtime.contract.errors import UsageError
 
@@ -93,7 +93,18 @@ def number_of_clusters(text: str) -> int | str:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor {AUTO}") from None
 
 
-def range_of_k(text: str) -> tuple[int, int]:
+class KRange(NamedTuple):
+    """The values of k to try; both ends belong to it."""
+
+    low: int
+    high: int
+
+    def __str__(self) -> str:
+        """Return what `range_of_k` parses."""
+        return f"{self.low}:{self.high}"
+
+
+def range_of_k(text: str) -> KRange:
     """The value of --k-range; argparse's error where it is none."""
     low, separator, high = text.partition(":")
     try:
@@ -102,7 +113,7 @@ def range_of_k(text: str) -> tuple[int, int]:
         found = 0, 0
     if not separator or not 2 <= found[0] <= found[1]:
         raise argparse.ArgumentTypeError(f"{text!r}: must be LOW:HIGH, LOW 2 or more and HIGH no less than LOW")
-    return found
+    return KRange(*found)
 
 
 def _refuse_beside(algorithm: str, given: dict[str, Any]) -> None:

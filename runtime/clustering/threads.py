@@ -39,6 +39,6 @@ def one_blas_thread() -> Iterator[None]:
 
 @functools.cache
 def _controller() -> Any:  # noqa: ANN401  # it ships no types; looking for the libraries takes milliseconds, once
-    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # scikit-learn brings it
+    from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from runtime.clustering import options as cluster_options
 from runtime.clustering.options import AUTO, Settings
 from runtime.commands import cluster_report, options
+from runtime.commands.command_line import command_line
 
 if TYPE_CHECKING:
     from runtime.clustering.assign import OldClusters
@@ -145,7 +146,15 @@ def run(arguments: argparse.Namespace) -> int:
         seconds = time.monotonic() - started
         say(
             cluster_report.write(
-                arguments, reader, clustering, key_of, summary, classes=classes, curve=curve, seconds=seconds
+                arguments,
+                reader,
+                clustering,
+                key_of,
+                summary,
+                command=command_line("cluster", add_arguments, arguments),
+                classes=classes,
+                curve=curve,
+                seconds=seconds,
             )
         )
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,6 +74,7 @@ def write(
     key_of: Callable[[int], Key],
     summary: Mapping[str, Any],
     *,
+    command: str,
     classes: Sequence[str] | None = None,
     curve: Curve | None = None,
     seconds: float | None = None,
@@ -87,6 +87,7 @@ def write(
         clustering: of the embeddings.
         key_of: gives the key of a row, under its root as it is now.
         summary: as in `summary.json`.
+        command: the command, as it can be run again.
         classes: n classes, where they are known.
         curve: the scores of the k that were tried.
         seconds: how long the command took so far.
@@ -105,7 +106,7 @@ def write(
         title=f"Clusters of {store.path.resolve().name}",
         lead=f"{len(labels):,} images in {len(summary['sizes']):,} clusters",
         headlines=_headlines(labels, summary),
-        facts=_facts(arguments, store, summary, seconds),
+        facts=_facts(command, store, summary, seconds),
         notes=_notes(store),
         curve=None if curve is None else report.Curve(curve.ks, curve.silhouettes, curve.best),
         clusters=describe_clusters(clustering, other, key_of, classes=classes),
@@ -149,14 +150,12 @@ def _notes(store: Store) -> list[str]:
     return notes
 
 
-def _facts(
-    arguments: argparse.Namespace, store: Store, summary: Mapping[str, Any], seconds: float | None
-) -> list[tuple[str, str]]:
+def _facts(command: str, store: Store, summary: Mapping[str, Any], seconds: float | None) -> list[tuple[str, str]]:
     from runtime.store.origin import options_of
 
     origin, made_by = store.origin, options_of(store.origin)
     facts = [
-        ("command", _command(arguments)),
+        ("command", command),
         ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
         ("seconds so far", "" if seconds is None else f"{seconds:.1f}"),
         ("embeddings", f"{store.path.resolve()}: {len(store):,} of width {store.width}"),
@@ -186,20 +185,6 @@ def _method(method: object) -> str:
 
 def _words(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _command(arguments: argparse.Namespace) -> str:
-    """The command with its options as they were read, defaults left out where they are none."""
-    words = ["cluster", str(arguments.embeddings)]
-    for name, value in vars(arguments).items():
-        if name in ("embeddings", "run", "verbose", "quiet", "json") or value in (None, False, []):
-            continue
-        if (name, value) == ("provider", "auto"):  # the only default that is a word
-            continue
-        option = "--" + name.replace("_", "-")
-        for one in value if isinstance(value, list) else [value]:
-            words += [option] if one is True else [option, str(one)]
-    return shlex.join(words)
 
 
 def _artifacts(arguments: argparse.Namespace, store: Store, n: int, key_of: Callable[[int], Key]) -> Artifacts | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from runtime.clustering.options import MAX_SEED
 from runtime.commands import options
+from runtime.commands.command_line import command_line
 from runtime.contract.errors import CheckError, UsageError, plain
 from runtime.contract.machine import usable_cores
 
@@ -124,7 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"{json.dumps(summary, indent=2)}\n" if arguments.json else as_text(results))
         sys.stdout.flush()  # before the report, which takes a while and may fail
         if arguments.report:
-            _say(evaluate_report.write(arguments, results))
+            _say(evaluate_report.write(arguments, results, command_line("evaluate", add_arguments, arguments)))
     return 0
 
 

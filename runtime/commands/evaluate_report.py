@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import shlex
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 MASKS = ("artifact_mask", "artifact_norm")
 
 
-def write(arguments: argparse.Namespace, results: Sequence[DatasetResult]) -> str:
+def write(arguments: argparse.Namespace, results: Sequence[DatasetResult], command: str) -> str:
     """Write the report to `arguments.report`, and give a line about it.
 
     The model with the highest mean ACC on the first data set is the one whose clusters are shown, at its median seed.
@@ -52,7 +50,7 @@ def write(arguments: argparse.Namespace, results: Sequence[DatasetResult]) -> st
         lead=f"Summary, clusters, map and classes are of the highest mean ACC: {_what(shown)}; clusters by seed "
         f"{shown.scores[shown.median].seed}, of median ACC.",
         headlines=[_headline(shown, metric) for metric in METRICS],
-        facts=_facts(arguments, results),
+        facts=_facts(arguments, results, command),
         notes=notes if random else [],
         tables=[_table(result) for result in results],
         clusters=describe_clusters(
@@ -114,12 +112,12 @@ def _artifacts(arguments: argparse.Namespace, result: DatasetResult, keys: Seque
     return None
 
 
-def _facts(arguments: argparse.Namespace, results: Sequence[DatasetResult]) -> list[tuple[str, str]]:
+def _facts(arguments: argparse.Namespace, results: Sequence[DatasetResult], command: str) -> list[tuple[str, str]]:
     from runtime.evaluation.presentation import describe
 
     first = results[0]
     facts = [
-        ("command", shlex.join(["python", "-m", "runtime", *sys.argv[1:]])),
+        ("command", command),
         ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
     ]
     for path, one in zip(arguments.model, first.embedded, strict=True):
