@@ -101,8 +101,11 @@ def measure(
     *,
     numbers: tuple[int, ...],
     seed: int,
+    traces: Path | None = None,
 ) -> Measured:
     """Trace a troubled model once, operate on it in each precision and setting, and run the graphs.
+
+    `traces` is a folder that keeps the trace of each model for later calls: tracing takes most of the time.
 
     ONNX Runtime's CPU has no bfloat16, and does not round between neighbouring nodes of an fp16 graph; PyTorch rounds
     after each node.
@@ -112,7 +115,11 @@ def measure(
     model = trouble.troubled(spec, seed, kinds)
     inside = trouble.look_inside(model, torch.from_numpy(images))
     wanted = [reference.embed(model, torch.from_numpy(images), itae) for itae in SETTINGS]
-    traced = trace.to_onnx(model, spec.facts, folder)
+    place = (traces or folder) / "-".join((spec.backbone.name, *kinds, str(seed)))
+    traced = place / "traced.onnx"
+    if not traced.exists():
+        place.mkdir(exist_ok=True)
+        assert trace.to_onnx(model, spec.facts, place) == traced
     del model
     compared = {}
     for precision in precisions:

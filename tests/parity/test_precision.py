@@ -1,5 +1,7 @@
 """Half precision against eager float32, on weights with DINOv2's known trouble planted in them."""
 
+from pathlib import Path
+
 import graph_in_torch
 import numpy as np
 import onnx
@@ -17,6 +19,11 @@ from runtime.contract.comparison import LIMITS
 
 SEED = 0
 REAL_SIZES = ["vits14", *(pytest.param(size, marks=pytest.mark.slow) for size in ("vitb14", "vitl14"))]
+
+
+@pytest.fixture(scope="module")
+def traces(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("traces")
 
 
 def assert_trouble(inside, kinds) -> None:
@@ -41,30 +48,32 @@ def assert_kept(measured, *, norms: bool = True) -> None:
 
 @pytest.mark.parametrize("trouble", ["residual", "norms", "logits", "all three"])
 @pytest.mark.parametrize("size", REAL_SIZES)
-def test_fp16_stands_the_trouble(size, trouble, tmp_path):
+def test_fp16_stands_the_trouble(size, trouble, tmp_path, traces):
     kinds = TROUBLES[trouble]
-    measured = measure(size, kinds, ("fp16",), tmp_path, numbers=(101, 103), seed=SEED)
+    measured = measure(size, kinds, ("fp16",), tmp_path, numbers=(101, 103), seed=SEED, traces=traces)
     assert_trouble(measured.inside, kinds)
     assert_kept(measured)
 
 
 @pytest.mark.parametrize("trouble", ["none", "all three"])
 @pytest.mark.parametrize("size", REAL_SIZES)
-def test_bf16_keeps_its_promises_on_real_sizes(size, trouble, tmp_path):
-    measured = measure(size, TROUBLES[trouble], ("bf16",), tmp_path, numbers=(101,), seed=SEED)
+def test_bf16_keeps_its_promises_on_real_sizes(size, trouble, tmp_path, traces):
+    measured = measure(size, TROUBLES[trouble], ("bf16",), tmp_path, numbers=(101,), seed=SEED, traces=traces)
     assert_trouble(measured.inside, TROUBLES[trouble])
     assert_kept(measured)
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_swiglu_and_registers_stand_the_trouble(trouble, tmp_path):
-    measured = measure(SWIGLU, TROUBLES[trouble], ("fp16", "bf16"), tmp_path, numbers=(101, 103), seed=SEED)
+def test_swiglu_and_registers_stand_the_trouble(trouble, tmp_path, traces):
+    measured = measure(
+        SWIGLU, TROUBLES[trouble], ("fp16", "bf16"), tmp_path, numbers=(101, 103), seed=SEED, traces=traces
+    )
     assert_trouble(measured.inside, TROUBLES[trouble])
     assert_kept(measured, norms=False)  # of a few channels one norm was off by 1.3e-3 in fp16
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_a_half_precision_residual_stream_does_not_stand_it(precision, tmp_path, monkeypatch):
+def test_a_half_precision_residual_stream_does_not_stand_it(precision, tmp_path, traces, monkeypatch):
     """So the tests above can fail, and the float32 island is needed."""
     follows = half_precision._follows
 
@@ -73,7 +82,7 @@ def test_a_half_precision_residual_stream_does_not_stand_it(precision, tmp_path,
         return follows(node, half) or wide
 
     def plain():
-        measured = measure(NARROW, KINDS, (precision,), tmp_path, numbers=(101, 103), seed=SEED)
+        measured = measure(NARROW, KINDS, (precision,), tmp_path, numbers=(101, 103), seed=SEED, traces=traces)
         return measured.compared[precision, "PyTorch", 0].cosine
 
     assert plain() >= LIMITS[precision].min_cosine
