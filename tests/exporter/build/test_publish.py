@@ -70,7 +70,8 @@ def export(folder: Path, names: tuple[str, ...], mark: int) -> None:
             builder = Builder(name="onnx" if "onnx" in name else "tensorrt", version="0", platform="test")
             products.append(Product(folder / name.removesuffix("+"), made / "model", data, builder))
         sample = Sample(itae=SPEC.itae, golden=golden, flagged=0, mixed=0, effect=None)
-        publish(products, SPEC, Weights(kind="random", source="random:0", revision=None, sha256=f"{mark}" * 64), sample, (), work)
+        weights = Weights(kind="random", source="random:0", revision=None, sha256=f"{mark}" * 64)
+        publish(products, SPEC, weights, sample, (), work)
 
 
 def read(model: Path) -> int | None:
@@ -81,8 +82,9 @@ def read(model: Path) -> int | None:
     try:
         manifest = verified_manifest(model, check_hash=False)
     except ManifestError as refused:
-        assert "\n" not in str(refused)
-        assert "an export was interrupted" in str(refused) or "no such model file" in str(refused)
+        message = str(refused)
+        assert "\n" not in message
+        assert "an export was interrupted" in message or "no such model file" in message
         return None
     marks = {int(manifest.model.weights.sha256[0]), *model.read_bytes()}
     marks |= {int(one) for one in np.unique(read_golden(model, manifest).embedding)}
