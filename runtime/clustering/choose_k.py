@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -69,35 +68,3 @@ def choose(
             f"--k auto: no k of {ks[0]} to {ks[-1]} can be tried on {len(sample)} embeddings; give --k or --k-range"
         )
     return Curve(tuple(found), tuple(found.values()), len(sample))
-
-
-def draw(curve: Curve) -> bytes:
-    """The curve as a PNG."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    width, height, left, top, right, bottom = 720, 360, 64, 48, 24, 48
-    low, high = min(0.0, *curve.silhouettes), max(1e-3, *curve.silhouettes)
-    first, last = curve.ks[0], max(curve.ks[-1], curve.ks[0] + 1)
-
-    def place(k: int, silhouette: float) -> tuple[float, float]:
-        across = (k - first) / (last - first)
-        up = (silhouette - low) / (high - low)
-        return left + across * (width - left - right), height - bottom - up * (height - top - bottom)
-
-    picture = Image.new("RGB", (width, height), "white")
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
-    pen.text((left, 14), f"silhouette of {curve.points:,} embeddings; best at k = {curve.best}", (24, 24, 24), font)
-    for silhouette in (low, high):
-        y = place(first, silhouette)[1]
-        pen.line((left, y, width - right, y), (220, 220, 220))
-        pen.text((8, y - 8), f"{silhouette:.3f}", (96, 96, 96), font)
-    for k in sorted({first, curve.best, curve.ks[-1]}):
-        pen.text((place(k, low)[0] - 6, height - bottom + 12), str(k), (96, 96, 96), font)
-    points = [place(k, silhouette) for k, silhouette in zip(curve.ks, curve.silhouettes, strict=True)]
-    pen.line(points, (40, 90, 200), 2)
-    for (x, y), k in zip(points, curve.ks, strict=True):
-        radius = 6 if k == curve.best else 3
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), (40, 90, 200))
-    file = io.BytesIO()
-    picture.save(file, format="PNG")
-    return file.getvalue()

@@ -1,4 +1,4 @@
-"""The files of one clustering: `labels.parquet`, `centroids.npy`, `clusters.png`, after `--k auto` `silhouette.png`."""
+"""The files of one clustering: `labels.parquet`, `centroids.npy`, `clusters.png`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from runtime.store.result_folder import SUMMARY, Kind, publish_result, result_fo
 LABELS = "labels.parquet"
 CENTROIDS = "centroids.npy"
 PICTURE = "clusters.png"
-SILHOUETTE = "silhouette.png"
-KIND = Kind("cluster", (CENTROIDS, LABELS, PICTURE), (SILHOUETTE,))
+KIND = Kind("cluster", (CENTROIDS, LABELS, PICTURE), sometimes=("silhouette.png",))
+"""`silhouette.png` is of older versions; it goes where a new result replaces it."""
 
-__all__ = ["CENTROIDS", "LABELS", "PICTURE", "SILHOUETTE", "SUMMARY", "output_folder", "publish_results"]
+__all__ = ["CENTROIDS", "LABELS", "PICTURE", "SUMMARY", "output_folder", "publish_results"]
 
 
 def output_folder(out: Path, source: Path, assigned: Path | None = None) -> AbstractContextManager[Path]:
@@ -57,7 +57,6 @@ def publish_results(
     clustering: Clustering,
     png: bytes,
     summary: Mapping[str, Any],
-    more: Mapping[str, bytes] | None = None,
 ) -> dict[str, Any]:
     """Write the files; returns the summary as written, with `files` added.
 
@@ -69,7 +68,6 @@ def publish_results(
         clustering: their clusters.
         png: the picture.
         summary: the rest of the summary, as JSON.
-        more: other files: `SILHOUETTE`.
 
     Raises:
         OutputFileError: a file can't be written; an older result is then as before, or has lost its summary.
@@ -78,7 +76,6 @@ def publish_results(
         LABELS: _labels_parquet(roots, paths, clustering),
         CENTROIDS: _npy(clustering),
         PICTURE: png,
-        **(more or {}),
     }
     return publish_result(out, work, KIND, contents, summary)
 

@@ -10,7 +10,7 @@ from runtime.clustering.choose_k import Curve
 from runtime.clustering.clusters import Clustering
 from runtime.clustering.metrics import Metrics
 from runtime.clustering.options import Settings
-from runtime.clustering.results import LABELS, PICTURE, SILHOUETTE
+from runtime.clustering.results import LABELS, PICTURE
 from runtime.contract.console import count
 from runtime.store import Store
 
@@ -91,7 +91,7 @@ def as_text(summary: dict[str, Any], out: Path) -> str:
         best = max(curve["mean"])
         lines[1:1] = [
             f"k = {curve['k'][curve['mean'].index(best)]} has the highest silhouette, {best:.3f}, of "
-            f"{curve['k'][0]} to {curve['k'][-1]} (on {count(curve['points'], 'embedding')}): {out / SILHOUETTE}"
+            f"{curve['k'][0]} to {curve['k'][-1]} (on {count(curve['points'], 'embedding')})"
         ]
     lines.append("cluster      images   share")
     lines += [f"{number:<10,} {size:8,} {size / n:7.1%}" for number, size in enumerate(sizes[:_LISTED])]

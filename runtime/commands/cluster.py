@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings.parse(arguments)
     cluster_report.check(arguments)
     started = time.monotonic()
-    from runtime.clustering import assign, choose_k
+    from runtime.clustering import assign
     from runtime.clustering import results as cluster_output
     from runtime.clustering.by_settings import cluster_store
     from runtime.clustering.points import StoreReader
@@ -137,8 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
         picture = _drawn(clustering, key_of, say)
         drawn = {"clusters": picture.clusters, "images": picture.images, "unreadable": len(picture.unreadable)}
         summary = cluster_summary.summarize(clustering, settings, reader.metric, store, drawn, scores, curve, old)
-        more = {} if curve is None else {cluster_output.SILHOUETTE: choose_k.draw(curve)}
-        summary = cluster_output.publish_results(out, work, roots, paths, clustering, picture.png, summary, more)
+        summary = cluster_output.publish_results(out, work, roots, paths, clustering, picture.png, summary)
     sys.stdout.write(f"{json.dumps(summary, indent=2)}\n" if arguments.json else cluster_summary.as_text(summary, out))
     sys.stdout.flush()  # before the report, which takes a while and may fail
     if arguments.report is not None:

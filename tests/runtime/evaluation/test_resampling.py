@@ -105,9 +105,9 @@ def ps(simulations: int, other_share: float) -> dict[str, np.ndarray]:
 
 
 def test_chance_alone_is_called_a_difference_as_often_as_p_says() -> None:
-    for values in ps(200, 0.4).values():
-        assert 0.01 < (values < 0.05).mean() < 0.1  # 0.05, within three standard errors
-        assert 0.39 < (values < 0.5).mean() < 0.61
+    for values in ps(120, 0.4).values():
+        assert (values < 0.05).mean() < 0.12  # 0.05, and three standard errors
+        assert 0.36 < (values < 0.5).mean() < 0.64
 
 
 def test_a_difference_is_found() -> None:
