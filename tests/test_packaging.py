@@ -116,8 +116,9 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 
 
 def test_extras_are_the_promised_ones():
-    assert set(EXTRAS) == {"cpu", "gpu", "rtx", "openvino", "remote", "umap", "bench", "export", "dev"}
+    assert set(EXTRAS) == {"cpu", "gpu", "rtx", "openvino", "remote", "heif", "umap", "bench", "export", "dev"}
     assert names_of(EXTRAS["openvino"]) == {"openvino"}
+    assert names_of(EXTRAS["heif"]) == {"pillow-heif"}
     assert names_of(EXTRAS["gpu"]) == {"onnxruntime-gpu", "tensorrt", "cuda-core", "cuda-bindings"}
     assert names_of(EXTRAS["rtx"]) == {"tensorrt-rtx", "cuda-core", "cuda-bindings"}
     assert {"torch", "transformers", "onnx", "onnxscript", "onnx-graphsurgeon"} <= names_of(EXTRAS["export"])

@@ -29,7 +29,8 @@ EXAMPLES = """examples:
 
 IMAGES are image files; folders, searched through (links to folders in them are not followed); lists of paths
 (LIST.txt, LIST.parquet, or - for standard input), relative to the current folder; WebDataset tars; Hugging Face parquet
-with an image column; or any of these as a URL (s3://, gs://, hf://). JPEG, PNG, WebP, BMP, TIFF and GIF are read.
+with an image column; or any of these as a URL (s3://, gs://, hf://). JPEG, PNG, WebP, BMP, TIFF, GIF and AVIF
+are read, HEIC with pillow-heif (pip install 'itae[heif]').
 
 DIR gets part-00000.parquet and so on (root, path, embedding), store.json, and errors.jsonl with what could not be read.
 Rows are on disk after 256 images or 30 seconds. The same command again goes on where a run ended, however it ended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -16,14 +17,15 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from runtime.contract.errors import InputError, one_line
+from runtime.images.formats import FORMATS, HEAD, format_of, other_format
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-"""Formats that are decoded, by content. Pillow reads many more, each with a parser that could be attacked."""
 MAX_PIXELS = 178_956_970
 """Default limit, as Pillow's; larger pictures are refused before they are decoded. Such a picture takes 680 MiB."""
 
 ReadImage = Callable[[str, str], Image.Image]
 """A function that decodes the image of a root and a path; it raises InputError."""
+_OF_PILLOW = tuple(name for name in FORMATS if name != "HEIC")
+"""Those that Pillow itself reads; HEIC needs pillow-heif."""
 _WITH_ALPHA = frozenset({"LA", "PA", "RGBA", "RGBa"})
 _ORIENTATION = 0x0112
 _TRANSPOSE = {
@@ -98,10 +100,24 @@ def _decode(file: BinaryIO, size: int, max_pixels: int) -> Image.Image:
 
 def _first_frame(file: BinaryIO, max_pixels: int) -> Image.Image:
     """The picture; raises InputError if it is too large, and any error of Pillow."""
-    with Image.open(file, formats=FORMATS) as image:
+    is_heic = format_of(file.read(HEAD)) == "HEIC"
+    file.seek(0)
+    if is_heic:
+        _add_heif_to_pillow()
+    with Image.open(file, formats=("HEIF",) if is_heic else _OF_PILLOW) as image:
         if (pixels := image.width * image.height) > max_pixels:
             raise InputError(f"has {pixels:,} pixels ({image.width} x {image.height}), more than {max_pixels:,}")
         return to_rgb(image)
+
+
+@functools.cache
+def _add_heif_to_pillow() -> None:
+    """Make Pillow read HEIC; raises InputError without pillow-heif."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise InputError("is HEIC, which needs pillow-heif: pip install 'itae[heif]'") from error
+    register_heif_opener(thumbnails=False)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -152,38 +168,18 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-_OTHERS = (  # offset in the file, the bytes there, the name of the format
-    (4, b"ftypavi", "AVIF"),
-    (4, b"ftyphei", "HEIC"),
-    (4, b"ftyphev", "HEIC"),
-    (4, b"ftypmif1", "HEIC or AVIF"),
-    (4, b"ftyp", "a video"),
-    (0, b"\xff\x0a", "JPEG XL"),
-    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
-    (0, b"%PDF", "PDF"),
-    (0, b"8BPS", "Photoshop's PSD"),
-    (0, b"PK\x03\x04", "a zip file"),
-    (0, b"\x1f\x8b", "a gzip file"),
-    (0, b"\0\x05\x16\x07", "macOS's data about a file (AppleDouble)"),
-    (0, b"version https://git-lfs", "a pointer of Git LFS (fetch the file with git lfs pull)"),
-)
-_TEXTS = ((b"<svg", "SVG"), (b"<html", "an HTML page"), (b"<!doctype html", "an HTML page"), (b"<?xml", "XML"))
-"""Tags in the beginning of a text, and the names of the formats; the first tag that is found counts."""
-
-
 def _what_else(file: BinaryIO) -> str:
     """The error message for a file that no decoder takes."""
     file.seek(0)
-    start = file.read(1024)
-    found = [what for place, magic, what in _OTHERS if start[place:].startswith(magic)]
-    if start.lstrip(b"\xef\xbb\xbf\r\n\t ").startswith(b"<"):
-        found += [what for tag, what in _TEXTS if tag in start.lower()]
-    if found:
-        return f"is {found[0]}, which isn't read, only {', '.join(FORMATS)}"
+    start = file.read(HEAD)
+    what = ", ".join(FORMATS)
+    if other := other_format(start):
+        return f"is {other}, which isn't read, only {what}"
+    if (kind := format_of(start)) in ("AVIF", "HEIC"):
+        return f"is {kind}, but damaged, or of a kind that the installed library doesn't read"
     if start.count(0) == len(start):
         return "holds only zeros at its beginning: damaged"
-    return f"is damaged, or none of {', '.join(FORMATS)}"
+    return f"is damaged, or none of {what}"
 
 
 @contextlib.contextmanager

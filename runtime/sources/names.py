@@ -10,7 +10,10 @@ from typing import Literal
 
 from runtime.contract.errors import InputError, UsageError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+    | {".avif", ".heic", ".heif", ".hif"}
+)
 """Endings of images in folders and tars, in any case; a file that is an argument itself needs none of them."""
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 LIST_SUFFIXES = (".txt", ".lst")

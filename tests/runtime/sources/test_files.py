@@ -40,7 +40,9 @@ def test_folders_sort_by_the_whole_path(tmp_path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["a.JPG", "a.jpeg", "a.Png", "a.webp", "a.bmp", "a.tif", "a.TIFF", "a.gif"])
+@pytest.mark.parametrize(
+    "name", ["a.JPG", "a.jpeg", "a.Png", "a.webp", "a.bmp", "a.tif", "a.TIFF", "a.gif", "a.HEIC", "a.avif"]
+)
 def test_suffixes_of_any_case_count(name, tmp_path) -> None:
     (tmp_path / name).touch()
     (tmp_path / "notes.txt").touch()
@@ -105,7 +107,7 @@ def test_folder_without_pictures_is_refused(what, tmp_path) -> None:
         (tmp_path / "a.txt").write_text("png")
     if what == "only an empty folder":
         (tmp_path / "sub").mkdir()
-    with pytest.raises(InputError, match=r"no image in .*: looked for files that end in bmp, gif"):
+    with pytest.raises(InputError, match=r"no image in .*: looked for files that end in avif, bmp, gif"):
         entries(tmp_path)
 
 
