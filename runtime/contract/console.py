@@ -58,8 +58,8 @@ def run(program: str, body: Callable[[], int], *, verbose: Callable[[], bool] = 
         print(f"{program}: {one_line(error)}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt as error:
-        what = str(error) or "nothing half-written was left"
-        print(f"{program}: interrupted; {what}", file=sys.stderr)  # noqa: T201
+        what = f"; {error}" if str(error) else ""
+        print(f"{program}: interrupted{what}", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
     except ModuleNotFoundError as error:
         if verbose():

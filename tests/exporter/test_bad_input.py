@@ -564,7 +564,7 @@ def test_an_interrupt_at_any_station_leaves_nothing_behind(
             argv = ["--out", str(bad_input_old.with_name("a.engine")), "--precision", "fp32"]
         else:
             argv = ["--out", str(bad_input_old)]
-        assert_one_line(bad_input_export(*argv), 130, "interrupted; nothing half-written was left")
+        assert_one_line(bad_input_export(*argv), 130, "exporter: interrupted")
     assert files(bad_input_old.parent) == before
     assert_readable(bad_input_old)
 
@@ -687,7 +687,7 @@ def bad_input_stopped(bad_input_made, tmp_path_factory) -> dict[str, Stopped]:
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_ends_the_export_in_one_line_and_leaves_nothing_behind(bad_input_stopped, name):
     one = bad_input_stopped[name]
-    assert_one_line(Outcome(one.code, "", one.err), 130, "interrupted; nothing half-written was left")
+    assert_one_line(Outcome(one.code, "", one.err), 130, "exporter: interrupted")
     assert files(one.model.parent) == one.before
     assert_readable(one.model)
 
