@@ -174,7 +174,7 @@ def _facts(command: str, store: Store, summary: Mapping[str, Any], seconds: floa
 
 
 def _method(method: object) -> str:
-    """The model's method against artifacts, in words; another program's `store.json` may hold anything."""
+    """The model's method against artifacts, in words; another program's `_store.json` may hold anything."""
     if not isinstance(method, dict):
         return str(method)
     if method.get("name") == "none":

@@ -32,9 +32,10 @@ IMAGES are image files; folders, searched through (links to folders in them are 
 with an image column; or any of these as a URL (s3://, gs://, hf://). JPEG, PNG, WebP, BMP, TIFF, GIF and AVIF
 are read, HEIC with pillow-heif (pip install 'itae[heif]').
 
-DIR gets part-00000.parquet and so on (root, path, embedding), store.json, and errors.jsonl with what could not be read.
-Rows are on disk after 256 images or 30 seconds. The same command again goes on where a run ended, however it ended:
-images that are in the store are skipped, others embedded, those that failed tried again.
+DIR gets part-00000.parquet and so on (root, path, embedding), _store.json, and _errors.jsonl with what could not be
+read. pandas.read_parquet("DIR") reads it. Rows are on disk after 256 images or 30 seconds. The same command again goes
+on where a run ended, however it ended: images that are in the store are skipped, others embedded, those that failed
+tried again.
 
 exit code: 0 if any image of those found is embedded, 1 if none is or more than --max-failures failed, 2 for bad use"""
 
@@ -160,6 +161,7 @@ def _report(arguments: argparse.Namespace, outcome: Outcome, seconds: float) -> 
         CheckError: no image was embedded.
     """
     from runtime.contract.keys import location
+    from runtime.store.records import file_names
 
     out = arguments.out
     if outcome.embedded + outcome.present == 0:
@@ -170,7 +172,7 @@ def _report(arguments: argparse.Namespace, outcome: Outcome, seconds: float) -> 
     if outcome.present:
         lines.append(f"{outcome.present:,} were there already")
     if outcome.failed:
-        lines.append(f"{outcome.failed:,} failed: see {out / 'errors.jsonl'}")
+        lines.append(f"{outcome.failed:,} failed: see {out / file_names(out).errors}")
     if outcome.missing:
         lines.append(
             f"{outcome.missing:,} images of the store were not found this time, their rows stay: "

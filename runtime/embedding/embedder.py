@@ -37,7 +37,7 @@ class Outcome:
     present: int
     """Number of images found that were in the store already."""
     failed: int
-    """Number of lines of `errors.jsonl`."""
+    """Number of lines of `_errors.jsonl`."""
     first_failure: Unreadable | None
     missing: int
     """Number of images of the store that were not found this time; their rows stay."""

@@ -24,7 +24,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """An image or a source that can't be read, and why: a line of `errors.jsonl`."""
+    """An image or a source that can't be read, and why: a line of `_errors.jsonl`."""
 
     root: str
     path: str
@@ -32,7 +32,7 @@ class Unreadable:
 
 
 def reason(error: Exception) -> str:
-    """Why a source or an image in it can't be read, as in `errors.jsonl`: without its name."""
+    """Why a source or an image in it can't be read, as in `_errors.jsonl`: without its name."""
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, FileNotFoundError):

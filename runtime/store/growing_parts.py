@@ -13,7 +13,7 @@ from runtime.contract.errors import OutputFileError
 from runtime.contract.keys import Key
 from runtime.store.parquet_parts import has_parts, open_part, part_files, part_path, write_part
 from runtime.store.reader import Store
-from runtime.store.records import RECORD, Embeddings, StoreRecord, read_record, write_record
+from runtime.store.records import Embeddings, StoreRecord, file_names, read_record, write_record
 
 PART_ROWS = 4096
 """Rows of a part, which is written anew until it has so many: 12 MB of ViT-B's embeddings."""
@@ -51,7 +51,9 @@ class GrowingParts:
         except OutputFileError:
             if self._is_new and not has_parts(self._folder):
                 with contextlib.suppress(OSError):
-                    (self._folder / RECORD).unlink(missing_ok=True)  # of a store that has not come to be
+                    (self._folder / file_names(self._folder).record).unlink(
+                        missing_ok=True
+                    )  # of a store that has not come to be
             raise
         self._rows += len(rows)
 
@@ -76,7 +78,7 @@ class GrowingParts:
             self._last = None if is_full else piece
 
     def complete(self) -> None:
-        """Say in `store.json` that the run has ended; raises OutputFileError."""
+        """Say in `_store.json` that the run has ended; raises OutputFileError."""
         if self._is_marked:
             self._write_record(self._width, complete=True)
         elif self._store is not None:

@@ -19,7 +19,7 @@ _SHOWN = 3
 
 
 def origin_of(manifest: Manifest, provider: str) -> dict[str, Any]:
-    """Return what makes the embeddings of a model, as JSON for `store.json`.
+    """Return what makes the embeddings of a model, as JSON for `_store.json`.
 
     Args:
         manifest: of the model.

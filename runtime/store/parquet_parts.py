@@ -179,7 +179,7 @@ class Parts:
             with open_part(path) as part:
                 origin = part.store if path == files[0] and origin is None else origin
                 if part.store != origin:
-                    raise InputError(f"{path} is not of the same run as the parts before it, or store.json: {AGAIN}")
+                    raise InputError(f"{path} is not of the same run as the parts before it, or _store.json: {AGAIN}")
                 self._parts.append((path, part.rows))
                 widths.add(part.width)
         if len(widths) > 1:

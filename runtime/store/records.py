@@ -1,8 +1,9 @@
-"""The parts that a store is made of: rows in memory, and `store.json`."""
+"""The parts that a store is made of: rows in memory, and `_store.json`."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,23 @@ from runtime.contract.keys import Key
 Float32 = npt.NDArray[np.float32]
 
 FORMAT = 2
-"""Format of `store.json` and of the parts' metadata. No release wrote format 1."""
-RECORD = "store.json"
-ERRORS = "errors.jsonl"
+"""Format of `_store.json` and of the parts' metadata. No release wrote format 1."""
 AGAIN = "make them again with `python -m runtime embed`"
 _MAX_RECORD_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class FileNames:
+    """Names of the files of a store besides its parts."""
+
+    record: str
+    errors: str
+
+
+FILE_NAMES = FileNames("_store.json", "_errors.jsonl")
+"""Names in new stores: pandas, pyarrow and Spark pass over files that begin with `_` where they read a folder."""
+FORMER_FILE_NAMES = FileNames("store.json", "errors.jsonl")
+"""Names in stores of earlier versions, which keep them."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +64,14 @@ class Embeddings:
 
 
 class StoreRecord(pydantic.BaseModel):
-    """`store.json`: what made the rows, and whether the run that wrote them came to its end."""
+    """`_store.json`: what made the rows, and whether the run that wrote them came to its end."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
 
     format: Literal[2] = 2
     kind: Literal["parquet"] = "parquet"
     complete: bool
-    """Whether the last run ended: every image that it found is a row or a line of `errors.jsonl`."""
+    """Whether the last run ended: every image that it found is a row or a line of `_errors.jsonl`."""
     rows: Annotated[int, Field(ge=0)]
     """Number of rows, if the run is complete."""
     width: Annotated[int, Field(gt=0)]
@@ -66,13 +79,26 @@ class StoreRecord(pydantic.BaseModel):
     """The origin of the embeddings: see `runtime.store.origin`."""
 
 
+def file_names(folder: Path) -> FileNames:
+    """Return the names in the store in `folder`: those of earlier versions if only they are there."""
+    if os.path.lexists(folder / FILE_NAMES.record):
+        return FILE_NAMES
+    former = (FORMER_FILE_NAMES.record, FORMER_FILE_NAMES.errors)
+    return FORMER_FILE_NAMES if any(os.path.lexists(folder / name) for name in former) else FILE_NAMES
+
+
 def read_record(folder: Path) -> StoreRecord | None:
-    """Read `store.json` of a folder; returns None if there is none.
+    """Read `_store.json` of a folder, or `store.json` of an earlier version; returns None if there is none.
 
     Raises:
-        InputError: it can't be read, is damaged, or is of another version or of the former kind `npy`.
+        InputError: it can't be read, is damaged, or is of another version or of the former kind `npy`; both are there.
     """
-    path = folder / RECORD
+    path = folder / file_names(folder).record
+    if path.name != FORMER_FILE_NAMES.record and os.path.lexists(folder / FORMER_FILE_NAMES.record):
+        raise InputError(
+            f"{folder} holds {path.name} and {FORMER_FILE_NAMES.record}, which versions before wrote: remove the one "
+            "that does not belong to its parts"
+        )
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_RECORD_BYTES + 1)
@@ -100,6 +126,6 @@ def read_record(folder: Path) -> StoreRecord | None:
 
 
 def write_record(folder: Path, record: StoreRecord) -> None:
-    """Write `store.json`, whole or not at all; raises OutputFileError."""
+    """Write `_store.json`, whole or not at all; raises OutputFileError."""
     text = json.dumps(record.model_dump(mode="json", exclude_none=True), indent=2) + "\n"
-    write_atomically(folder / RECORD, text.encode())
+    write_atomically(folder / file_names(folder).record, text.encode())

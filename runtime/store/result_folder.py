@@ -18,9 +18,11 @@ from typing import Any
 from runtime.contract.atomic import alone_in, cannot_write, work_folder
 from runtime.contract.errors import OutputFileError, UsageError
 from runtime.contract.file_set import FileSet, publish_sets, recover
-from runtime.store.records import RECORD
+from runtime.store.records import FILE_NAMES, FORMER_FILE_NAMES
 
 SUMMARY = "summary.json"
+EMBEDDINGS = ("part-*.parquet", FILE_NAMES.record, FORMER_FILE_NAMES.record)
+"""Files that show that a folder holds embeddings."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def _check_loss(out: Path, kind: Kind) -> None:
     try:
         if out.exists() and not out.is_dir():
             raise UsageError(f"--out {out} is no folder: give it another name")
-        held = next((one for what in ("part-*.parquet", RECORD) for one in out.glob(what)), None)
+        held = next((one for what in EMBEDDINGS for one in out.glob(what)), None)
         if held is not None:
             raise UsageError(f"--out {out} holds embeddings ({held.name}): give it a folder of its own")
         if not (out / SUMMARY).is_file():

@@ -20,7 +20,7 @@ from runtime.store.growing_parts import GrowingParts
 from runtime.store.origin import differences
 from runtime.store.parquet_parts import has_parts, open_part, part_files
 from runtime.store.reader import Store
-from runtime.store.records import ERRORS, RECORD, Embeddings, Float32, read_record
+from runtime.store.records import FILE_NAMES, FORMER_FILE_NAMES, Embeddings, Float32, file_names, read_record
 
 FLUSH_ROWS = 256
 FLUSH_SECONDS = 30.0
@@ -68,7 +68,7 @@ class StoreWriter:
         for root, path in self._parts.stored():
             self.stored.add(root, path)
         self._folder = folder
-        self._errors = folder / ERRORS
+        self._errors = folder / file_names(folder).errors
         self._has_errors = False
         self._changes = threading.Lock()
         self._waiting: queue.Queue[Embeddings | None] = queue.Queue(_WAITING_BATCHES)  # None ends the thread
@@ -86,7 +86,7 @@ class StoreWriter:
         self._waiting.put(Embeddings(list(roots), list(paths), vectors))
 
     def add_error(self, root: str, path: str, error: str) -> None:
-        """Record at once what can't be embedded, as a line of `errors.jsonl`; raises OutputFileError."""
+        """Record at once what can't be embedded, as a line of `_errors.jsonl`; raises OutputFileError."""
         # ASCII: some names hold U+2028, where Python's splitlines would break a line.
         line = json.dumps({"root": root, "path": path, "error": error}, ensure_ascii=True) + "\n"
         mode = "ab" if self._has_errors else "wb"  # those of the run before were tried again
@@ -172,7 +172,7 @@ def _make(folder: Path) -> bool:
 
 def _remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of a killed run: this run has the lock, so no other is writing."""
-    for name in ("part-*.parquet", RECORD):
+    for name in ("part-*.parquet", FILE_NAMES.record, FORMER_FILE_NAMES.record):
         for path in folder.glob(f".{name}.*"):
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -183,8 +183,11 @@ def _origin_there(folder: Path, origin: Mapping[str, Any]) -> Mapping[str, Any] 
     record = read_record(folder)
     parts = part_files(folder) if has_parts(folder) else []
     if record is None and not parts:
-        if (folder / ERRORS).exists() and not _is_error_log(folder / ERRORS):
-            raise OutputFileError(f"{folder} holds {ERRORS}, which `embed` did not write; give an --out of its own")
+        errors = folder / file_names(folder).errors
+        if errors.exists() and not _is_error_log(errors):
+            raise OutputFileError(
+                f"{folder} holds {errors.name}, which `embed` did not write; give an --out of its own"
+            )
         return None
     there = {} if record is None else record.origin
     if parts:
@@ -202,7 +205,7 @@ def _origin_there(folder: Path, origin: Mapping[str, Any]) -> Mapping[str, Any] 
 
 
 def _is_error_log(path: Path) -> bool:
-    """Whether a file is an `errors.jsonl` of ours: empty, or its first line has our fields."""
+    """Whether a file is an `_errors.jsonl` of ours: empty, or its first line has our fields."""
     try:
         with path.open("rb") as file:
             line = file.readline(1 << 16)

@@ -49,6 +49,8 @@ def test_a_store_of_format_1_is_gone_on_with(old, capsys) -> None:
     store = Store(old / "store")
     after = store.read()
     assert store.complete
+    names = {path.name for path in (old / "store").iterdir()}
+    assert names == {"store.json", "errors.jsonl", "part-00000.parquet"}  # its own, not those of today
     assert after.paths == [*before.paths, "b/4.png", "b/5.png"]
     assert set(after.roots) == {"/data/pictures"}
     np.testing.assert_array_equal(after.vectors[:4], before.vectors)

@@ -48,8 +48,8 @@ def test_json(store, tmp_path, capsys) -> None:
 @pytest.mark.parametrize("quiet", [False, True])
 def test_a_run_that_has_not_ended_and_progress_are_said_unless_quiet(quiet, store, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(progress, "FIRST_LINE", 0)
-    record = json.loads((store / "store.json").read_text())
-    (store / "store.json").write_text(json.dumps({**record, "complete": False}))
+    record = json.loads((store / "_store.json").read_text())
+    (store / "_store.json").write_text(json.dumps({**record, "complete": False}))
     assert run("export", store, tmp_path / "x.npy", *["--quiet"] * quiet) == 0
     said = [
         f"{store} is of a run that has not ended: exporting the 5 embeddings that are there",

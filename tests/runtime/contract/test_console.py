@@ -58,7 +58,7 @@ def test_embed_says_how_many_were_not_read_and_ends_well(call, tiny, pictures, t
     assert code == 0
     assert "embedded 7 images" in err
     assert "1 failed: see" in err
-    assert json.loads((tmp_path / "out" / "errors.jsonl").read_text())["path"] == "cats/0.png"
+    assert json.loads((tmp_path / "out" / "_errors.jsonl").read_text())["path"] == "cats/0.png"
 
 
 def test_embed_that_reads_nothing_exits_1(call, tiny, tmp_path) -> None:

@@ -69,7 +69,7 @@ def files_of(store: Store) -> list[str]:
 
 
 def errors_of(out) -> dict[str, str]:
-    lines = (out / "errors.jsonl").read_text().splitlines()
+    lines = (out / "_errors.jsonl").read_text().splitlines()
     return {record["path"]: record["error"] for record in map(json.loads, lines)}
 
 
@@ -193,7 +193,7 @@ def test_images_that_moved_are_known_by_their_old_root(tiny, pictures, tmp_path)
     outcome = embed(tiny, [moved], tmp_path / "out", moved=Moved.parse([f"{pictures}={moved}"], [str(pictures)]))
     assert (outcome.embedded, outcome.present, outcome.failed, outcome.missing) == (1, 8, 1, 0)
     assert {root for root, _ in Store(tmp_path / "out").images()} == {str(pictures)}
-    assert json.loads((tmp_path / "out" / "errors.jsonl").read_text())["root"] == str(pictures)
+    assert json.loads((tmp_path / "out" / "_errors.jsonl").read_text())["root"] == str(pictures)
 
 
 def test_images_from_both_places_of_a_folder_that_moved_are_refused_not_doubled(tiny, pictures, tmp_path) -> None:

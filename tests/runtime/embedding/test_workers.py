@@ -40,7 +40,7 @@ def test_two_workers_embed_what_one_process_does(tiny, many, tmp_path, capfd) ->
     assert len(one) == 60
     assert one == two
     for name in ("one", "two"):
-        assert '"bad.png"' in (tmp_path / name / "errors.jsonl").read_text()
+        assert '"bad.png"' in (tmp_path / name / "_errors.jsonl").read_text()
     assert capfd.readouterr().err.count("1 failed: see") == 2
 
 

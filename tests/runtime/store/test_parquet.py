@@ -31,7 +31,7 @@ def names(folder: Path) -> list[str]:
 def test_what_is_written_is_read_from_any_number_of_parts(count, parts, tmp_path, small_parts) -> None:
     write(tmp_path / "out", rows(count))
     expected = [f"part-{number:05d}.parquet" for number in range(parts)]
-    assert names(tmp_path / "out") == ["errors.jsonl", *expected, "store.json"]
+    assert names(tmp_path / "out") == ["_errors.jsonl", "_store.json", *expected]
     assert_same(Store(tmp_path / "out").read(), rows(count))
 
 
@@ -146,7 +146,7 @@ def test_part_of_another_run_is_told(tmp_path, small_parts) -> None:
 
 def test_parts_are_read_without_the_record_too(tmp_path, small_parts) -> None:
     write(tmp_path, rows(9), {"model": "one"})
-    (tmp_path / "store.json").unlink()
+    (tmp_path / "_store.json").unlink()
     assert_same(Store(tmp_path).read(), rows(9))
 
 
@@ -224,10 +224,10 @@ def test_parts_of_different_widths_are_told(tmp_path) -> None:
         Store(tmp_path).read()
 
 
-@pytest.mark.parametrize("file", ["store.json", "part-00000.parquet"])
+@pytest.mark.parametrize("file", ["_store.json", "part-00000.parquet"])
 def test_newer_format_is_refused_by_number(file, tmp_path, monkeypatch) -> None:
     write(tmp_path, rows(1))
-    if file == "store.json":
+    if file == "_store.json":
         path = tmp_path / file
         path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
     else:
@@ -244,6 +244,6 @@ DAMAGED = ["", "{", "[]", "null", "1", "{}", '{"format": 2}', '{"format": true}'
 @pytest.mark.parametrize("text", DAMAGED, ids=range(len(DAMAGED)))
 def test_damaged_record_is_told(text, tmp_path) -> None:
     write(tmp_path, rows(1))
-    (tmp_path / "store.json").write_text(text)
+    (tmp_path / "_store.json").write_text(text)
     with pytest.raises(InputError, match=r"store\.json"):
         Store(tmp_path)

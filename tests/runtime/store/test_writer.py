@@ -29,7 +29,7 @@ def add(made, embeddings: Embeddings) -> None:
 def wait_for_rows(folder, count: int) -> Store:
     """The store, once it has `count` rows on disk."""
     for _ in range(500):
-        if (folder / "store.json").exists() and any(folder.glob("part-*.parquet")):
+        if (folder / "_store.json").exists() and any(folder.glob("part-*.parquet")):
             try:
                 store = Store(folder)
             except InputError:  # the first part is on its way
@@ -45,7 +45,7 @@ def test_rows_are_on_disk_after_so_many(tmp_path, monkeypatch) -> None:
     with open_writer(tmp_path, {}) as made:
         add(made, rows(9)[0:3])
         time.sleep(0.1)
-        assert not (tmp_path / "store.json").exists()
+        assert not (tmp_path / "_store.json").exists()
         add(made, rows(9)[3:5])
         store = wait_for_rows(tmp_path, 5)
         assert not store.complete
@@ -178,7 +178,7 @@ def test_a_kill_at_any_step_leaves_a_store_that_is_whole_as_far_as_it_says(older
             assert_same(found.read(), expected[0 : len(found)])
             assert len(found) >= older
             if found.complete:
-                bad = json.loads((out / "errors.jsonl").read_text())["path"]
+                bad = json.loads((out / "_errors.jsonl").read_text())["path"]
                 assert (bad, len(found)) in (("old.png", older), ("new.png", 9))
         run(out)
         assert finished(out) == finished(tmp_path / "whole")
@@ -231,11 +231,11 @@ def test_a_file_system_that_lacks_something_is_said_once_and_written_to(number, 
 
 def test_leftovers_of_a_killed_run_are_removed(tmp_path) -> None:
     write(tmp_path, rows(2))
-    for name in (".part-00001.parquet.abc123", ".store.json.x_y"):
+    for name in (".part-00001.parquet.abc123", "._store.json.x_y", ".store.json.x_y"):
         (tmp_path / name).write_bytes(b"PAR1")
     assert_same(Store(tmp_path).read(), rows(2))
     write(tmp_path, rows(0))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["errors.jsonl", "part-00000.parquet", "store.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["_errors.jsonl", "_store.json", "part-00000.parquet"]
 
 
 # Errors of images
@@ -246,7 +246,7 @@ def test_errors_are_lines_of_json_at_once(tmp_path) -> None:
     with open_writer(tmp_path / "out", {}) as made:
         for line in lines:
             made.add_error(*line)
-        text = (tmp_path / "out" / "errors.jsonl").read_text("ascii")
+        text = (tmp_path / "out" / "_errors.jsonl").read_text("ascii")
     got = [json.loads(line) for line in text.splitlines()]
     assert got == [dict(zip(("root", "path", "error"), line, strict=True)) for line in lines]
 
@@ -255,9 +255,9 @@ def test_errors_of_the_run_before_are_replaced(tmp_path) -> None:
     for name in ("a.png", "b.png"):
         with open_writer(tmp_path, {}) as made:
             made.add_error("/r", name, "bad")
-        assert [json.loads(line)["path"] for line in (tmp_path / "errors.jsonl").read_text().splitlines()] == [name]
+        assert [json.loads(line)["path"] for line in (tmp_path / "_errors.jsonl").read_text().splitlines()] == [name]
     write(tmp_path, rows(1))
-    assert (tmp_path / "errors.jsonl").read_text() == ""
+    assert (tmp_path / "_errors.jsonl").read_text() == ""
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tells files by Linux's /proc")
@@ -280,8 +280,8 @@ def test_errors_are_on_disk_before_a_store_says_that_it_is_complete(tmp_path, mo
                 made.add_error(*error)
             add(made, rows(9)[1 + len(errors) : 2 + len(errors)])
         *before, record, _ = seen  # the last is the folder's
-        assert record.startswith(".store.json.")
-        assert before[-1] == "errors.jsonl"
+        assert record.startswith("._store.json.")
+        assert before[-1] == "_errors.jsonl"
 
 
 # Folders that must not be written into
@@ -299,7 +299,7 @@ def test_rows_of_another_origin_are_refused_with_what_differs(tmp_path) -> None:
 
 def test_rows_of_another_origin_are_refused_without_the_record_too(tmp_path) -> None:
     write(tmp_path, rows(2), {"model_sha256": "a"})
-    (tmp_path / "store.json").unlink()
+    (tmp_path / "_store.json").unlink()
     with pytest.raises(UsageError, match=r"model_sha256 is a there, b here"):
         write(tmp_path, rows(2), {"model_sha256": "b"})
 
@@ -309,7 +309,7 @@ def test_a_store_that_is_gone_on_with_keeps_its_origin(keep_record, tmp_path) ->
     first = {"model": "a.onnx", "model_sha256": "a", "options": {"precision": "fp32"}}
     write(tmp_path, rows(9)[0:4], first)
     if not keep_record:
-        (tmp_path / "store.json").unlink()
+        (tmp_path / "_store.json").unlink()
     write(tmp_path, rows(9)[4:9], {"model": "b.onnx", "model_sha256": "a", "options": {"new": 0}})
     assert Store(tmp_path).origin == first
     assert_same(Store(tmp_path).read(), rows(9))
@@ -317,11 +317,11 @@ def test_a_store_that_is_gone_on_with_keeps_its_origin(keep_record, tmp_path) ->
 
 def test_a_store_of_the_former_format_npy_is_refused_with_what_to_do(tmp_path) -> None:
     record = {"format": 2, "kind": "npy", "complete": True, "rows": 2, "width": 3, "paths_bytes": 20, "origin": {}}
-    (tmp_path / "store.json").write_text(json.dumps(record))
+    (tmp_path / "_store.json").write_text(json.dumps(record))
     for use in (lambda: write(tmp_path, rows(2)), lambda: Store(tmp_path)):
         with pytest.raises(InputError, match=r"is a store of --format npy.*: embed the images again .*runtime export"):
             use()
-    assert [path.name for path in tmp_path.iterdir()] == ["store.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["_store.json"]
 
 
 def test_two_runs_at_once_into_one_folder_are_refused(tmp_path) -> None:
@@ -342,6 +342,7 @@ def test_a_folder_with_other_parquet_is_refused(name, tmp_path) -> None:
 
 FOREIGN = {
     "part-00000.parquet": "has no column `root`",
+    "_errors.jsonl": "holds _errors.jsonl, which `embed` did not write",
     "errors.jsonl": "holds errors.jsonl, which `embed` did not write",
 }
 
