@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: a picture that we read, or something else, which has a name for messages."""
+"""The format of a file by its first bytes: a picture that is read, or something else, with a name for messages."""
 
 from __future__ import annotations
 
