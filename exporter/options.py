@@ -45,6 +45,7 @@ Precision = Literal["fp32", "fp16", "bf16"]
 Backend = Literal["auto", "tensorrt", "tensorrt-rtx"]
 InputDtype = Literal["float32", "uint8"]
 Pooling = Literal["cls", "cls+mean"]
+Fit = Literal["crop", "pad", "squash"]
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 OUTPUTS = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
@@ -151,6 +152,14 @@ class ExportSpec:
             record=("input", "input"),
         ),
     ] = "float32"
+    fit: Annotated[
+        Fit,
+        Option(
+            "how the runtime brings a picture to --image-size: crop cuts the centre out, as DINOv2 does; pad keeps all "
+            "of it on a ground of the mean colour; squash changes its aspect",
+            WHAT,
+        ),
+    ] = "crop"
     pos_embed: Annotated[
         PosEmbed,
         Option(
@@ -351,12 +360,14 @@ class ExportSpec:
         """How a picture becomes the model's input, for the manifest.
 
         A float32 model takes (B, 3, H, W), normalised by the caller; a uint8 model takes (B, H, W, 3), which the graph
-        normalises. Either is cut from a picture that covers 256/224 of its size. Source: exporter/ITAE.md.
+        normalises. With `fit` `crop`, either is cut from a picture that covers 256/224 of its size. Source:
+        exporter/ITAE.md.
         """
         is_float = self.input == "float32"
         height, width = ((side * 256 * 2 + 224) // (224 * 2) for side in (self.height, self.width))  # rounded
         return Preprocessing(
-            resize_cover=(height, width),
+            fit=self.fit,
+            resize_cover=(height, width) if self.fit == "crop" else None,
             crop=self.height_and_width,
             layout="NCHW" if is_float else "NHWC",
             dtype=self.input,

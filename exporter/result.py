@@ -37,7 +37,7 @@ def summary(result: ExportResult) -> list[str]:
         f"  model    {o.size}, {o.precision}, {height}x{width}, {batch}, weights {o.weights}{revision}",
         f"  ITAE     {_itae(m)}",
         f"  computes {_computed(m)}",
-        f"  input    {m.input.name} {m.input.dtype} {_shape(m.input.shape)}",
+        f"  input    {m.input.name} {m.input.dtype} {_shape(m.input.shape)}, pictures fit by {m.preprocessing.fit}",
         *(f"  output   {one.name} {one.dtype} {_shape(one.shape)}" for one in m.outputs),
         *(f"  parity   {_check(one)}" for one in m.parity.checks),
         *([] if m.builder.name == "onnx" else [f"  fusion   {fusion.describe(m.fusion)}"]),

@@ -152,7 +152,10 @@ def _check_clusters(clusters: int | None, pictures: int) -> None:
 
 def differences(model: Manifest, other: Manifest) -> list[str]:
     """The options in which two models differ, beyond precision and packaging: `pooling (cls, cls+mean)`."""
-    mine, theirs = ({**one.options.model_dump(), "weights_sha256": one.model.weights.sha256} for one in (model, other))
+    mine, theirs = (
+        {**one.options.model_dump(), "fit": one.preprocessing.fit, "weights_sha256": one.model.weights.sha256}
+        for one in (model, other)
+    )
     return [
         f"{name} ({_shown(mine[name])}, {_shown(theirs[name])})"
         for name in mine

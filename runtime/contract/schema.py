@@ -13,7 +13,7 @@ import sys
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 FORMAT_VERSION: Literal[2] = 2
 NO_HASH = "0" * 64
@@ -127,8 +127,18 @@ class TensorInfo(_Record):
     shape: tuple[Positive | str, ...]
 
 
+_ONLY_CROP_COVERS: dict[str, JsonValue] = {
+    "if": {"properties": {"fit": {"const": "crop"}}},
+    "then": {"properties": {"resize_cover": {"type": "array"}}},
+    "else": {"properties": {"resize_cover": {"type": "null"}}},
+}
+"""What `Preprocessing` checks of `fit` and `resize_cover`, for its JSON Schema."""
+
+
 class Preprocessing(_Record):
     """From a decoded picture to the model's input, in this order, complete enough for a program in C++."""
+
+    model_config = pydantic.ConfigDict(json_schema_extra=_ONLY_CROP_COVERS)
 
     exif_orientation: Literal["applied"] = "applied"
     """The picture is turned upright as its EXIF tag says."""
@@ -143,10 +153,16 @@ class Preprocessing(_Record):
     resize_order: Literal["pillow13"] = "pillow13"
     """Which pass is the first, as in Pillow 13: rows, that is the width, and the height first where a picture of h rows
     and w columns becomes H, W with h > H and h - H > 2 (w - W)."""
-    resize_cover: Size2
-    """H, W that the resized picture must cover, aspect kept: the smallest; the longer side rounded down."""
+    fit: Literal["crop", "pad", "squash"] = "crop"
+    """`crop`: the picture is resized to cover `resize_cover`, and the centre of H, W is cut out. `pad`: it is resized,
+    aspect kept, to the largest that H, W hold, the shorter side rounded down and at least 1, and pasted into the middle
+    of a picture of H, W, offsets rounded down, whose colour is `mean` / `scale`, rounded (124, 116, 104): normalised,
+    about 0. `squash`: it is resized to H, W, whatever its aspect. H, W are `crop`."""
+    resize_cover: Size2 | None
+    """H, W that the resized picture must cover, aspect kept: the smallest; the longer side rounded down. Null unless
+    `fit` is `crop`, so that readers which don't know `fit` refuse the manifest."""
     crop: Size2
-    """H, W of the centre crop; offsets are rounded down."""
+    """H, W of the input; of the centre crop where `fit` is `crop`, whose offsets are rounded down."""
     layout: Literal["NCHW", "NHWC"]
     dtype: Literal["float32", "uint8"]
     scale: float
@@ -154,6 +170,12 @@ class Preprocessing(_Record):
     mean: Three
     std: Three
     normalized_by: Literal["caller", "graph"]
+
+    @pydantic.model_validator(mode="after")
+    def _check_fit(self) -> Preprocessing:
+        if (self.fit == "crop") != (self.resize_cover is not None):
+            raise ValueError(f"resize_cover is {self.resize_cover} where fit is {self.fit}: two numbers for crop alone")
+        return self
 
 
 class Builder(_Record):

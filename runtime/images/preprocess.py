@@ -1,11 +1,13 @@
 """The only place that turns a decoded picture into a model's input. Source: exporter/ITAE.md 5.
 
-The result equals transformers' Pillow-based processor of DINOv2 (`BitImageProcessorPil`), pixel by pixel.
+The result with `fit` `crop` equals transformers' Pillow-based processor of DINOv2 (`BitImageProcessorPil`), pixel by
+pixel.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +29,9 @@ def preprocess(image: Image.Image, how: Preprocessing) -> Float32 | npt.NDArray[
     """One picture as a model takes it, without the batch: (3, H, W) float32, normalised, or (H, W, 3) uint8.
 
     Raises:
-        InputError: the picture can't be made RGB, or is too narrow a strip.
+        InputError: the picture can't be made RGB, or is too narrow a strip to be cropped.
     """
-    pixels = np.asarray(resize_and_crop(to_rgb(image), how.resize_cover, how.crop))
+    pixels = np.asarray(fitted(to_rgb(image), how))
     if how.dtype == "uint8":
         return pixels if how.layout == "NHWC" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
     values = np.empty((3, *pixels.shape[:2]), np.float32)
@@ -44,6 +46,33 @@ def _normalised(scale: float, mean: tuple[float, ...], std: tuple[float, ...]) -
     values = (np.arange(256, dtype=np.uint8) * np.float64(scale)).astype(np.float32)
     table: Float32 = (values - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
     return table
+
+
+def fitted(image: Image.Image, how: Preprocessing) -> Image.Image:
+    """An RGB picture at the size of a model's input (`how.crop`), as `how.fit` says; raises as `resize_and_crop`."""
+    if how.resize_cover is not None:  # fit is crop
+        return resize_and_crop(image, how.resize_cover, how.crop)
+    if how.fit == "squash":
+        return _resized_part(image, how.crop, (0, 0), how.crop)
+    size = contained_size((image.height, image.width), how.crop)
+    whole = Image.new("RGB", how.crop[::-1], pad_color(how))
+    top, left = (how.crop[0] - size[0]) // 2, (how.crop[1] - size[1]) // 2
+    whole.paste(_resized_part(image, size, (0, 0), size), (left, top))
+    return whole
+
+
+def pad_color(how: Preprocessing) -> tuple[int, int, int]:
+    """R, G, B of what surrounds a picture with `fit` `pad`: the mean, which normalisation brings to about 0."""
+    red, green, blue = (math.floor(mean / how.scale + 0.5) for mean in how.mean)
+    return red, green, blue
+
+
+def contained_size(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
+    """The largest (H, W) of the aspect of `size` that `box` holds, the shorter side rounded down, at least 1."""
+    (height, width), (box_height, box_width) = size, box
+    if box_height * width <= box_width * height:
+        return box_height, max(1, box_height * width // height)
+    return max(1, box_width * height // width), box_width
 
 
 def resized_size(size: tuple[int, int], cover: tuple[int, int]) -> tuple[int, int]:
@@ -71,13 +100,20 @@ def resize_and_crop(image: Image.Image, cover: tuple[int, int], crop: tuple[int,
             f"has {image.width} x {image.height} pixels, "
             f"too narrow a strip to be resized to cover {cover[1]} x {cover[0]}"
         )
-    top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
+    return _resized_part(image, (height, width), ((height - crop[0]) // 2, (width - crop[1]) // 2), crop)
+
+
+def _resized_part(
+    image: Image.Image, size: tuple[int, int], corner: tuple[int, int], part: tuple[int, int]
+) -> Image.Image:
+    """Resize to `size` (H, W) and keep a `part` (H, W) of it, whose first row and column are `corner`."""
+    (height, width), (top, left) = size, corner
     shrinks = image.height - height
     if shrinks > 0 and shrinks > 2 * (image.width - width):
-        columns = _needed(image.width, width, left, crop[1])
-        return _resize_rows(_resize_columns(image, height, top, crop[0], columns), width, left, crop[1])
-    rows = _needed(image.height, height, top, crop[0])
-    return _resize_columns(_resize_rows(image, width, left, crop[1], rows), height, top, crop[0])
+        columns = _needed(image.width, width, left, part[1])
+        return _resize_rows(_resize_columns(image, height, top, part[0], columns), width, left, part[1])
+    rows = _needed(image.height, height, top, part[0])
+    return _resize_columns(_resize_rows(image, width, left, part[1], rows), height, top, part[0])
 
 
 def _needed(size: int, resized: int, first: int, count: int) -> range:

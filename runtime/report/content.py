@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.contract.keys import Key
+from runtime.contract.manifest import Preprocessing
 from runtime.images.decode import ReadImage
 
 OpenImages = Callable[[Iterable[Key]], AbstractContextManager[ReadImage]]
@@ -128,10 +129,8 @@ class Artifacts:
     """The options of detection, in words."""
     grid: tuple[int, int]
     """Rows and columns of patches."""
-    cover: tuple[int, int]
-    """H, W that the resized image covers."""
-    crop: tuple[int, int]
-    """H, W of its centre that the model sees."""
+    preprocessing: Preprocessing
+    """How the model gets an image."""
     images: Sequence[FlaggedImage]
     norms: Sequence[Norms]
     """One for each layer that ITAE changes."""

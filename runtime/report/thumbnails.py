@@ -12,8 +12,9 @@ from PIL import Image, ImageOps
 
 from runtime.contract.errors import InputError
 from runtime.contract.keys import Key
+from runtime.contract.manifest import Preprocessing
 from runtime.images.decode import ReadImage, quiet_pillow
-from runtime.images.preprocess import resize_and_crop
+from runtime.images.preprocess import fitted
 
 BUDGET = 9_000_000
 """Bytes of all thumbnails of a file, which base64 makes a third more; with the rest a report stays below 15 MB."""
@@ -29,9 +30,9 @@ class Wanted:
 
     key: Key
     side: int
-    """Pixels: the side of the square cut from the image's centre, or the longer side of the model's crop."""
-    model_view: tuple[tuple[int, int], tuple[int, int]] | None = None
-    """The size that the resized image covers and the crop that a model sees, each H, W; None for the square."""
+    """Pixels: the side of the square cut from the image's centre, or the longer side of the model's view."""
+    model_view: Preprocessing | None = None
+    """How the model gets the image, to show what it sees; None for the square."""
 
 
 def make_thumbnails(wanted: Sequence[Wanted], read: ReadImage, budget: int = BUDGET) -> list[bytes | None]:
@@ -42,7 +43,7 @@ def make_thumbnails(wanted: Sequence[Wanted], read: ReadImage, budget: int = BUD
         try:
             image = read(*one.key)
             if one.model_view is not None:
-                image = resize_and_crop(image, *one.model_view)
+                image = fitted(image, one.model_view)
         except InputError:
             return None
         return _encode(image, one, budget * one.side**2 // pixels)

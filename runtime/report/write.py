@@ -78,5 +78,5 @@ def _wanted(report: Report) -> list[Wanted]:
         sides.setdefault(key, _MAP_SIDE)
     wanted = [Wanted(key, side) for key, side in sides.items()]
     if (found := report.artifacts) is not None:
-        wanted += [Wanted(one.key, _MODEL_SIDE, (found.cover, found.crop)) for one in found.images]
+        wanted += [Wanted(one.key, _MODEL_SIDE, found.preprocessing) for one in found.images]
     return wanted

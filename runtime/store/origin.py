@@ -14,6 +14,8 @@ _DESCRIPTIVE = ("model", "options", "weights")
 """Fields of an origin that are for people: a file's name, and what is in the model's bytes."""
 CONSTANT_PREPROCESSING = ("exif_orientation", "color", "alpha", "gray16", "resize_filter", "resize_order")
 """Fields of the preprocessing that have one value in each manifest format, in other words in each."""
+_LATER_PREPROCESSING = {"fit": "crop"}
+"""Fields that came later, with the value that there was before: stores of before have none."""
 _SHOWN = 3
 """Number of differences that a message names."""
 
@@ -26,13 +28,14 @@ def origin_of(manifest: Manifest, provider: str) -> dict[str, Any]:
         provider: what runs the model: `cpu`, `cuda`, `openvino`, `tensorrt`, `tensorrt-rtx`.
     """
     weights = manifest.files.external_data
+    how, later = manifest.preprocessing.model_dump(mode="json"), _LATER_PREPROCESSING.items()
     return {
         "model": manifest.files.model.name,
         "model_sha256": manifest.files.model.sha256,
         **({} if weights is None else {"external_data_sha256": weights.sha256}),
         "options": manifest.options.model_dump(mode="json"),
         "weights": manifest.model.weights.model_dump(mode="json"),
-        "preprocessing": manifest.preprocessing.model_dump(mode="json"),
+        "preprocessing": {name: value for name, value in how.items() if (name, value) not in later},
         "provider": provider,
     }
 

@@ -262,6 +262,7 @@ WORDS = {
     "input": ("float32", "uint8"),
     "pos_embed": ("meta", "hf"),
     "pooling": ("cls", "cls+mean"),
+    "fit": ("crop", "pad", "squash"),
 }
 
 

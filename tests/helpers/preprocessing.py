@@ -6,5 +6,5 @@ from exporter import ExportSpec
 from runtime.contract.manifest import Preprocessing
 
 
-def standard_preprocessing(image_size: tuple[int, int], dtype: str) -> Preprocessing:
-    return ExportSpec("unused.onnx", image_size=image_size, input=dtype).preprocessing()
+def standard_preprocessing(image_size: tuple[int, int], dtype: str, fit: str = "crop") -> Preprocessing:
+    return ExportSpec("unused.onnx", image_size=image_size, input=dtype, fit=fit).preprocessing()

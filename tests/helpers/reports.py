@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from preprocessing import standard_preprocessing
 
 from runtime.clustering.clusters import Clustering, nearest_other
 from runtime.clustering.points import add_rows, distances_to
@@ -63,7 +64,7 @@ def small_report(folder: Path, k: int = 3, each: int = 6, *, labels: bool = True
         map=draw_map(points.__getitem__, found, keys.__getitem__, classes=classes, seed=0),
         confusion=confusion(found, classes),
         artifacts=Artifacts(
-            "m.onnx", "key norms, mad:5, side both", (3, 3), (48, 48), (42, 42),
+            "m.onnx", "key norms, mad:5, side both", (3, 3), standard_preprocessing((42, 42), "uint8"),
             [FlaggedImage(keys[0], [1.0] + [0.0] * 8)], [Norms(11, [0.0, 1.0, 2.0], [5, 3], [0, 1])],
         ),
     )  # fmt: skip

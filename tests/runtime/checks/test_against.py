@@ -268,6 +268,13 @@ def test_other_options_are_told(options, text, tiny, make_model, tmp_path) -> No
     assert differences(read_manifest(tiny), read_manifest(other)) == [text]
 
 
+def test_another_fit_is_named(tiny) -> None:
+    manifest = read_manifest(tiny)
+    how = manifest.preprocessing.model_copy(update={"fit": "pad", "resize_cover": None})
+    other = manifest.model_copy(update={"preprocessing": how})
+    assert differences(manifest, other) == ["fit (crop, pad)"]
+
+
 def test_precision_and_packaging_are_no_difference(tiny, make_model, tmp_path) -> None:
     other = make_model(tmp_path / "other", outputs=("embedding", "patch_tokens"), dtype="uint8")
     change(other, precision="fp16", weights="hf:elsewhere", batch=(1, 2, 4), workspace_mib=9)

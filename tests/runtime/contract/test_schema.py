@@ -9,7 +9,9 @@ from typing import Any
 
 import jsonschema
 import pytest
+from manifests import sealed
 
+from runtime.contract.errors import ManifestError
 from runtime.contract.manifest import manifest_path, read_manifest
 from runtime.contract.schema import json_schema
 
@@ -43,6 +45,28 @@ def test_the_schema_takes_what_format_1_becomes(validator):
 def test_the_schema_takes_unknown_fields(validator, tiny):
     fields = fields_of(tiny)
     validator.validate({**fields, "later": 1, "files": {**fields["files"], "later": 1}})
+
+
+@pytest.mark.parametrize(
+    ("fit", "cover", "valid"),
+    [
+        (None, [256, 256], True), ("crop", [256, 256], True), ("pad", None, True), ("squash", None, True),
+        (None, None, False), ("crop", None, False), ("pad", [256, 256], False), ("squash", [256, 256], False),
+        ("fill", None, False), ("fill", [256, 256], False), (None, [256], False),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_only_a_crop_covers_and_an_older_manifest_means_a_crop(validator, tiny, fit, cover, valid):
+    fields = fields_of(tiny)
+    del fields["preprocessing"]["fit"]
+    fields["preprocessing"] |= {"resize_cover": cover} | ({} if fit is None else {"fit": fit})
+    assert validator.is_valid(fields) == valid
+    manifest_path(tiny).write_bytes(sealed(fields))
+    if valid:
+        assert read_manifest(tiny).preprocessing.fit == (fit or "crop")
+    else:
+        with pytest.raises(ManifestError, match="preprocessing"):
+            read_manifest(tiny)
 
 
 def unset(fields: dict[str, Any], *path: str) -> None:

@@ -10,7 +10,7 @@ from preprocessing import standard_preprocessing
 
 import runtime.images.preprocess as module
 from runtime.contract.errors import InputError
-from runtime.images.preprocess import preprocess, resize_and_crop, resized_size
+from runtime.images.preprocess import contained_size, fitted, pad_color, preprocess, resize_and_crop, resized_size
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -185,6 +185,77 @@ def test_nonsquare_crop_is_cut_from_the_centre_with_offsets_rounded_down() -> No
     got = np.asarray(resize_and_crop(Image.fromarray(ramp), (33, 65), (28, 56)))
     assert got.shape == (28, 56, 3)
     assert got[0, 0].tolist() == [4, 2, 0]  # (65 - 56) // 2 and (33 - 28) // 2
+
+
+# The whole picture: pad and squash
+
+
+def resized(image: Image.Image, height: int, width: int) -> np.ndarray:
+    """As Pillow 13 resizes, with any Pillow."""
+    first = (width, image.height)
+    if image.height > height and image.height - height > 2 * (image.width - width):
+        first = (image.width, height)
+    once = image.resize(first, Image.Resampling.BICUBIC)
+    return np.asarray(once.resize((width, height), Image.Resampling.BICUBIC))
+
+
+CONTAINED = [  # size (h, w), box (H, W), resized (H, W)
+    ((100, 100), (224, 224), (224, 224)),
+    ((333, 500), (224, 224), (149, 224)),
+    ((500, 333), (224, 224), (224, 149)),
+    ((10, 20), (224, 224), (112, 224)),
+    ((480, 640), (28, 56), (28, 37)),
+    ((100, 400), (28, 56), (14, 56)),
+    ((1, 3000), (224, 224), (1, 224)),
+    ((3000, 1), (224, 224), (224, 1)),
+]
+
+
+@pytest.mark.parametrize(("size", "box", "expected"), CONTAINED, ids=str)
+def test_contained_size_is_the_largest_that_the_box_holds(size, box, expected) -> None:
+    assert contained_size(size, box) == expected
+
+
+@pytest.mark.parametrize("size", [*SIZES, *TALL, (100_000, 2), (2, 100_000)], ids=str)
+@pytest.mark.parametrize("box", [(224, 224), (28, 56)], ids=str)
+def test_padding_keeps_all_of_the_picture_in_the_middle_of_the_mean_colour(size, box) -> None:
+    image = noise(*size)
+    height, width = contained_size((image.height, image.width), box)
+    expected = np.empty((*box, 3), np.uint8)
+    expected[:] = 124, 116, 104
+    top, left = (box[0] - height) // 2, (box[1] - width) // 2
+    expected[top : top + height, left : left + width] = resized(image, height, width)
+    np.testing.assert_array_equal(preprocess(image, standard_preprocessing(box, "uint8", "pad")), expected)
+
+
+@pytest.mark.parametrize("size", [*SIZES, *TALL, (100_000, 2), (2, 100_000)], ids=str)
+@pytest.mark.parametrize("box", [(224, 224), (28, 56)], ids=str)
+def test_squashing_keeps_all_of_the_picture_and_not_its_aspect(size, box) -> None:
+    image = noise(*size)
+    got = preprocess(image, standard_preprocessing(box, "uint8", "squash"))
+    np.testing.assert_array_equal(got, resized(image, *box))
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_what_differs_at_the_edge_alone_is_seen_unless_it_is_cropped(fit) -> None:
+    first = noise(300, 200)
+    second = first.copy()
+    second.paste((255, 0, 255), (0, 0, 10, 200))
+    pixels = [preprocess(image, standard_preprocessing((56, 56), "float32", fit)) for image in (first, second)]
+    assert np.array_equal(*pixels) == (fit == "crop")
+
+
+def test_the_colour_of_the_padding_is_about_0_when_it_is_normalised() -> None:
+    how = standard_preprocessing((56, 56), "float32", "pad")
+    assert pad_color(how) == (124, 116, 104)
+    edge = preprocess(noise(300, 100), how)[:, 0, 0]
+    assert np.abs(edge).max() < 0.5 / 255 / min(how.std)
+
+
+def test_a_picture_of_the_inputs_own_size_stays_as_it_is_unless_it_is_cropped() -> None:
+    image = noise(56, 28)
+    for fit in ("pad", "squash"):
+        assert fitted(image, standard_preprocessing((28, 56), "uint8", fit)).tobytes() == image.tobytes()
 
 
 def test_standard_preprocessing_of_each_dtype() -> None:

@@ -5,6 +5,7 @@ import tarfile
 
 import pytest
 from PIL import Image
+from preprocessing import standard_preprocessing
 from reports import HUES, noise, parse, picture, small_report
 
 from runtime.contract.errors import OutputFileError, UsageError
@@ -40,7 +41,8 @@ def test_the_models_view_is_its_crop(tmp_path):
     whole = Image.new("RGB", (400, 100), HUES[0])
     whole.paste(HUES[2], (160, 0, 240, 100))
     whole.save(tmp_path / "x.png")
-    wanted = Wanted((str(tmp_path), "x.png"), 224, ((50, 50), (40, 30)))
+    how = standard_preprocessing((42, 28), "uint8").model_copy(update={"resize_cover": (50, 50), "crop": (40, 30)})
+    wanted = Wanted((str(tmp_path), "x.png"), 224, how)
     (webp,) = make_thumbnails([wanted], read_image)
     small = opened(webp).convert("RGB")
     assert small.size == (30, 40)

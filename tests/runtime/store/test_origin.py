@@ -64,6 +64,17 @@ def test_fields_that_do_not_count_have_one_value() -> None:
         assert len(typing.get_args(Preprocessing.model_fields[name].annotation)) == 1, f"{name} must count now"
 
 
+def test_the_fit_counts_and_that_of_older_stores_is_the_crop(tiny) -> None:
+    manifest = read_manifest(tiny)
+    assert "fit" not in origin_of(manifest, "cpu")["preprocessing"]  # as before there was a choice
+    found = [identity(origin_of(manifest, "cpu"))]
+    for fit in ("pad", "squash"):
+        how = manifest.preprocessing.model_copy(update={"fit": fit, "resize_cover": None})
+        found.append(identity(origin_of(manifest.model_copy(update={"preprocessing": how}), "cpu")))
+    assert found[0] != found[1] != found[2] != found[0]
+    assert "preprocessing.fit is " in differences(*found[:2])
+
+
 def test_weights_beside_a_model_are_of_its_identity(tiny) -> None:
     manifest = read_manifest(tiny)
     found = []
