@@ -132,7 +132,7 @@ _ONLY_CROP_COVERS: dict[str, JsonValue] = {
     "then": {"properties": {"resize_cover": {"type": "array"}}},
     "else": {"properties": {"resize_cover": {"type": "null"}}},
 }
-"""What `Preprocessing` checks of `fit` and `resize_cover`, for its JSON Schema."""
+"""The check of `fit` and `resize_cover` in the words of JSON Schema."""
 
 
 class Preprocessing(_Record):
