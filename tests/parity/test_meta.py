@@ -88,7 +88,25 @@ def test_eager_embeddings_equal_metas(meta, image_size):
         np.testing.assert_allclose(eager.patch_tokens[:, 0], golden[f"{key}_patch0"], rtol=0, atol=ATOL)
 
 
-@pytest.mark.parametrize("image_size", IMAGE_SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+QUICK_GRAPHS = {("vits14", (518, 518)), ("vits14", (224, 448)), ("vits14_reg", (224, 224))}
+"""Each model and each image size once; the eager test, to whose numbers graphs are held elsewhere, runs over all."""
+
+
+@pytest.mark.parametrize(
+    ("meta", "image_size"),
+    [
+        pytest.param(
+            size,
+            image_size,
+            id=f"{size}-{image_size[0]}x{image_size[1]}",
+            marks=[] if (size, image_size) in QUICK_GRAPHS else [pytest.mark.slow],
+        )
+        for size in ("vits14", "vits14_reg")
+        for image_size in IMAGE_SIZES
+    ],
+    indirect=["meta"],
+    scope="module",
+)
 def test_graph_embeddings_equal_metas(meta, image_size, tmp_path):
     size, path = meta
     spec = spec_of(size, path, image_size)
