@@ -18,6 +18,8 @@ from runtime.contract.manifest import Manifest, TensorInfo
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 
+NOT_FINITE = "the model gave NaN or infinity for it; export it with --precision fp32"
+"""Why one image of several has no embedding."""
 DEFAULT_BATCH = 8
 """For ONNX, whose batch is dynamic. On a CPU larger ones are no faster."""
 

@@ -5,22 +5,53 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Self, overload
+from dataclasses import dataclass
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from runtime.backends.gpu import DlpackTensor
-from runtime.backends.session import Array, Arrays, Session, check_inputs, check_names, chosen_batch, run_padded, slices
+from runtime.backends.session import (
+    NOT_FINITE,
+    Array,
+    Arrays,
+    Session,
+    check_inputs,
+    check_names,
+    chosen_batch,
+    image_shape,
+    run_padded,
+    slices,
+    stream_padded,
+)
 from runtime.backends.tensors import embed_tensor, is_tensor
-from runtime.contract.errors import CheckError, InputError, UsageError
+from runtime.contract.argument_types import as_text
+from runtime.contract.errors import CheckError, UsageError
 from runtime.contract.manifest import Manifest
 from runtime.images import batches
 from runtime.images.batches import Picture, Pictures
 
-__all__ = ["Model", "Picture", "Pictures"]
+__all__ = ["Kept", "Model", "Picture", "Pictures"]
 
 Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a model gave with `on_error="skip"`: m of n pictures, in their order, and why the others were left out."""
+
+    outputs: Arrays
+    """Arrays (m, ...) by name."""
+    indices: npt.NDArray[np.int64]
+    """(m,): the number of each row's picture, from 0, ascending."""
+    errors: dict[int, str]
+    """The numbers of the n - m others, and the reason for each."""
+
+    @property
+    def embedding(self) -> Float32:
+        """(m, C) float32."""
+        return self.outputs["embedding"]
 
 
 class Model:
@@ -61,42 +92,81 @@ class Model:
         return f"<Model {self.name}: {options.size}, {options.precision}, {self.width} wide, on {self.session.name}>"
 
     @overload
-    def embed(self, images: Pictures, batch: int | None = None) -> Float32: ...
+    def embed(self, images: Pictures, batch: int | None = None, *, on_error: Literal["raise"] = "raise") -> Float32: ...
+
+    @overload
+    def embed(self, images: Pictures, batch: int | None = None, *, on_error: Literal["skip"]) -> Kept: ...
 
     @overload
     def embed(self, images: DlpackTensor, batch: int | None = None) -> DlpackTensor: ...
 
-    def embed(self, images: Any, batch: int | None = None) -> Any:  # as the overloads say
+    def embed(self, images: Any, batch: int | None = None, *, on_error: str = "raise") -> Any:  # as the overloads say
         """Embed n pictures as (n, C) float32.
 
             model.embed("cat.jpg")                                  # (1, C)
             model.embed(folder.glob("*.jpg"))                       # (n, C), any iterable, read once
             model.embed([request.body, Image.open("dog.png")])      # a file's content, a Pillow image
+            model.embed(upload.file)                                # an open file: BytesIO, an upload
             model.embed(cv2.imread("cat.jpg")[..., ::-1])           # OpenCV's BGR as RGB
             model.embed(np.zeros((8, 3, 224, 224), np.float32))     # what the model itself takes
+            kept = model.embed(paths, on_error="skip")              # kept.embedding, kept.indices, kept.errors
 
         Args:
             images: one picture or any number, of these kinds, also mixed: paths; the content of a picture's file
-                (`bytes`); Pillow images; uint8 arrays (H, W, 3), decoded pictures in RGB, of any size; float32 arrays
+                (`bytes`); binary files that are open, read from their beginning; Pillow images; uint8 arrays
+                (H, W, 3), decoded pictures in RGB, of any size; float32 arrays
                 (3, H, W), the input of a float32 model, normalised. An array with one more dimension in front is n of
-                them. The dtype alone decides: uint8 is always resized and cropped as a picture's file is, also for a
+                them, an array of strings n paths. Of no picture the result is (0, C). The
+                dtype alone decides: uint8 is always resized and cropped as a picture's file is, also for a
                 model whose own input is uint8; `run_inputs` takes that. Or a tensor of another
                 library (DLPack: PyTorch, CuPy, JAX) on the model's device, as the model takes it: the embedding stays
                 there, nothing is copied, see `runtime.backends.tensors.embed_tensor`.
             batch: how many to run at a time; the model's preferred number if None.
+            on_error: `skip` leaves out pictures that can't be used, or for which the model gave NaN, and returns a
+                `Kept`: the embeddings of the others with their numbers, and the errors. Not for tensors.
 
         Raises:
-            InputError: there is no picture, or one can't be used: it is named by its number, from 0.
-            UsageError: the model has no `embedding` output, takes no such batch, or is closed.
+            InputError: a picture can't be used: it is named by its number, from 0.
+            UsageError: the model has no `embedding` output, takes no such batch, or is closed; no such `on_error`.
             CheckError: the model gave NaN or infinity.
             BackendError: the backend failed: out of memory, for one.
         """
         if is_tensor(images):
+            if as_text(on_error, "on_error") != "raise":
+                raise UsageError(f"on_error={on_error!r} is not for tensors, which are run as they are")
             with self._gate.inside():
                 return embed_tensor(self.session, images, batch)
-        return self.run(images, ["embedding"], batch)["embedding"]
+        found = self.run(images, ["embedding"], batch, on_error=on_error)  # type: ignore[call-overload]  # checked there
+        return found if isinstance(found, Kept) else found["embedding"]
 
-    def run(self, images: Pictures, outputs: Sequence[str] | None = None, batch: int | None = None) -> Arrays:
+    @overload
+    def run(
+        self,
+        images: Pictures,
+        outputs: Sequence[str] | None = None,
+        batch: int | None = None,
+        *,
+        on_error: Literal["raise"] = "raise",
+    ) -> Arrays: ...
+
+    @overload
+    def run(
+        self,
+        images: Pictures,
+        outputs: Sequence[str] | None = None,
+        batch: int | None = None,
+        *,
+        on_error: Literal["skip"],
+    ) -> Kept: ...
+
+    def run(
+        self,
+        images: Pictures,
+        outputs: Sequence[str] | None = None,
+        batch: int | None = None,
+        *,
+        on_error: str = "raise",
+    ) -> Arrays | Kept:
         """Every output of n pictures, or those asked for, by name: arrays (n, ...), as the manifest describes them.
 
             with load("itae.onnx") as model:  # exported with --outputs embedding,artifact_mask
@@ -107,12 +177,17 @@ class Model:
             images: as `embed` takes them.
             outputs: of `Model.outputs`; all if None.
             batch: how many to run at a time; the model's preferred number if None.
+            on_error: as `embed` takes it.
 
         Raises:
             InputError, UsageError, CheckError, BackendError: as `embed`.
         """
         size = chosen_batch(self.manifest, batch)
         names = check_names(self.manifest, outputs)
+        if as_text(on_error, "on_error") == "skip":
+            return self._run_usable(images, names, size)
+        if on_error != "raise":
+            raise UsageError(f"on_error={on_error!r}: give 'raise' or 'skip'")
         with contextlib.closing(batches.batches(images, self.manifest, size)) as prepared:
             return self._run(prepared, names)
 
@@ -150,9 +225,32 @@ class Model:
             except CheckError as error:
                 raise CheckError(f"images {done} to {done + len(inputs) - 1}: {error}") from error
             done += len(inputs)
-        if not pieces:
-            raise InputError("no image to embed")
-        return {name: np.concatenate([piece[name] for piece in pieces]) for name in names}
+        return self._joined(pieces, names)
+
+    def _run_usable(self, images: Pictures, names: Sequence[str], size: int) -> Kept:
+        """The outputs of the pictures that can be used, and the errors of the others."""
+        errors: dict[int, str] = {}
+        pieces: list[Arrays] = []
+        with contextlib.closing(batches.batches(images, self.manifest, size, errors.__setitem__)) as prepared:
+            for inputs in prepared:
+                with self._gate.inside():
+                    pieces += stream_padded(self.session, [inputs], names)  # it lets NaN pass
+        found = self._joined(pieces, names)
+        rows = len(found[names[0]])
+        indices = np.array([number for number in range(rows + len(errors)) if number not in errors], np.int64)
+        good = np.ones(rows, np.bool_)
+        for array in found.values():
+            if array.dtype == np.float32:
+                good &= np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
+        errors.update(dict.fromkeys(indices[~good].tolist(), NOT_FINITE))
+        return Kept({name: array[good] for name, array in found.items()}, indices[good], dict(sorted(errors.items())))
+
+    def _joined(self, pieces: Sequence[Arrays], names: Sequence[str]) -> Arrays:
+        """The outputs of all batches by name: (n, ...), n may be 0."""
+        if pieces:
+            return {name: np.concatenate([piece[name] for piece in pieces]) for name in names}
+        declared = {output.name: output for output in self.manifest.outputs}
+        return {name: np.empty((0, *image_shape(declared[name])), declared[name].dtype) for name in names}
 
 
 class _Gate:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from runtime.backends.session import Session, check_names, chosen_batch, stream_padded
+from runtime.backends.session import NOT_FINITE, Session, check_names, chosen_batch, stream_padded
 from runtime.contract.errors import InputError, one_line
 from runtime.images.decode import MAX_PIXELS
 from runtime.images.preprocess import preprocess
@@ -27,7 +27,6 @@ from runtime.sources.item import Entry, Item, Unreadable
 Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
 
-NOT_FINITE = "the model gave NaN or infinity for it; export it with --precision fp32"
 _WAITING_BYTES = 256 << 20
 _PATIENCE = 0.1
 """Seconds after which a thread that waits looks whether it is still needed."""

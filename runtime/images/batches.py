@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import io
 import itertools
 import os
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,36 +20,66 @@ from PIL import Image
 from runtime.contract.errors import InputError, one_line
 from runtime.contract.machine import usable_cores
 from runtime.contract.manifest import Manifest
-from runtime.images.decode import decode_image, load_image, to_rgb
+from runtime.images.decode import MAX_PIXELS, decode_image, load_image, max_bytes, to_rgb
 from runtime.images.preprocess import preprocess
 
 Array = npt.NDArray[Any]
 Bytes = bytes | bytearray | memoryview
-Picture = str | os.PathLike[str] | Bytes | Image.Image | npt.NDArray[Any]
-"""A path; a file's content; a Pillow image; a decoded picture, (H, W, 3) uint8; a model's input, (3, H, W) float32."""
+
+
+@runtime_checkable
+class OpenFile(Protocol):
+    """A binary file that is open for reading, or what reads like one: `io.BytesIO`, an upload of a web framework."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes, none at the end."""
+
+
+Picture = str | os.PathLike[str] | Bytes | OpenFile | Image.Image | npt.NDArray[Any]
+"""A path; a file's content; an open file; a Pillow image; a decoded picture, (H, W, 3) uint8; a model's input,
+(3, H, W) float32."""
 Pictures = Picture | Iterable[Picture]
-"""One picture or any number: a sequence, a generator, (n, H, W, 3) uint8, (n, 3, H, W) float32."""
+"""One picture or any number: a sequence, a generator, an array of paths, (n, H, W, 3) uint8, (n, 3, H, W) float32."""
+OnError = Callable[[int, str], None]
+"""Takes the number of a picture, from 0, and why it can't be used."""
 
 _ARRAYS = "a decoded picture as uint8 (H, W, 3), RGB, or the input of a float32 model as it takes it"
-_KINDS = f"a path, a file's content, a Pillow image, {_ARRAYS}"
+_KINDS = f"a path, a file's content, an open binary file, a Pillow image, {_ARRAYS}"
+_CHUNK = 1 << 20
 _pillow = threading.Lock()
 """For Pillow images that a caller gave: they decode themselves when first used, which two threads can't do at once."""
 
 
-def batches(images: Pictures, manifest: Manifest, size: int) -> Generator[Array, None, None]:
+class ImageError(InputError):
+    """A picture that can't be used, with its number, from 0."""
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(f"image {number}: {reason}")
+        self.number, self.reason = number, reason
+
+
+def batches(
+    images: Pictures, manifest: Manifest, size: int, on_error: OnError | None = None
+) -> Generator[Array, None, None]:
     """Make pictures into the model's input, `size` at a time, the last batch with what is left.
 
     They are decoded by a few threads, at most two batches ahead of what was taken. What an iterable gives is asked
     for in the caller's thread.
 
+    Args:
+        images: one picture or any number; of none there is no batch.
+        manifest: the model's.
+        size: number of pictures in a batch.
+        on_error: called with pictures that can't be used, in their order; they are left out.
+
     Raises:
-        InputError: an image can't be used; it is named by its number, from 0.
+        InputError: an image can't be used, and there is no `on_error`; it is named by its number, from 0.
     """
-    if isinstance(images, np.ndarray) and images.ndim == 4 and images.dtype != np.uint8:
+    if on_error is None and isinstance(images, np.ndarray) and images.ndim == 4 and images.dtype != np.uint8:
         for start in range(0, len(images), size):  # a model's input already; the session checks dtype and shape
             yield images[start : start + size]
         return
-    with contextlib.closing(_prepared(_each(images), manifest, ahead=2 * size)) as prepared:
+    with contextlib.closing(_prepared(_each(images), manifest, 2 * size, on_error)) as prepared:
         while batch := list(itertools.islice(prepared, size)):
             yield np.stack(batch)
 
@@ -56,58 +87,128 @@ def batches(images: Pictures, manifest: Manifest, size: int) -> Generator[Array,
 def _each(images: Pictures) -> Iterable[Picture]:
     """The single pictures; raises InputError where that is neither one nor several."""
     if isinstance(images, np.ndarray):
+        if images.dtype.kind in "UTO" and images.ndim <= 1:  # paths, or any objects
+            several: list[Picture] = images.reshape(-1).tolist()
+            return several
         return images if images.ndim == 4 else [images]
-    if isinstance(images, str | os.PathLike | Bytes | Image.Image):
+    if isinstance(images, str | os.PathLike | Bytes | Image.Image | OpenFile):
         return [images]
     if isinstance(images, Iterable):
         return images
     raise InputError(f"expected {_KINDS}, or several of them; not {type(images).__name__}")
 
 
-def _prepared(pictures: Iterable[Picture], manifest: Manifest, ahead: int) -> Generator[Array, None, None]:
+def _prepared(
+    pictures: Iterable[Picture], manifest: Manifest, ahead: int, on_error: OnError | None
+) -> Generator[Array, None, None]:
     """Each picture as the model takes it, without the batch, in order."""
     taken = (_take(number, picture, manifest) for number, picture in enumerate(pictures))
     start = list(itertools.islice(taken, 2))
     if len(start) < 2:  # no thread is worth its start
-        yield from (_prepare(*one, manifest) for one in start)
+        yield from _usable((_prepare(*one, manifest) for one in start), on_error)
         return
-    waiting: collections.deque[Future[Array]] = collections.deque()
+    waiting: collections.deque[Future[Array | ImageError]] = collections.deque()
     pool = ThreadPoolExecutor(usable_cores(), "itae-decode")
-    try:
+
+    def decoded() -> Iterator[Array | ImageError]:
         for number, picture in itertools.chain(start, taken):
             waiting.append(pool.submit(_prepare, number, picture, manifest))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+    try:
+        yield from _usable(decoded(), on_error)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _take(number: int, picture: Picture, manifest: Manifest) -> tuple[int, Path | bytes | Image.Image | Array]:
+def _usable(prepared: Iterable[Array | ImageError], on_error: OnError | None) -> Iterator[Array]:
+    """The pictures that can be used; of the others `on_error` learns, or the first is raised."""
+    for one in prepared:
+        if not isinstance(one, ImageError):
+            yield one
+        elif on_error is None:
+            raise one
+        else:
+            on_error(one.number, one.reason)
+
+
+def _take(
+    number: int, picture: Picture, manifest: Manifest
+) -> tuple[int, Path | bytes | Image.Image | Array | ImageError]:
     """A picture that no longer depends on the caller, who may go on and close its file or overwrite its buffer."""
-    with _named(number):
-        if isinstance(picture, str | os.PathLike):
-            return number, Path(picture)
-        if isinstance(picture, Bytes):
-            return number, bytes(picture)
-        if isinstance(picture, Image.Image):
-            with _pillow:
-                return number, _rgb(picture)
-        if isinstance(picture, np.ndarray):
-            return number, _from_array(picture, manifest)
-        raise InputError(f"a picture is {_KINDS}; not {type(picture).__name__}")
+    try:
+        return number, _own(picture, manifest)
+    except InputError as error:
+        return number, ImageError(number, str(error))
 
 
-def _prepare(number: int, picture: Path | bytes | Image.Image | Array, manifest: Manifest) -> Array:
+def _own(picture: Picture, manifest: Manifest) -> Path | bytes | Image.Image | Array:
+    if isinstance(picture, str | os.PathLike):
+        return Path(picture)
+    if isinstance(picture, Bytes):
+        return bytes(picture)
+    if isinstance(picture, Image.Image):
+        with _pillow:
+            return _rgb(picture)
     if isinstance(picture, np.ndarray):
+        return _from_array(picture, manifest)
+    if isinstance(picture, OpenFile):
+        return _content(picture)
+    raise InputError(f"a picture is {_KINDS}; not {type(picture).__name__}")
+
+
+def _prepare(
+    number: int, picture: Path | bytes | Image.Image | Array | ImageError, manifest: Manifest
+) -> Array | ImageError:
+    if isinstance(picture, np.ndarray | ImageError):
         return picture
-    with _named(number):
+    try:
         if isinstance(picture, Path):
             picture = load_image(picture)
         elif isinstance(picture, bytes):
             picture = decode_image(picture)
         return preprocess(picture, manifest.preprocessing)
+    except InputError as error:
+        return ImageError(number, str(error))
+
+
+def _content(file: OpenFile) -> bytes:
+    """All of an open file, from its beginning where it can seek, wherever it stands.
+
+    Raises:
+        InputError: it can't be read, is opened as text, reads asynchronously, or is too large.
+    """
+    limit = max_bytes(MAX_PIXELS)
+    content = bytearray()
+    try:
+        with contextlib.suppress(AttributeError, io.UnsupportedOperation):
+            file.seek(0)  # type: ignore[attr-defined]  # a stream of the network can't
+        while chunk := _bytes(file.read(_CHUNK)):
+            content += chunk
+            if len(content) > limit:
+                break
+    except InputError:
+        raise
+    except Exception as error:  # of any library's file
+        raise InputError(f"is a file that can't be read ({type(error).__name__}: {one_line(error)})") from error
+    if len(content) > limit:
+        raise InputError(f"is a file of more than {limit:,} bytes")
+    return bytes(content)
+
+
+def _bytes(chunk: object) -> Bytes:
+    """What a file's `read` returned; raises InputError if that is something else."""
+    if isinstance(chunk, Bytes):
+        return chunk
+    if isinstance(chunk, Coroutine):
+        chunk.close()
+        raise InputError("is a file whose read() must be awaited: give its `file`, or its content")
+    if isinstance(chunk, str):
+        raise InputError("is a file that was opened as text: open it with mode 'rb'")
+    raise InputError(f"is a file whose read() returned {type(chunk).__name__}, not bytes")
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -125,13 +226,7 @@ def _from_array(array: Array, manifest: Manifest) -> Image.Image | Array:
     if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.size:
         return Image.fromarray(array)  # which copies: Pillow holds 4 bytes of a pixel
     if array.dtype == manifest.input.dtype == "float32" and array.shape == manifest.input.shape[1:]:
+        if not np.isfinite(array).all():
+            raise InputError("is an array that holds NaN or infinity")
         return array.copy()
     raise InputError(f"is an array of {array.dtype} {array.shape}: expected {_ARRAYS}")
-
-
-@contextlib.contextmanager
-def _named(number: int) -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"image {number}: {error}") from error

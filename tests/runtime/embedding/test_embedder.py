@@ -13,12 +13,13 @@ import pytest
 from PIL import Image
 
 from runtime.backends import open_session
+from runtime.backends.session import NOT_FINITE
 from runtime.contract.errors import BackendError, CheckError, InputError, UsageError
 from runtime.contract.manifest import read_manifest
 from runtime.contract.progress import Silent
 from runtime.embedding import stream
 from runtime.embedding.embedder import embed_sources
-from runtime.embedding.stream import NOT_FINITE, embed_stream
+from runtime.embedding.stream import embed_stream
 from runtime.images.decode import load_image
 from runtime.images.preprocess import preprocess
 from runtime.sources import open_sources

@@ -41,12 +41,38 @@ def paths(pictures) -> list[Path]:
     return sorted(pictures.rglob("*.png"))
 
 
+def written(path: Path) -> io.BytesIO:
+    file = io.BytesIO()
+    file.write(path.read_bytes())
+    return file
+
+
+class Stream:
+    """A response of the network: a little at a time, and no way back."""
+
+    def __init__(self, content: bytes) -> None:
+        self._file = io.BytesIO(content)
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(min(size, 100))
+
+
+class Upload:
+    """An upload of FastAPI."""
+
+    async def read(self, size: int = -1) -> bytes:
+        return b""
+
+
 KINDS = {
     "path": lambda path: path,
     "string": str,
     "bytes": Path.read_bytes,
     "bytearray": lambda path: bytearray(path.read_bytes()),
     "memoryview": lambda path: memoryview(path.read_bytes()),
+    "BytesIO": lambda path: io.BytesIO(path.read_bytes()),
+    "BytesIO at its end": lambda path: written(path),
+    "file that can't seek": lambda path: Stream(path.read_bytes()),
     "lazy image": Image.open,
     "decoded image": load_image,
     "array": lambda path: np.asarray(load_image(path)),
@@ -135,11 +161,34 @@ def test_a_generator_is_read_only_so_far_ahead(tiny) -> None:
 
 
 @pytest.mark.parametrize(
-    "images", [[], (), iter(()), np.zeros((0, 3, SIDE, SIDE), np.float32), np.zeros((0, 9, 9, 3), np.uint8)]
+    "images",
+    [[], (), iter(()), np.zeros((0, 3, SIDE, SIDE), np.float32), np.zeros((0, 9, 9, 3), np.uint8), np.array([], str)],
 )
-def test_no_picture_is_refused(images, model) -> None:
-    with pytest.raises(InputError, match="no image to embed"):
-        model.embed(images)
+def test_no_picture_gives_no_row(images, model) -> None:
+    got = model.embed(images)
+    assert (got.shape, got.dtype) == ((0, model.width), np.float32)
+
+
+@pytest.mark.parametrize("buffering", [0, -1])
+def test_open_files_are_one_picture_each(buffering, model, paths) -> None:
+    want = model.embed(paths[:2])
+    with paths[0].open("rb", buffering) as first, paths[1].open("rb", buffering) as second:
+        assert_same(model.embed(first), want[:1])
+        assert_same(model.embed([first, second]), want)
+
+
+@pytest.mark.parametrize("dtype", [str, object])
+def test_an_array_of_paths_is_several_pictures(dtype, model, paths) -> None:
+    assert_same(model.embed(np.array([str(path) for path in paths], dtype)), model.embed(paths))
+    assert_same(model.embed(np.array(str(paths[0]), dtype)), model.embed(paths[:1]))
+
+
+def test_no_picture_gives_no_row_of_any_output(make_model, tmp_path, tiny_weights) -> None:
+    with load(make_model(tmp_path, outputs=ALL)) as model:
+        full = model.run(np.zeros((1, 9, 9, 3), np.uint8))
+        assert {name: (array.shape, array.dtype) for name, array in model.run([]).items()} == {
+            name: ((0, *array.shape[1:]), array.dtype) for name, array in full.items()
+        }
 
 
 # What can't be used
@@ -177,11 +226,21 @@ HOSTILE = {
     "float array": (lambda: np.zeros((8, 8, 3), np.float32), "float32"),
     "float64 array": (lambda: np.zeros((3, SIDE, SIDE)), "float64"),
     "channels first": (lambda: np.zeros((3, 8, 8), np.uint8), r"\(3, 8, 8\)"),
-    "objects": (lambda: np.array([None]), "object"),
+    "objects": (lambda: np.array([None]), "object|NoneType"),
     "a number": (lambda: 3, "not int"),
     "nothing": (lambda: None, "not NoneType"),
     "a list": (lambda: ["a.png"], "not list"),
+    "a file as text": (lambda: io.StringIO("a.png"), "opened as text"),
+    "a file that is awaited": (Upload, "must be awaited: give its `file`"),
+    "a closed file": (lambda: closed_file(), "can't be read .ValueError"),
+    "an empty file": (io.BytesIO, r"is empty \(0 bytes\)"),
 }
+
+
+def closed_file() -> io.BytesIO:
+    file = io.BytesIO(b"x")
+    file.close()
+    return file
 
 
 def closed() -> Image.Image:
@@ -237,6 +296,46 @@ def test_nan_is_told_with_the_images_that_it_came_from(make_model, tmp_path) -> 
         pytest.raises(CheckError, match=r"^images 2 to 3: .* NaN or infinity in `embedding` for 1 of 2 images"),
     ):
         model.embed([dark, dark, dark, bright, dark], batch=2)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 100])
+def test_bad_pictures_are_skipped_and_reported(batch, model, paths) -> None:
+    given = [b"", *paths[:2], "nowhere.png", None, *paths[2:], io.BytesIO(b"x")]
+    kept = model.embed(given, batch, on_error="skip")
+    assert kept.indices.tolist() == [number for number, one in enumerate(given) if isinstance(one, Path)]
+    assert_same(kept.embedding, model.embed(paths))
+    assert list(kept.errors) == [0, 3, 4, len(given) - 1]
+    assert kept.errors[0] == "is empty (0 bytes)"
+    assert kept.errors[3].startswith("nowhere.png: does not exist")
+
+
+def test_a_picture_that_gave_nan_is_skipped_alone(make_model, tmp_path) -> None:
+    dark, bright = np.zeros((9, 9, 3), np.uint8), np.full((9, 9, 3), 255, np.uint8)
+    with load(make_model(tmp_path, nan=True)) as model:
+        kept = model.run([dark, b"", bright, dark], on_error="skip")
+    assert (kept.indices.tolist(), list(kept.errors)) == ([0, 3], [1, 2])
+    assert "NaN or infinity" in kept.errors[2]
+    assert np.isfinite(kept.embedding).all()
+
+
+def test_an_input_with_nan_is_skipped_alone(tiny) -> None:
+    given = np.zeros((3, 3, SIDE, SIDE), np.float32)
+    given[1, 0, 0, 0] = np.nan
+    with load(tiny) as model:
+        kept = model.embed(given, on_error="skip")
+    assert (kept.indices.tolist(), kept.errors) == ([0, 2], {1: "is an array that holds NaN or infinity"})
+
+
+@pytest.mark.parametrize("given", [[], [b""]], ids=["none", "only a bad one"])
+def test_skipping_may_leave_no_row(given, tiny) -> None:
+    with load(tiny) as model:
+        kept = model.embed(given, on_error="skip")
+    assert (kept.embedding.shape, kept.indices.tolist(), len(kept.errors)) == ((0, model.width), [], len(given))
+
+
+def test_an_unknown_word_for_errors_is_refused(tiny, paths) -> None:
+    with load(tiny) as model, pytest.raises(UsageError, match="on_error='ignore': give 'raise' or 'skip'"):
+        model.embed(paths, on_error="ignore")
 
 
 # Other outputs, and what a model says of itself
