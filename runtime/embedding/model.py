@@ -39,7 +39,7 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Kept:
-    """What a model gave with `on_error="skip"`: m of n pictures, in their order, and why the others were left out."""
+    """Results of `on_error="skip"`: the outputs of m of n pictures, in their order, and the errors of the others."""
 
     outputs: Arrays
     """Arrays (m, ...) by name."""

@@ -200,7 +200,7 @@ def _content(file: OpenFile) -> bytes:
 
 
 def _bytes(chunk: object) -> Bytes:
-    """What a file's `read` returned; raises InputError if that is something else."""
+    """Return what the `read` of a file returned; raises InputError if that is not bytes."""
     if isinstance(chunk, Bytes):
         return chunk
     if isinstance(chunk, Coroutine):
