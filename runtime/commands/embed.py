@@ -25,12 +25,18 @@ EXAMPLES = """examples:
   %(prog)s itae.onnx photos/ --out embeddings/
   %(prog)s itae.onnx cat.jpg more/ 'shard-{000..099}.tar' --out embeddings/ --batch 32
   %(prog)s itae.engine s3://bucket/photos/ --out embeddings/ --devices 0,1 --max-failures 0.01
+  %(prog)s itae.onnx photos/ --out embeddings/ --exclude 'thumbs/' --exclude '*_small.*' --follow-links
   find photos -name '*.jpg' -print0 | %(prog)s itae.onnx - --out embeddings/
 
-IMAGES are image files; folders, searched through (links to folders in them are not followed); lists of paths
-(LIST.txt, LIST.parquet, or - for standard input), relative to the current folder; WebDataset tars; Hugging Face parquet
-with an image column; or any of these as a URL (s3://, gs://, hf://). JPEG, PNG, WebP, BMP, TIFF, GIF and AVIF
-are read, HEIC with pillow-heif (pip install 'itae[heif]').
+IMAGES are image files; folders, searched through; lists of paths (LIST.txt, LIST.parquet, or - for standard input),
+relative to the current folder; WebDataset tars; Hugging Face parquet with an image column; or any of these as a URL
+(s3://, gs://, hf://). JPEG, PNG, WebP, BMP, TIFF, GIF and AVIF are read, HEIC with pillow-heif (the extra `heif`).
+
+In a folder, a file is an image by its ending, or by its content if its ending says nothing. Passed over, and counted by
+reason: other kinds of files; hidden files and folders, and those of systems (._*, Thumbs.db, @eaDir, __MACOSX ...), in
+tars too; links to folders, unless --follow-links. A PATTERN is as in a shell, but * stands for slashes too. Without a
+slash it is compared with the names of files and of the folders above them, with one (a/b*) with the path below IMAGES;
+thumbs/ means folders only. Files that are named themselves, or by a list, are always read.
 
 DIR gets part-00000.parquet and so on (root, path, embedding), _store.json, and _errors.jsonl with what could not be
 read. pandas.read_parquet("DIR") reads it. Rows are on disk after 256 images or 30 seconds. The same command again goes
@@ -71,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-pixels", metavar="N", type=_positive, help="larger images are not decoded (default: 178,956,970)"
     )
+    options.add_selection(parser)
     options.add_images_root(parser, "when a run goes on after its images were moved")
     options.add_no_verify_hash(parser)
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
@@ -100,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     provider, devices = _placed(arguments, manifest)
     with open_writer(arguments.out, origin_of(manifest, provider)) as writer:
         moved = options.moved(arguments, writer.stored_images)
-        sources = open_sources(arguments.images, max_pixels=max_pixels)
+        sources = open_sources(arguments.images, selection=options.selection(arguments), max_pixels=max_pixels)
         try:
             with _embedder(arguments, provider, devices) as embed, progress(sources.total) as shown:
                 outcome = embed_sources(embed, sources, writer, shown, max_failures=arguments.max_failures, moved=moved)
@@ -161,6 +168,7 @@ def _report(arguments: argparse.Namespace, outcome: Outcome, seconds: float) -> 
         CheckError: no image was embedded.
     """
     from runtime.contract.keys import location
+    from runtime.sources.selection import as_line
     from runtime.store.records import file_names
 
     out = arguments.out
@@ -168,11 +176,14 @@ def _report(arguments: argparse.Namespace, outcome: Outcome, seconds: float) -> 
         first = outcome.first_failure
         where = f"; the first: {location(first.root, first.path)}: {first.error}" if first else ""
         raise CheckError(f"none of {outcome.failed} images could be embedded{where}")
-    lines = [f"embedded {outcome.embedded:,} images into {out} in {seconds:.1f} s"]
+    count = f"{outcome.embedded:,} image{'s' if outcome.embedded != 1 else ''}"
+    lines = [f"embedded {count} into {out} in {seconds:.1f} s"]
     if outcome.present:
         lines.append(f"{outcome.present:,} were there already")
     if outcome.failed:
         lines.append(f"{outcome.failed:,} failed: see {out / file_names(out).errors}")
+    if outcome.skipped:
+        lines.append(as_line(outcome.skipped))
     if outcome.missing:
         lines.append(
             f"{outcome.missing:,} images of the store were not found this time, their rows stay: "
@@ -181,7 +192,7 @@ def _report(arguments: argparse.Namespace, outcome: Outcome, seconds: float) -> 
     sys.stderr.write("".join(f"{plain(line)}\n" for line in lines))
     if arguments.json:
         counts = {name: getattr(outcome, name) for name in ("embedded", "present", "failed", "missing")}
-        summary = {"out": str(out), **counts, "seconds": round(seconds, 3)}
+        summary = {"out": str(out), **counts, "skipped": dict(outcome.skipped), "seconds": round(seconds, 3)}
         sys.stdout.write(json.dumps(summary, indent=2) + "\n")
     return 0
 

@@ -32,7 +32,7 @@ WHAT = "score how well models' embeddings cluster, on labelled data, by the pape
 EXAMPLES = """examples:
   %(prog)s itae.onnx --data cifar10:cifar-10-binary.tar.gz
   %(prog)s plain.onnx itae.onnx reg.onnx --data cifar100:cifar-100-binary/ --data stl10:stl10_binary/ --out scores/
-  %(prog)s plain.onnx itae.onnx --data folder:photos/ --limit 2000 --json
+  %(prog)s plain.onnx itae.onnx --data folder:photos/ --limit 2000 --json --exclude 'unsorted/'
 
 NAME is cifar10, cifar100 (fine labels), cifar100-coarse or stl10: the test split of the official binary version, its
 folder or tar.gz, or parquet; tiny-imagenet: tiny-imagenet-200, whose val folder is taken; parquet: a column of images
@@ -77,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cache.add_argument("--cache", metavar="DIR", type=options.path, help=where)
     cache.add_argument("--no-cache", action="store_true", help="keep no embeddings")
     parser.add_argument("--batch", metavar="N", type=int, help="images to run at a time (default: 8; an engine's own)")
+    options.add_selection(parser, "folder:PATH")
     options.add_provider(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
@@ -110,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
         chosen_batch(manifest, arguments.batch)
     if arguments.provider != "auto" and not any(manifest.builder.name == "onnx" for manifest in manifests):
         raise UsageError(f"--provider {arguments.provider} is for ONNX models, and {arguments.model[0]} is an engine")
-    datasets = _named(open_dataset(text) for text in arguments.data)
+    datasets = _named(open_dataset(text, options.selection(arguments)) for text in arguments.data)
     for dataset in datasets:
         for remark in dataset.remarks:
             _say(f"{dataset.name}: {remark}")
@@ -139,6 +140,9 @@ def _check(arguments: argparse.Namespace) -> None:
         from runtime.report import check_target
 
         check_target(arguments.report, to_be_made=arguments.out)
+    chosen = any(getattr(arguments, name) is not None for name in ("include", "exclude", "follow_links"))
+    if chosen and not any(text.startswith("folder:") for text in arguments.data):
+        raise UsageError("--include, --exclude and --follow-links are for --data folder:PATH")
     for name, value in (("--n-init", arguments.n_init), ("--limit", arguments.limit)):
         if value is not None and value < 1:
             raise UsageError(f"{name} {value}: must be 1 or more")

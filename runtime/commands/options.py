@@ -14,6 +14,7 @@ from runtime.contract.errors import InputError, plain
 if TYPE_CHECKING:
     from runtime.contract.keys import Key
     from runtime.contract.manifest import Manifest
+    from runtime.sources import Selection
     from runtime.store import Store
     from runtime.store.moved import Moved
 
@@ -105,6 +106,38 @@ def moved(arguments: argparse.Namespace, images: Callable[[], Iterator[Key]]) ->
 
     roots = dict.fromkeys(root for root, _ in images()) if arguments.images_root else {}
     return Moved.parse(arguments.images_root, list(roots))
+
+
+def add_selection(parser: argparse._ActionsContainer, where: str = "folders and tars") -> None:
+    """Declare --include, --exclude and --follow-links; `selection` reads them."""
+    parser.add_argument(
+        "--include",
+        metavar="PATTERN",
+        action="append",
+        type=text,
+        help=f"take only files of {where} that match, as '*.jpg' or 'raw/*'; may be given several times",
+    )
+    parser.add_argument(
+        "--exclude",
+        metavar="PATTERN",
+        action="append",
+        type=text,
+        help=f"leave out files of {where} that match, and what lies in folders that match; may be given several times",
+    )
+    parser.add_argument(
+        "--follow-links",
+        action="store_true",
+        default=None,
+        help="search folders that links in folders lead to, each folder once",
+    )
+
+
+def selection(arguments: argparse.Namespace) -> Selection:
+    """Return what the options of `add_selection` choose; raises UsageError for a pattern that names nothing."""
+    from runtime.sources import Selection
+
+    include, exclude = tuple(arguments.include or ()), tuple(arguments.exclude or ())
+    return Selection(include, exclude, follow_links=bool(arguments.follow_links))
 
 
 def add_no_verify_hash(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtime.backends import PROVIDERS
 from runtime.commands import options
-from runtime.contract.errors import ItaeError, ParityError, UsageError
+from runtime.contract.errors import ItaeError, ParityError, UsageError, plain
 
 if TYPE_CHECKING:
     from runtime.checks.against import Against
@@ -50,7 +50,17 @@ _LIMITS = {
     "min_ari": "adjusted Rand index of the clusterings (*)",
     "max_batch_distance": "distance of a row to the same image alone, as a share of its length",
 }
-_WITH_AGAINST = ("images", "against_provider", "k", "seed", "limit", *(name for name in _LIMITS if name not in _ALONE))
+_WITH_AGAINST = (
+    "images",
+    "include",
+    "exclude",
+    "follow_links",
+    "against_provider",
+    "k",
+    "seed",
+    "limit",
+    *(name for name in _LIMITS if name not in _ALONE),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=options.text,
         help="the pictures: files, folders, lists ..., as for `embed`",
     )
+    options.add_selection(against, "the pictures' folders and tars")
     against.add_argument("--against-provider", choices=PROVIDERS, help="what runs OTHER (default: auto)")
     against.add_argument("--limit", metavar="N", type=int, help="only N of the pictures, spread evenly over all")
     what = "number of clusters"
@@ -191,9 +202,10 @@ def _pictures(arguments: argparse.Namespace) -> tuple[Iterator[Entry], int]:
     """The pictures of --images, at most --limit of them, and their number."""
     from runtime.embedding.stream import silence_pillow
     from runtime.sources import open_sources
+    from runtime.sources.selection import as_line
 
     silence_pillow()
-    sources = open_sources(arguments.images)
+    sources = open_sources(arguments.images, selection=options.selection(arguments))
     keys: list[Key] = []
 
     def take_name(root: str, path: str) -> bool:
@@ -201,6 +213,8 @@ def _pictures(arguments: argparse.Namespace) -> tuple[Iterator[Entry], int]:
         return False
 
     problems = list(sources.items(take_name))  # no picture is read for that: --limit spreads over all
+    if sources.skipped:
+        sys.stderr.write(f"{plain(as_line(sources.skipped))}\n")
     limit = len(keys) if arguments.limit is None else min(arguments.limit, len(keys))
     chosen = {keys[number * len(keys) // limit] for number in range(limit)}
     return sources.items(lambda root, path: (root, path) in chosen), limit + len(problems)

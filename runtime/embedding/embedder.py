@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,6 +43,8 @@ class Outcome:
     """Number of images of the store that were not found this time; their rows stay."""
     first_missing: tuple[str, ...]
     """Locations of the first of them."""
+    skipped: Mapping[str, int]
+    """Number of files of folders and tars that were passed over, by reason; no images, or not to be read."""
 
 
 def embed_sources(
@@ -134,7 +136,15 @@ class _Run:
                     first.append(location(root, path))
                     if len(first) == _NAMED:
                         break
-        return Outcome(self.embedded, self.present, self.failed, self._first_failure, len(self._missing), tuple(first))
+        return Outcome(
+            self.embedded,
+            self.present,
+            self.failed,
+            self._first_failure,
+            len(self._missing),
+            tuple(first),
+            self._sources.skipped,
+        )
 
     def _is_wanted(self, root: str, path: str) -> bool:
         key = self.moved.recorded(root), path

@@ -23,7 +23,7 @@ from runtime.contract.progress import Progress
 from runtime.embedding.embedder import Embedder, embed_sources
 from runtime.evaluation.datasets.dataset import Dataset
 from runtime.sources import Sources
-from runtime.sources.item import Entry, IsWanted
+from runtime.sources.item import NONE_SKIPPED, Entry, IsWanted
 from runtime.store import Store
 from runtime.store.moved import Moved
 from runtime.store.origin import fingerprint, identity, origin_of
@@ -150,6 +150,7 @@ def of_common_images(models: Sequence[EmbeddedDataset]) -> list[EmbeddedDataset]
 class _Chosen:
     """Some images of a data set as a `sources.item.Source`."""
 
+    skipped = NONE_SKIPPED
     may_repeat = False
 
     def __init__(self, dataset: Dataset, keys: set[Key]) -> None:

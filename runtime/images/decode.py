@@ -56,7 +56,7 @@ def decode_file(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode a picture like `load_image`, with an error that doesn't name the file."""
     try:
         # Not Pillow by path: it maps some files into memory, and a mapped file that is cut short kills the process.
-        with open(path, "rb", opener=_open_without_waiting) as file:  # Path.open takes no opener
+        with open(path, "rb", opener=open_without_waiting) as file:  # Path.open takes no opener
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise InputError("is a folder or a device, not a file")
@@ -163,7 +163,7 @@ def _reason(error: Exception) -> str:
     return text if type(error) is OSError else f"{type(error).__name__}: {text}"
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
+def open_without_waiting(path: str, flags: int) -> int:
     """Open without waiting, since opening a named pipe would never return."""
     return os.open(path, flags | os.O_NONBLOCK)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -31,9 +32,10 @@ from runtime.sources.remote import (
     open_binary,
     split,
 )
+from runtime.sources.selection import ALL, Selection, as_line
 from runtime.sources.tars import Tar
 
-__all__ = ["Item", "Sources", "Unreadable", "load_item", "open_sources", "read_image"]
+__all__ = ["ALL", "Item", "Selection", "Sources", "Unreadable", "load_item", "open_sources", "read_image"]
 
 STDIN = "-"
 _MAX_COUNTED = 8 << 30
@@ -63,6 +65,15 @@ class Sources:
         """Roots of the keys, in order, each once, without those of lists, which are not known beforehand."""
         return tuple(dict.fromkeys(root for source in self._sources for root in source.roots))
 
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Number of files that were passed over, by reason; those of tars are known after `items`."""
+        by_place = {source.roots: source.skipped for source in self._sources if source.skipped}  # named twice: once
+        total: Counter[str] = Counter()
+        for skipped in by_place.values():
+            total.update(skipped)
+        return dict(total.most_common())
+
     def items(self, is_wanted: IsWanted = lambda root, path: True) -> Iterator[Entry]:
         """The entries of all arguments, one after the other, each key once.
 
@@ -82,12 +93,19 @@ class Sources:
                     yield one
 
 
-def open_sources(arguments: Sequence[str], *, max_pixels: int = MAX_PIXELS, stdin: BinaryIO | None = None) -> Sources:
+def open_sources(
+    arguments: Sequence[str],
+    *,
+    selection: Selection = ALL,
+    max_pixels: int = MAX_PIXELS,
+    stdin: BinaryIO | None = None,
+) -> Sources:
     """Find out what each argument is, list folders and read lists, but no image yet.
 
     Args:
         arguments: image files, folders, lists of paths (`.txt`, `.parquet`, `-`), tars, parquet with images; local or
             `SCHEME://`. `{000..012}` and `{a,b}` are expanded where there is no such file, a remote `*` always.
+        selection: which files of folders and tars are read; files that are named, also by lists, are always read.
         max_pixels: largest number of pixels of an image; it limits the bytes that are read into memory.
         stdin: read in place of standard input.
 
@@ -102,25 +120,27 @@ def open_sources(arguments: Sequence[str], *, max_pixels: int = MAX_PIXELS, stdi
         if argument == STDIN:
             sources.append(text_list(_read_stdin(stdin), "standard input", resolved(".")))
         elif is_remote(argument):
-            sources += [_remote(url, limit) for one in expand_braces(argument) for url in matches(one)]
+            sources += [_remote(url, limit, selection) for one in expand_braces(argument) for url in matches(one)]
         else:
             names = [argument] if os.path.lexists(argument) else expand_braces(argument)
-            sources += [_local(name, limit) for name in names]
+            sources += [_local(name, limit, selection) for name in names]
     if all(not isinstance(source, Tar) and source.count() == 0 for source in sources):
         what = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
         where = ", ".join(map(printable, arguments))
+        skipped = Sources(sources).skipped
         raise InputError(
             f"no image in {where}: looked for files that end in {what}; tars, parquet and lists are read where named"
+            f"{f'; {as_line(skipped)}' if skipped else ''}"
         )
     return Sources(sources)
 
 
-def _local(argument: str, limit: int) -> Source:
+def _local(argument: str, limit: int, selection: Selection) -> Source:
     try:
         path = Path(argument)
         path.stat()
         if path.is_dir():
-            return Folder(argument)
+            return Folder(argument, selection)
         folder = resolved(str(path.parent))
     except (OSError, RuntimeError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
@@ -134,7 +154,7 @@ def _local(argument: str, limit: int) -> Source:
         return text_list(_content(path), argument, resolved("."))
     if not is_utf8(root):
         return Unusable(root, NOT_UTF8)
-    return Tar(root, limit) if kind == "tar" else open_parquet(root, resolved("."), limit)
+    return Tar(root, limit, selection) if kind == "tar" else open_parquet(root, resolved("."), limit)
 
 
 def _content(path: Path) -> bytes:
@@ -144,13 +164,13 @@ def _content(path: Path) -> bytes:
         raise InputError(f"{printable(str(path))}: {error.strerror}; give a list of paths") from error
 
 
-def _remote(url: str, limit: int) -> Source:
+def _remote(url: str, limit: int, selection: Selection) -> Source:
     if is_folder(url):
-        return RemoteFolder(url)
+        return RemoteFolder(url, selection)
     root, (folder, name) = canonical(url), split(url)
     kind = kind_of(name)
     if kind == "tar":
-        return Tar(root, limit)
+        return Tar(root, limit, selection)
     if kind == "parquet":
         return open_parquet(root, folder, limit)
     if kind == "image":

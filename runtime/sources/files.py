@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import functools
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from runtime.sources.item import Entry, IsWanted, Item, Unreadable
-from runtime.sources.names import is_image, is_utf8, printable
+from runtime.images.decode import open_without_waiting
+from runtime.images.formats import HEAD
+from runtime.sources.item import NONE_SKIPPED, Entry, IsWanted, Item, Unreadable
+from runtime.sources.names import is_utf8, printable
+from runtime.sources.selection import (
+    LINK,
+    SEARCHED,
+    Selection,
+    kind_by_content,
+    kind_by_suffix,
+    needs_a_look,
+)
 
 NOT_UTF8 = "its name is not UTF-8: rename it"
 
@@ -34,6 +45,7 @@ class NamedFile:
     """A file that is an argument itself, local or remote, whatever its name; its folder is its root."""
 
     may_repeat = False
+    skipped = NONE_SKIPPED
 
     def __init__(self, root: str, name: str) -> None:
         self.roots = (root,)
@@ -50,14 +62,19 @@ class NamedFile:
 
 
 class Folder:
-    """A folder, searched through by `SUFFIXES`, sorted by path; folders that are links are not entered."""
+    """A folder, searched through and sorted by path: files that the selection takes and that are pictures.
+
+    A file is a picture by its name (`SUFFIXES`), or, if its name says nothing, by its first bytes.
+    """
 
     may_repeat = False
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, selection: Selection) -> None:
         self.roots = (resolved(path),)
         self._paths: list[str] = []
         self._unlistable: dict[str, str] = {}
+        self._selection = selection
+        self.skipped: Counter[str] = Counter()
         self._search()
         self._paths.sort()
 
@@ -75,25 +92,64 @@ class Folder:
                 yield one
 
     def _search(self) -> None:
-        folders = [""]  # relative to the root, each but the root with a slash at its end
-        while folders:
-            folder = folders.pop()
+        """List the folders, then those that links lead to, each once and under its own name if it lies below."""
+        folders: list[tuple[str, str | None]] = [("", None)]
+        links: list[str] = []
+        entered: set[tuple[int, int]] = set()
+        while folders or links:
+            if not folders:
+                links.sort(reverse=True)
+                folders.append((links.pop(), None))
+            folder, passed_over = folders.pop()
             try:
-                with os.scandir(os.path.join(self.roots[0], folder)) as entries:  # noqa: PTH118  # a Path is slow
-                    for one in entries:
-                        if one.is_dir(follow_symlinks=False):
-                            folders.append(f"{folder}{one.name}/")
-                        elif is_image(one.name) and not (one.is_symlink() and _leads_to_a_folder(one)):
-                            self._paths.append(folder + one.name)
+                if self._selection.follow_links and passed_over is None:
+                    status = os.stat(os.path.join(self.roots[0], folder))  # noqa: PTH116, PTH118  # a Path is slow
+                    if (identity := (status.st_dev, status.st_ino)) in entered:
+                        self.skipped[SEARCHED] += 1
+                        continue
+                    entered.add(identity)
+                folders += self._list(folder, passed_over, links)
             except OSError as error:
+                if passed_over is not None:
+                    self.skipped[passed_over] += 1
+                    continue
                 self._unlistable[folder[:-1]] = f"folder can't be listed: {error.strerror}"
                 self._paths.append(folder[:-1])
+
+    def _list(self, folder: str, passed_over: str | None, links: list[str]) -> list[tuple[str, str | None]]:
+        """Take the pictures of a folder, relative to the root, with a slash at its end; returns the folders in it.
+
+        Args:
+            folder: empty for the root.
+            passed_over: why the folder is passed over, so that its files are only counted.
+            links: links to folders that are to be followed are added to it.
+        """
+        folders: list[tuple[str, str | None]] = []
+        with os.scandir(os.path.join(self.roots[0], folder)) as entries:  # noqa: PTH118  # a Path is slow
+            for one in entries:
+                path = folder + one.name
+                is_folder = one.is_dir(follow_symlinks=False)
+                is_link_to_folder = not is_folder and one.is_symlink() and _leads_to_a_folder(one)
+                why = passed_over or self._selection.passed_over(path, is_folder=is_folder or is_link_to_folder)
+                if is_folder:
+                    folders.append((f"{path}/", why))
+                elif why is None and is_link_to_folder and self._selection.follow_links:
+                    links.append(f"{path}/")
+                else:
+                    if why is None:
+                        why = LINK if is_link_to_folder else _why_not(one)
+                    if why is None:
+                        self._paths.append(path)
+                    else:
+                        self.skipped[why] += 1
+        return folders
 
 
 class Unusable:
     """A file that can't be read at all. It becomes one line of errors: one bad shard of many stops nothing."""
 
     may_repeat = False
+    skipped = NONE_SKIPPED
 
     def __init__(self, root: str, error: str) -> None:
         self.roots = (printable(root),)
@@ -113,3 +169,18 @@ def _leads_to_a_folder(link: os.DirEntry[str]) -> bool:
         return link.is_dir()
     except OSError:  # a link to itself
         return False
+
+
+def _why_not(file: os.DirEntry[str]) -> str | None:
+    """Why a file is no picture, by its name, or by its beginning if the name says nothing; None if it is one."""
+    if not needs_a_look(file.name):
+        return kind_by_suffix(file.name)
+    try:
+        if file.is_symlink() and not os.path.exists(file.path):  # noqa: PTH110  # also for a link to itself
+            return "broken link"
+        if not file.is_file():
+            return "no regular file"
+        with open(file.path, "rb", opener=open_without_waiting) as opened:  # Path.open takes no opener
+            return kind_by_content(opened.read(HEAD))
+    except OSError:
+        return "can't be opened"

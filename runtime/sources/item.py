@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from runtime.contract.errors import InputError, one_line
@@ -45,6 +46,10 @@ IsWanted = Callable[[str, str], bool]
 """Called with root and path of each image before its bytes are read; returns whether to read them."""
 
 
+NONE_SKIPPED: Mapping[str, int] = MappingProxyType({})
+"""The `skipped` of a source that passes nothing over."""
+
+
 class Source(Protocol):
     """The images of one argument."""
 
@@ -54,6 +59,10 @@ class Source(Protocol):
 
     may_repeat: bool
     """Whether a key may come twice, or may also come from another source though their `roots` differ."""
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """Number of files that were passed over, by reason; of a tar, after `items`."""
 
     def count(self) -> int | None:
         """Number of entries; None if everything must be read to know it."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from runtime.contract.errors import InputError, one_line
 from runtime.contract.keys import Key
 from runtime.sources.files import NOT_UTF8, resolved
-from runtime.sources.item import Entry, IsWanted, Item, Unreadable
+from runtime.sources.item import NONE_SKIPPED, Entry, IsWanted, Item, Unreadable
 from runtime.sources.names import check_inside, is_remote, is_utf8, printable
 from runtime.sources.remote import split
 
@@ -30,6 +30,7 @@ class PathList:
 
     may_repeat = True
     roots: tuple[str, ...] = ()
+    skipped = NONE_SKIPPED
 
     def __init__(self, entries: Callable[[], Iterator[str | Unreadable]], count: int, base: str) -> None:
         self._entries = entries

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from runtime.contract.errors import InputError
 from runtime.sources.files import Unusable
-from runtime.sources.item import Entry, IsWanted, Item, Source, Unreadable, reason
+from runtime.sources.item import NONE_SKIPPED, Entry, IsWanted, Item, Source, Unreadable, reason
 from runtime.sources.lists import PathList
 from runtime.sources.names import printable
 from runtime.sources.parquet_columns import (
@@ -53,6 +53,7 @@ class StoredKeys:
     """A part of a store: its images, under the keys that they have there."""
 
     may_repeat = True
+    skipped = NONE_SKIPPED
     roots: tuple[str, ...] = ()
 
     def __init__(self, file: str, rows: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from runtime.contract.errors import InputError
-from runtime.sources.item import Entry, IsWanted, Item, Unreadable, reason
+from runtime.sources.item import NONE_SKIPPED, Entry, IsWanted, Item, Unreadable, reason
 from runtime.sources.parquet_columns import ImageColumn, image_column, open_columns
 
 _ROWS = 16
@@ -19,6 +19,7 @@ class ParquetImages:
     """Images in a column. Root: the file; path: the row's number, and the struct's path if there is one."""
 
     may_repeat = False
+    skipped = NONE_SKIPPED
 
     def __init__(self, root: str, column: ImageColumn, rows: int, max_bytes: int) -> None:
         self.roots = (root,)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from runtime.contract.errors import BackendError, InputError, UsageError, one_line
 from runtime.contract.keys import Key, location
+from runtime.images.formats import HEAD
 from runtime.sources.files import entry
 from runtime.sources.item import Entry, IsWanted, reason
-from runtime.sources.names import is_image, is_remote
+from runtime.sources.names import is_remote
+from runtime.sources.selection import UNKNOWN, Selection, kind_by_content, kind_by_suffix, needs_a_look
 
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
 _PACKAGES |= {"http": "aiohttp", "https": "aiohttp", "abfs": "adlfs", "az": "adlfs"}
+_HEADS = 1000
+"""Number of files whose first bytes are asked for together."""
 _WAITS = (0.5, 2.0)
 """Seconds before the second and the third attempt at a file; fsspec's own file systems repeat requests too."""
 
@@ -115,7 +120,7 @@ def read_file(root: str, path: str, max_bytes: int) -> bytes:
 
 
 class RemoteFolder:
-    """A remote folder, searched through by `SUFFIXES`, sorted by path.
+    """A remote folder, searched through and sorted by path; which files are pictures is found as in a local one.
 
     Raises:
         InputError: it can't be listed.
@@ -123,7 +128,7 @@ class RemoteFolder:
 
     may_repeat = False
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, selection: Selection) -> None:
         root = canonical(url)
         self.roots = (root,)
         file_system, path = _file_system(root)
@@ -132,8 +137,26 @@ class RemoteFolder:
         except Exception as error:
             raise cannot(url, error) from error
         start = path.rstrip("/") + "/"
-        below = (name.removeprefix(start).lstrip("/") for name in found if is_image(name))
-        self._paths = sorted(name for name in below if name)
+        self.skipped: Counter[str] = Counter()
+        self._paths: list[str] = []
+        looked_into: dict[str, str] = {}  # path in the file system, path below the root
+        for name in found:
+            if not (below := name.removeprefix(start).lstrip("/")):
+                continue
+            if why := selection.passed_over(below):
+                self.skipped[why] += 1
+            elif needs_a_look(below):
+                looked_into[name] = below
+            elif why := kind_by_suffix(below):
+                self.skipped[why] += 1
+            else:
+                self._paths.append(below)
+        for name, why in _why_not(root, file_system, list(looked_into)):
+            if why is None:
+                self._paths.append(looked_into[name])
+            else:
+                self.skipped[why] += 1
+        self._paths.sort()
 
     def count(self) -> int:
         """Number of images."""
@@ -144,6 +167,21 @@ class RemoteFolder:
         for path in self._paths:
             if one := entry(self.roots[0], path, is_wanted):
                 yield one
+
+
+def _why_not(root: str, file_system: Any, paths: Sequence[str]) -> Iterator[tuple[str, str | None]]:  # noqa: ANN401
+    """Each path, and why its file is no picture, by its first bytes; None if it is one."""
+    if root.startswith(("http://", "https://")):  # a server may send the whole file
+        yield from ((path, UNKNOWN) for path in paths)
+        return
+    for first in range(0, len(paths), _HEADS):
+        some = list(paths[first : first + _HEADS])
+        try:
+            heads = file_system.cat_ranges(some, 0, HEAD, on_error="return")
+        except Exception as error:
+            raise cannot(root, error) from error
+        for path, head in zip(some, heads, strict=True):
+            yield path, kind_by_content(head) if isinstance(head, bytes) else "can't be opened"
 
 
 def cannot(url: str, error: Exception) -> InputError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from threading import Lock
 from typing import BinaryIO
@@ -15,6 +15,7 @@ from runtime.sources.files import NOT_UTF8
 from runtime.sources.item import Entry, IsWanted, Item, Unreadable, reason
 from runtime.sources.names import is_image, is_remote, is_utf8, printable
 from runtime.sources.remote import open_binary
+from runtime.sources.selection import ALL, SAME_NAME, UNKNOWN, Selection, kind_by_suffix
 from runtime.sources.tar_members import Member, members, read_data, unpacked
 
 _INDEXES = 4
@@ -26,9 +27,11 @@ class Tar:
 
     may_repeat = False
 
-    def __init__(self, root: str, max_bytes: int) -> None:
+    def __init__(self, root: str, max_bytes: int, selection: Selection = ALL) -> None:
         self.roots = (root,)
+        self.skipped: Counter[str] = Counter()
         self._max_bytes = max_bytes
+        self._selection = selection
 
     def bytes_to_count(self) -> int | None:
         """Size of the file whose headers `count` reads; None if it can't count."""
@@ -51,6 +54,9 @@ class Tar:
     def _entries(self, is_wanted: IsWanted, *, read: bool) -> Iterator[Entry]:
         root = self.roots[0]
         seen, found = Keys(), False
+        skipped: Counter[str] = Counter()
+        if read:
+            self.skipped = skipped
         with contextlib.ExitStack() as stack:
             try:
                 _, tar = stack.enter_context(_opened(root))
@@ -61,12 +67,21 @@ class Tar:
                 if isinstance(member, str):
                     yield Unreadable(root, "", member)
                     return
-                if is_image(member.name) and seen.add("", member.name):
+                if (why := self._passed_over(member.name)) is not None:
+                    skipped[why] += 1
+                elif not seen.add("", member.name):
+                    skipped[SAME_NAME] += 1
+                else:
                     found = True
                     if one := self._entry(tar, member, is_wanted, read=read):
                         yield one
         if not found:
             yield Unreadable(root, "", "holds no member with the name of an image")
+
+    def _passed_over(self, name: str) -> str | None:
+        if why := self._selection.passed_over(name):
+            return why
+        return None if is_image(name) else kind_by_suffix(name) or UNKNOWN
 
     def _entry(self, tar: BinaryIO, member: Member, is_wanted: IsWanted, *, read: bool) -> Entry | None:
         root = self.roots[0]

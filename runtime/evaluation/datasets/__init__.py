@@ -13,25 +13,31 @@ from runtime.contract.argument_types import as_text
 from runtime.contract.errors import InputError, UsageError
 from runtime.evaluation.datasets import cifar, folders, labelled_parquet, stl10, tiny_imagenet
 from runtime.evaluation.datasets.dataset import Dataset
+from runtime.sources import ALL, Selection
 from runtime.sources.names import is_remote, printable
 
 __all__ = ["KINDS", "Dataset", "open_dataset"]
 
+FOLDER = "folder"
 _LOADERS: Mapping[str, Callable[[Path], Dataset]] = {
     "cifar10": functools.partial(cifar.load, cifar.CIFAR10),
     "cifar100": functools.partial(cifar.load, cifar.CIFAR100),
     "cifar100-coarse": functools.partial(cifar.load, cifar.CIFAR100_COARSE),
     "stl10": stl10.load,
     "tiny-imagenet": tiny_imagenet.load,
-    "folder": folders.load,
+    FOLDER: folders.load,
     "parquet": labelled_parquet.load,
 }
 KINDS = tuple(_LOADERS)
 """The names that may stand before the colon."""
 
 
-def open_dataset(text: str) -> Dataset:
+def open_dataset(text: str, selection: Selection = ALL) -> Dataset:
     """Open the data set that `NAME:PATH` means; no image is decoded yet.
+
+    Args:
+        text: NAME one of `KINDS`.
+        selection: which files of a `folder` are read.
 
     Raises:
         UsageError: there is no such NAME, or no PATH.
@@ -48,4 +54,4 @@ def open_dataset(text: str) -> Dataset:
     except (OSError, RuntimeError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise InputError(f"{printable(place)}: {reason}; give what --data {kind}: names") from error
-    return _LOADERS[kind](path)
+    return folders.load(path, selection) if kind == FOLDER else _LOADERS[kind](path)

@@ -10,12 +10,13 @@ import numpy as np
 from runtime.contract.errors import InputError
 from runtime.contract.keys import location
 from runtime.evaluation.datasets.dataset import Dataset, identity_of_file, identity_of_files
-from runtime.sources import open_sources
+from runtime.sources import ALL, Selection, open_sources
 from runtime.sources.item import Unreadable
 from runtime.sources.names import TAR_SUFFIXES, printable
+from runtime.sources.selection import as_line
 
 
-def load(path: Path) -> Dataset:
+def load(path: Path, selection: Selection = ALL) -> Dataset:
     """Load a folder or tar; the class of an image is the name of the folder that it lies in.
 
     Raises:
@@ -25,7 +26,7 @@ def load(path: Path) -> Dataset:
     is_tar = path.name.lower().endswith(TAR_SUFFIXES) and path.is_file()
     if not (is_tar or path.is_dir()):
         raise InputError(f"{where}: expected a folder with one folder for each class, or a tar of one")
-    sources = open_sources([str(path)])
+    sources = open_sources([str(path)], selection=selection)
     keys: list[tuple[str, str]] = []
 
     def take_name(root: str, name: str) -> bool:
@@ -39,7 +40,10 @@ def load(path: Path) -> Dataset:
         raise InputError(f"{where}: holds no image; {problems[0].path}: {problems[0].error}")
     parents = [PurePosixPath(name).parent for _, name in keys]
     if (loose := next((key for key, parent in zip(keys, parents, strict=True) if not parent.name), None)) is not None:
-        raise InputError(f"{printable(location(*loose))} lies in no class's folder: expected {where}/CLASS/IMAGE")
+        raise InputError(
+            f"{printable(location(*loose))} lies in no class's folder: expected {where}/CLASS/IMAGE; "
+            "--exclude leaves it out"
+        )
     classes = sorted({parent.name for parent in parents})
     if len(classes) < 2:
         raise InputError(f"{where}: all images lie in folders named {classes[0]!r}, expected one for each class")
@@ -54,7 +58,7 @@ def load(path: Path) -> Dataset:
         images=sources,
         identity=identity_of_file(path) if is_tar else identity_of_files(str(path), [name for _, name in keys]),
         problems=problems,
-        remarks=_shared(parents),
+        remarks=(*_shared(parents), *((as_line(sources.skipped),) if sources.skipped else ())),
     )
 
 
