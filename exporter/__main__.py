@@ -10,6 +10,7 @@ from exporter.arguments import parser, to_spec
 from exporter.result import summary
 from exporter.steps import Progress
 from runtime.contract.console import run
+from runtime.contract.machine import limited_threads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def body() -> int:
         arguments = parser().parse_args(given)
         progress = Progress(quiet=arguments.quiet, verbose=arguments.verbose)
-        result = export(to_spec(arguments), progress)
+        with limited_threads(arguments.threads):
+            result = export(to_spec(arguments), progress)
         if not arguments.quiet:
             print("\n".join(summary(result)))  # noqa: T201
         return 0

@@ -10,7 +10,7 @@ from exporter.declaration import add_options, declared
 from exporter.methods.itae.options import GROUP as ITAE
 from exporter.methods.itae.options import ItaeConfig
 from exporter.options import CHECKS, ENGINE, WHAT, ExportSpec
-from runtime.contract.console import Parser
+from runtime.contract.console import Parser, add_threads
 from runtime.contract.errors import UsageError
 
 EXAMPLES = """\
@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add_options(ExportSpec, groups)
     add_options(ItaeConfig, groups)
     groups[ITAE].add_argument("--no-itae", action="store_true", help=declared(ExportSpec)["itae"].option.help)
+    add_threads(groups[CHECKS])
     loud = groups[CHECKS].add_mutually_exclusive_group()
     loud.add_argument("--quiet", action="store_true", help="print nothing but errors")
     loud.add_argument("--verbose", action="store_true", help="print the builder's log, and tracebacks of errors")

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import onnx
+import torch
 
 from exporter import trace
 from exporter.build import engine, fusion, timing_cache
@@ -35,6 +36,7 @@ from exporter.surgery.split_bias_gelu import split_bias_gelu
 from exporter.surgery.uint8_input import uint8_input
 from runtime.contract.atomic import cannot_write, work_folder, write_atomically
 from runtime.contract.file_set import recover
+from runtime.contract.machine import thread_limit
 from runtime.contract.manifest import Builder, Fusion, Manifest, ParityCheck, Weights
 
 
@@ -77,6 +79,8 @@ def load(spec: ExportSpec) -> LoadedModel:
         WeightsError: the weights can't be had, or are not of this model.
     """
     weights.quiet_libraries()
+    if (limit := thread_limit()) is not None and torch.get_num_threads() > limit:
+        torch.set_num_threads(limit)
     loaded = weights.load(spec.backbone, spec.weights)
     position.bake_position_embedding(loaded.model, spec.facts.grid, spec.backbone, spec.pos_embed)
     return loaded

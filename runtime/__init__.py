@@ -35,7 +35,7 @@ def load(
         path: `X.onnx` or `X.engine`, with its manifest beside it.
         provider: what runs an ONNX model: `auto` (ONNX Runtime on the CPU), `cpu` (the same), `cuda` or `openvino`.
         device: the number of the GPU, for `cuda` and engines.
-        threads: how many the CPU computes with; the library's own choice if None.
+        threads: how many the CPU computes with; None: the library's own choice, or a container's quota.
         verify_hash: whether the files are compared with the manifest's SHA-256. Without, a file that was swapped
             runs as it is, and an engine is executable code.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from runtime.contract.console import Parser, run
 from runtime.contract.errors import UsageError
+from runtime.contract.machine import limited_threads
 
 COMMANDS = ("embed", "cluster", "export", "evaluate", "verify", "bench", "info", "doctor")
 """The files of `runtime/commands`. They are imported inside `run`, so that Ctrl-C during an import is one line too."""
@@ -23,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def body() -> int:
         parser().parse_args(argv, arguments)
-        return int(arguments.run(arguments))
+        with limited_threads(getattr(arguments, "threads", None)):
+            return int(arguments.run(arguments))
 
     return run("runtime", body, verbose=lambda: arguments.verbose)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, D
 from exporter.models import checkpoint
 from exporter.models.architecture import Architecture
 from runtime.contract.errors import UsageError, WeightsError
+from runtime.contract.machine import usable_cores
 from runtime.contract.manifest import Weights
 
 CANT_REACH = "can't reach the Hugging Face hub"
@@ -96,7 +96,7 @@ def random_tensors(arch: Architecture, seed: int) -> checkpoint.Tensors:
     Each tensor has a generator of its own, seeded by `seed` and its name, so that it doesn't depend on the others.
     """
     entries = checkpoint.meta_entries(arch)
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # numpy draws without Python's lock
+    with ThreadPoolExecutor(usable_cores()) as threads:  # numpy draws without Python's lock
         return dict(zip(entries, threads.map(partial(_draw, seed), entries, entries.values()), strict=True))
 
 

@@ -14,6 +14,7 @@ import onnxruntime
 
 from exporter.options import ExportSpec
 from runtime.contract.errors import CheckError
+from runtime.contract.machine import thread_limit
 
 TYPES = {"float32": onnx.TensorProto.FLOAT, "uint8": onnx.TensorProto.UINT8, "bool": onnx.TensorProto.BOOL}
 RUNNABLE = ("fp32", "fp16")
@@ -66,6 +67,7 @@ def _open(path: Path) -> Any:  # noqa: ANN401
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
+    options.intra_op_num_threads = thread_limit() or 0  # 0: its own choice
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base class of their own

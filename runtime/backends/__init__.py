@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from runtime.contract.argument_types import as_flag, as_text, as_whole_number
 from runtime.contract.errors import UsageError
+from runtime.contract.machine import MAX_THREADS, thread_limit
 
 if TYPE_CHECKING:
     from runtime.backends.session import Session
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
 
 PROVIDERS = ("auto", "cpu", "cuda", "openvino")
 """Providers of an ONNX model: ONNX Runtime on the CPU (`auto` and `cpu`) or on CUDA, or OpenVINO on the CPU."""
-
-MAX_THREADS = 4096
-"""Largest number of threads; more is a slip of the pen."""
 
 
 def resolve_provider(manifest: Manifest, provider: str) -> str:
@@ -60,7 +58,8 @@ def open_session(
         model: `X.onnx`, `X.engine` or `X.plan`, with its manifest beside it.
         provider: one of `PROVIDERS`, or what `resolve_provider` returned; engines run where they were built for.
         device: the GPU's number, as the driver counts; 0 on a CPU.
-        threads: how many one run on a CPU uses; the library's own choice if None, as on a GPU.
+        threads: how many one run on a CPU uses. If None, what this process is held to (a container's quota), or the
+            library's own choice; a GPU takes none.
         verify_hash: whether the files' SHA-256 are checked; see `verified_manifest` for what it risks not to.
 
     Raises:
@@ -80,6 +79,8 @@ def open_session(
     if threads is not None and (on_gpu or not 1 <= threads <= MAX_THREADS):
         wanted = "a GPU takes no number of threads" if on_gpu else f"must be from 1 to {MAX_THREADS}"
         raise UsageError(f"threads {threads}: {wanted}")
+    if threads is None and not on_gpu:
+        threads = thread_limit()
     if checked.is_engine:
         from runtime.backends.trt import open_engine
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from runtime.commands import options
+from runtime.contract.console import add_threads
 from runtime.contract.errors import UsageError
 
 WHAT = "measure a model's latency, images a second, load time and memory"
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = "largest number of timed runs of a batch size"
     parser.add_argument("--runs", metavar="N", type=int, default=1000, help=f"{what} (default: %(default)s)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the inputs (default: %(default)s)")
+    add_threads(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options.add_provider(parser)
     options.add_no_verify_hash(parser)

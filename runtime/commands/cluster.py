@@ -13,6 +13,7 @@ from runtime.clustering import options as cluster_options
 from runtime.clustering.options import AUTO, Settings
 from runtime.commands import cluster_report, options
 from runtime.commands.command_line import command_line
+from runtime.contract.console import add_threads
 
 if TYPE_CHECKING:
     from runtime.clustering.assign import OldClusters
@@ -96,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_images_root(parser, "where the images were moved since they were embedded")
     cluster_report.add_arguments(parser)
+    add_threads(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")
     options.add_quiet(parser)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from runtime.backends import resolve_provider, uses_gpu
 from runtime.commands import options
+from runtime.contract.console import add_threads
 from runtime.contract.errors import CheckError, UsageError, plain
 from runtime.contract.machine import usable_cores
 
@@ -80,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_selection(parser)
     options.add_images_root(parser, "when a run goes on after its images were moved")
     options.add_no_verify_hash(parser)
+    add_threads(parser)
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
 
 

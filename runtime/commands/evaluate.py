@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from runtime.clustering.options import MAX_SEED
 from runtime.commands import options
 from runtime.commands.command_line import command_line
+from runtime.contract.console import add_threads
 from runtime.contract.errors import CheckError, UsageError, plain
 from runtime.contract.machine import usable_cores
 
@@ -79,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", metavar="N", type=int, help="images to run at a time (default: 8; an engine's own)")
     options.add_selection(parser, "folder:PATH")
     options.add_provider(parser)
+    add_threads(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 

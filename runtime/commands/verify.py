@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtime.backends import PROVIDERS
 from runtime.commands import options
+from runtime.contract.console import add_threads
 from runtime.contract.errors import ItaeError, ParityError, UsageError, plain
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     options.add_model(parser)
     parser.add_argument("--junit", metavar="FILE", type=options.path, help="also write a JUnit XML report")
+    add_threads(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options.add_provider(parser)
     options.add_no_verify_hash(parser)

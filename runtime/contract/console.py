@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from runtime.contract.atomic import forget_warnings
 from runtime.contract.errors import ItaeError, UsageError, one_line, plain
-from runtime.contract.machine import require_supported_platform
+from runtime.contract.machine import MAX_THREADS, require_supported_platform
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -28,6 +28,18 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print."""
         raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
+def add_threads(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Declare --threads; the program holds itself to it by `machine.limited_threads`."""
+    what = "threads that compute and decode on the CPU (default: the cores of this process, or a container's quota)"
+    parser.add_argument("--threads", metavar="N", type=_threads, help=what)
+
+
+def _threads(text: str) -> int:
+    if text.isascii() and text.isdecimal() and len(text) <= 9 and 1 <= int(text) <= MAX_THREADS:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from 1 to {MAX_THREADS}")
 
 
 def run(program: str, body: Callable[[], int], *, verbose: Callable[[], bool] = lambda: False) -> int:

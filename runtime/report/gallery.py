@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from runtime.contract.console import count
 from runtime.contract.errors import InputError
 from runtime.contract.keys import Key
 from runtime.contract.labels import NOISE
+from runtime.contract.machine import usable_cores
 from runtime.images.decode import ReadImage, quiet_pillow
 
 MAX_ROWS = 100
@@ -64,7 +64,7 @@ def draw_gallery(clusters: Sequence[Cluster], read: ReadImage) -> Gallery:
     """
     shown = clusters[:MAX_ROWS]
     keys = [key for cluster in shown for key in cluster.central[:MAX_IMAGES]]
-    with quiet_pillow(), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+    with quiet_pillow(), ThreadPoolExecutor(min(_THREADS, usable_cores())) as pool:
         tiles = list(pool.map(lambda key: _tile(key, read), keys))
     unreadable = tuple(key for key, tile in zip(keys, tiles, strict=True) if tile is None)
     picture = _draw(shown, iter(tiles), _header(clusters, len(unreadable)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from PIL import Image, ImageOps
 
 from runtime.contract.errors import InputError
 from runtime.contract.keys import Key
+from runtime.contract.machine import usable_cores
 from runtime.contract.manifest import Preprocessing
 from runtime.images.decode import ReadImage, quiet_pillow
 from runtime.images.preprocess import fitted
@@ -48,7 +48,7 @@ def make_thumbnails(wanted: Sequence[Wanted], read: ReadImage, budget: int = BUD
             return None
         return _encode(image, one, budget * one.side**2 // pixels)
 
-    with quiet_pillow(), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "itae-thumbnail") as pool:
+    with quiet_pillow(), ThreadPoolExecutor(min(_THREADS, usable_cores()), "itae-thumbnail") as pool:
         return list(pool.map(make, wanted))
 
 

@@ -18,6 +18,7 @@ from exporter.options import ExportSpec
 from exporter.proof.golden_sample import candidate, normalize
 from exporter.surgery.attention import attention_nodes
 from runtime.contract.golden import read_golden
+from runtime.contract.machine import limited_threads
 from runtime.contract.manifest import verified_manifest
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +36,17 @@ def vits14(tmp_path_factory):
     """vits14, traced once at 224."""
     spec = ExportSpec("unused.engine", size="vits14", weights="random:0")
     return spec, pipeline.load_and_trace(spec, tmp_path_factory.mktemp("vits14"))[1]
+
+
+def test_torch_takes_no_more_threads_than_the_process_is_held_to():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with limited_threads(1):
+            pipeline.load(ExportSpec("unused.onnx", size="vits14", weights="random:0"))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 FUSION = [
