@@ -106,7 +106,7 @@ def cpu_quota(root: Path) -> int | None:
     for line in _lines(root / "proc/self/cgroup"):  # 4:cpu,cpuacct:/docker/1f, or 0::/docker/1f in version 2
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         groups.update(dict.fromkeys(controllers.split(","), path))
-    quotas = []
+    quotas: list[float] = []
     for line in _lines(root / "proc/self/mountinfo"):  # 32 31 0:29 /docker/1f /sys/fs/cgroup/cpu rw - cgroup cgroup rw
         mount, _, system = line.partition(" - ")
         words = system.split() or [""]
