@@ -48,6 +48,8 @@ def export(spec: ExportSpec, progress: Progress) -> ExportResult:
     """
     choice = engine.choose_backend(spec.backend) if spec.makes_engine else None
     spec.check_folder()
+    for warning in engine.known_faults_here(choice.backend, spec.resolved_precision) if choice is not None else ():
+        progress.note(warning)
     timings = None
     is_rtx = choice is not None and choice.backend == "tensorrt-rtx"
     if is_rtx and spec.timing_cache is not None and spec.backend == "auto":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -155,6 +157,15 @@ def test_test_stops_where_a_check_fails(checkout, tool):
     checkout.answer((f"-m {tool}", 1, "found something"))
     assert checkout.run("test").returncode == 1
     assert checkout.calls("-m pytest") == []
+
+
+@pytest.mark.parametrize("script", SHELL)
+def test_what_a_script_imports_is_there(script):
+    """The stand-in for Python above runs none of it."""
+    text = (ROOT / "scripts" / script).read_text()
+    for module, names in re.findall(r"^from ((?:runtime|exporter)[\w.]*) import ([\w, ]+)$", text, re.MULTILINE):
+        for name in names.split(", "):
+            assert hasattr(importlib.import_module(module), name), f"{script}: {module}.{name}"
 
 
 def test_gpu_check_runs_the_tests_that_need_a_gpu(checkout):

@@ -23,7 +23,7 @@ from exporter.build.build_log import (
     trt_monitor,
 )
 from runtime.contract.atomic import cannot_write
-from runtime.contract.driver import GpuInfo, read_driver, require_gpu
+from runtime.contract.driver import read_driver, require_gpu
 from runtime.contract.errors import BackendError, BuildError
 from runtime.contract.manifest import Builder
 from runtime.contract.tensorrt import (
@@ -32,8 +32,9 @@ from runtime.contract.tensorrt import (
     Record,
     TrtObject,
     import_library,
-    make_logger,
+    known_faults,
     numpy_name,
+    shared_logger,
     shortened,
 )
 
@@ -131,18 +132,22 @@ def _rtx_for_this_gpu(no_tensorrt: BackendError) -> Choice:
     supported = [gpu for gpu in gpus if gpu.compute_capability in RTX_CAPABILITIES]
     if not supported:
         raise BackendError(
-            f"{no_tensorrt}; TensorRT-RTX would not run on this machine: {_described(gpus[0])} is not one of "
+            f"{no_tensorrt}; TensorRT-RTX would not run on this machine: {gpus[0]} is not one of "
             f"{', '.join(RTX_CAPABILITIES)}; to build for another machine say --backend tensorrt-rtx"
         ) from no_tensorrt
     try:
         import_library("tensorrt-rtx", "in its place, --backend auto")
     except BackendError as error:
         raise BackendError(f"{no_tensorrt}; or {error}") from error
-    return Choice("tensorrt-rtx", f"it supports {_described(supported[0])}; TensorRT does not load here")
+    return Choice("tensorrt-rtx", f"it supports {supported[0]}; TensorRT does not load here")
 
 
-def _described(gpu: GpuInfo) -> str:
-    return f"{gpu.name} (compute capability {gpu.compute_capability})"
+def known_faults_here(backend: LibraryName, precision: str) -> list[str]:
+    """Return a warning for each public report about engines of this library, precision and the GPU that builds."""
+    if backend != "tensorrt":
+        return []
+    version = str(import_library(backend, "--backend tensorrt").__version__)
+    return known_faults(backend, version, read_driver().gpus[0].compute_capability, precision)
 
 
 def build(onnx: Path, plan: Path, request: EngineRequest, log: Record | None = None) -> EngineResult:
@@ -166,7 +171,7 @@ def build(onnx: Path, plan: Path, request: EngineRequest, log: Record | None = N
     inputs, outputs = _onnx_tensors(onnx)
     trt = import_library(request.backend, f"--backend {request.backend}")
     build_log = BuildLog(log)
-    with stopped_by_callbacks(build_log):
+    with stopped_by_callbacks(build_log), shared_logger(trt).heard_by(build_log.record):
         built = _serialize(trt, onnx, request, build_log)
     if built.tensors != (inputs, outputs):
         raise BuildError(f"{onnx}: TensorRT read inputs and outputs {built.tensors}, the file has {(inputs, outputs)}")
@@ -192,7 +197,7 @@ def build(onnx: Path, plan: Path, request: EngineRequest, log: Record | None = N
 
 def _serialize(trt: ModuleType, onnx: Path, request: EngineRequest, log: BuildLog) -> _Built:
     """Parse and build."""
-    logger = make_logger(trt, log.record)
+    logger = shared_logger(trt).logger
     try:
         builder = trt.Builder(logger)
     except (TypeError, RuntimeError) as error:  # a null pointer from C++, where CUDA does not start

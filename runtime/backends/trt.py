@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +15,18 @@ from runtime.backends.gpu import Gpu, open_gpu
 from runtime.backends.gpu_session import GpuSession
 from runtime.backends.kernel_cache import KernelCache
 from runtime.backends.session import image_shape
+from runtime.contract.driver import GpuInfo, read_driver
 from runtime.contract.errors import BackendError, ManifestError, one_line
 from runtime.contract.manifest import Manifest
-from runtime.contract.tensorrt import LIBRARIES, LibraryLog, TrtObject, import_library, make_logger, numpy_name
+from runtime.contract.tensorrt import (
+    LIBRARIES,
+    RTX_CAPABILITIES,
+    TrtObject,
+    import_library,
+    known_faults,
+    numpy_name,
+    shared_logger,
+)
 
 _TWIN = "or export the .onnx twin to run on the CPU"
 
@@ -37,11 +45,29 @@ def open_engine(model: CheckedModel, device: int = 0) -> GpuSession:
         gpu = open_gpu(device, f"{model.path} ({builder})")
     except BackendError as error:
         raise BackendError(f"{error}; take it to a machine with one, {_TWIN}") from error
+    _check_gpu(model, read_driver().gpus[device])
     try:
         trt = import_library(builder, str(model.path))
     except BackendError as error:
         raise BackendError(f"{error}; {_TWIN}") from error
     return GpuSession(model.manifest, gpu, lambda _: TrtProgram(trt, model, gpu))
+
+
+def _check_gpu(model: CheckedModel, gpu: GpuInfo) -> None:
+    """Check that an engine's library supports a GPU; warn of public reports about the two.
+
+    Raises:
+        BackendError: it doesn't: TensorRT-RTX is for RTX GPUs.
+    """
+    built_by = model.manifest.builder
+    if built_by.name == "tensorrt-rtx" and gpu.compute_capability not in RTX_CAPABILITIES:
+        raise BackendError(
+            f"{model.path} is TensorRT-RTX's and can't run on {gpu}, which is not one of "
+            f"{', '.join(RTX_CAPABILITIES)}: build it again with --backend tensorrt, {_TWIN}"
+        )
+    precision = model.manifest.options.precision
+    for warning in known_faults(built_by.name, built_by.version, gpu.compute_capability, precision):
+        _log.warning("%s: %s", model.path, warning)
 
 
 class TrtProgram:
@@ -55,11 +81,12 @@ class TrtProgram:
             ManifestError: its tensors are not the manifest's.
         """
         manifest = self._manifest = model.manifest
-        self._log, logger = engine_log(trt)
+        shared = shared_logger(trt)
+        self._log = shared.log
         self.name = f"{LIBRARIES[manifest.builder.name].title} {trt.__version__}"
         self._log.forget()
         try:
-            runtime = trt.Runtime(logger)
+            runtime = trt.Runtime(shared.logger)
         except (TypeError, RuntimeError) as error:  # a null pointer from C++
             raise self._refused("does not start here", error) from error
         engine = runtime.deserialize_cuda_engine(model.take())
@@ -143,18 +170,3 @@ def _check_tensors(model: Path, manifest: Manifest, engine: TrtObject) -> None:
 def _described(name: str, tensor: tuple[bool, str, tuple[int, ...]]) -> str:
     is_input, dtype, shape = tensor
     return f"{'input' if is_input else 'output'} `{name}` as {dtype} {shape} per image"
-
-
-@functools.cache
-def engine_log(trt: ModuleType) -> tuple[LibraryLog, TrtObject]:
-    """Return the log of a library, and the logger that fills it.
-
-    There is one for the whole process: the library keeps the first that it gets, and uses it as long as it lives.
-    """
-    log = LibraryLog()
-
-    def record(severity: str, message: str) -> None:
-        log.record(severity, message)
-        _log.debug("%s: %s", severity, message)
-
-    return log, make_logger(trt, record)

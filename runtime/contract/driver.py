@@ -28,6 +28,9 @@ class GpuInfo:
     """`9.0`."""
     memory_bytes: int
 
+    def __str__(self) -> str:
+        return f"{self.name} (compute capability {self.compute_capability})"
+
 
 @dataclass(frozen=True)
 class Driver:

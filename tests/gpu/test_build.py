@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 
 import pytest
+from gpu_marks import ENGINES, needs_tensorrt
 
 from exporter.__main__ import main
 from exporter.build import build_log
@@ -16,10 +16,6 @@ from runtime.contract.driver import require_gpu
 from runtime.contract.manifest import read_manifest
 
 pytestmark = pytest.mark.gpu
-
-needs_tensorrt = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt") is None, reason="pip install tensorrt, beside everything else, to try it"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +30,7 @@ def test_auto_prefers_tensorrt_on_a_machine_with_a_gpu():
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
-@pytest.mark.parametrize("backend", [pytest.param("tensorrt", marks=needs_tensorrt), "tensorrt-rtx"])
+@pytest.mark.parametrize("backend", ENGINES)
 def test_vits14_engine_is_built(tmp_path, backend, precision):
     engine = tmp_path / "x.engine"
     command = [sys.executable, "-m", "exporter", "--size", "vits14", "--weights", "random:0", "--batch", "1,8,16"]
@@ -46,7 +42,7 @@ def test_vits14_engine_is_built(tmp_path, backend, precision):
     assert manifest["files"]["model"]["bytes"] == engine.stat().st_size > 21e6 * (2 if precision == "fp16" else 4)
 
 
-@pytest.mark.parametrize("backend", [pytest.param("tensorrt", marks=needs_tensorrt), "tensorrt-rtx"])
+@pytest.mark.parametrize("backend", ENGINES)
 @pytest.mark.parametrize("told_by", ["the log or the inspector", "the inspector alone"])
 def test_fusion_is_told(tmp_path, monkeypatch, backend, told_by):
     if told_by == "the inspector alone":

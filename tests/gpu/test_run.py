@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from gpu_marks import ENGINES, needs_rtx
 
 from exporter import ExportSpec, export
 from runtime import load
@@ -28,14 +28,10 @@ pytestmark = pytest.mark.gpu
 ALL = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
 PROFILE = (1, 8, 64)
 
-needs_tensorrt = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt") is None, reason="pip install tensorrt, beside everything else, to try it"
-)
 needs_cuda_provider = pytest.mark.skipif(
     "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
     reason="pip uninstall onnxruntime, then pip install onnxruntime-gpu, to try it",
 )
-ENGINES = [pytest.param("tensorrt", marks=needs_tensorrt), "tensorrt-rtx"]
 
 
 @pytest.fixture(autouse=True)
@@ -283,6 +279,7 @@ def test_copies_events_and_pinned_memory_do_what_they_say() -> None:
             gpu.close_stream(stream)
 
 
+@needs_rtx
 def test_kernels_are_kept_and_taken_again(folder, tmp_path, monkeypatch, caplog) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     path = make(folder, "tensorrt-rtx")

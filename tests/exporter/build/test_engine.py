@@ -33,6 +33,7 @@ from exporter.build.fusion import read_fusion
 from exporter.options import MAX_MEDIAN_PATCHES
 from runtime.contract import tensorrt
 from runtime.contract.errors import BackendError, BuildError, InputError, OutputFileError, one_line
+from runtime.contract.tensorrt import shared_logger
 
 N, C, H, BLOCKS = 257, 128, 2, 2
 DYNAMIC = EngineRequest("tensorrt-rtx", (1, 2, 4))
@@ -350,17 +351,61 @@ def test_kernels_of_a_log_are_its_layers_that_do_work_with_their_onnx_nodes():
     assert logged_kernels(message) == KERNELS
 
 
-def test_kernels_of_an_inspector_are_the_same():
+def test_kernels_of_a_log_of_tensorrt_10():
+    """In the form of a log in NVIDIA/TensorRT#4397: no separators in the metadata, the tensors under `Bindings:`."""
+    tensor = "[ { Name: __mye56053, Dimensions: [4,40,64], Format/Datatype: Half }]"
+    message = (
+        "Layers:\n"
+        "Name: Reformatting CopyNode for Input Tensor 0 to x, LayerType: Reformat, Inputs: [ { Name: x, Location: "
+        "Device, Dimensions: [-1,3], Format/Datatype: Row major linear FP16 format }], Outputs: [], "
+        "ParameterType: Reformat, TacticValue: 0x00000000000003e8, StreamId: 0, Metadata: \n"
+        f"Name: key/MatMul+query/MatMul_myl0_16, LayerType: gemm, Inputs: {tensor}, Outputs: {tensor}, TacticName: "
+        "sm80_xmma_gemm_f16f16_f16f16_f16_nn_n_tilesize32x32x64, StreamId: 0, Metadata: "
+        "[ONNX Layer: key/MatMul][ONNX Layer: key/Add][ONNX Layer: query/MatMul]\n"
+        f"Name: _gemm_mha_v2_myl0_17, LayerType: kgen, Inputs: {tensor}, Outputs: {tensor}, TacticName: "
+        "_gemm_mha_v2_0x957a2fe283f77dcf35c142c1390a3e6a, StreamId: 0, Metadata: "
+        "[ONNX Layer: attn/MatMul][ONNX Layer: attn/Softmax][ONNX Layer: attn/MatMul_1]\n"
+        "\nBindings:\nx\nembedding\n"
+    )
+    assert logged_kernels(message) == (
+        Kernel("Reformatting CopyNode for Input Tensor 0 to x", frozenset()),
+        Kernel("key/MatMul+query/MatMul_myl0_16", frozenset({"key/MatMul", "key/Add", "query/MatMul"})),
+        Kernel("_gemm_mha_v2_myl0_17", frozenset({"attn/MatMul", "attn/Softmax", "attn/MatMul_1"})),
+    )
+
+
+def inspector_10(layers: list[dict[str, str]]) -> dict[str, object]:
+    tensor = {"Name": "__mye56053", "Location": "Device", "Dimensions": [4, 40, 64], "Format/Datatype": "Half"}
+    layers = [one | {"Inputs": [tensor], "Outputs": [tensor], "TacticName": "t", "StreamId": 0} for one in layers]
+    return {"Layers": layers, "Bindings": ["x", "embedding"]}
+
+
+def inspector_11(layers: list[dict[str, str]]) -> dict[str, object]:
+    tensor = {"Name": "__mye56053", "Dimensions": [4, 40, 64], "Format": "Linear", "DataType": "Half"}
+    layers = [one | {"Inputs": [tensor], "Outputs": [tensor], "TacticName": "t", "StreamId": 0} for one in layers]
+    x = {"Name": "x", "IOMode": "Input", "DataType": "Float", "Dimensions": [-1, 3], "ProfileInfo": []}
+    return {
+        "ProfilingVerbosity": "DETAILED",
+        "Layers": layers,
+        "I/O Tensors": [x, x | {"Name": "embedding", "IOMode": "Output"}],
+        "Engine Metadata": {"Multi-Device": "Disabled"},
+    }
+
+
+@pytest.mark.parametrize("separator", ["\x1e", ""], ids=["separated", "joined"])
+@pytest.mark.parametrize("form", [inspector_10, inspector_11])
+def test_kernels_of_an_inspector_are_the_same(form, separator):
+    """The forms of TensorRT 10 and 11: `Bindings` became `I/O Tensors`, and a tensor's format has its own key."""
     layers = [
         {"Name": "__mye1_myl0_0", "LayerType": "shape_call", "Metadata": ""},
         {
             "Name": "_gemm_mha_v2_myl0_4",
             "LayerType": "kgen",
-            "Metadata": "[ONNX Layer: matmul]\x1e[ONNX Layer: softmax]",
+            "Metadata": f"[ONNX Layer: matmul]{separator}[ONNX Layer: softmax]",
         },
         {"Name": "Reformatting CopyNode for Input Tensor 0 to x", "LayerType": "Reformat"},
     ]
-    assert inspected_kernels(json.dumps({"Layers": layers, "Bindings": ["x"]})) == KERNELS
+    assert inspected_kernels(json.dumps(form(layers))) == KERNELS
 
 
 @pytest.mark.parametrize(
@@ -521,6 +566,14 @@ def test_missing_backend_is_bad_use_and_says_what_to_install(machine, gpus, modu
         assert re.search(word, str(caught.value))
 
 
+def test_public_reports_about_library_and_gpu_are_quoted_before_a_build(machine):
+    machine(["12.0"], tensorrt="10.16.1.11", tensorrt_rtx="1.7")
+    (warning,) = engine.known_faults_here("tensorrt", "fp16")
+    assert "TensorRT/issues/4837" in warning
+    assert engine.known_faults_here("tensorrt", "fp32") == []
+    assert engine.known_faults_here("tensorrt-rtx", "fp16") == []
+
+
 def test_tensorrt_is_not_even_imported_without_a_gpu(machine):
     machine([], tensorrt=AssertionError("imported"), tensorrt_rtx="1.7")
     assert choose_backend("auto").backend == "tensorrt-rtx"
@@ -532,3 +585,74 @@ def test_library_hidden_from_python_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with pytest.raises(BackendError, match="not installed"):
         choose_backend("tensorrt-rtx")
+
+
+# Beside a session
+
+
+@pytest.fixture
+def session_log(monkeypatch):
+    """The log of an open session, in a process that is TensorRT's: the first logger stays, later ones are ignored.
+
+    TensorRT-RTX takes each, so its constructors are given the first here.
+    """
+    import tensorrt_rtx as trt
+
+    first: list[object] = []
+
+    def keeping(make):
+        def made(*arguments: object) -> object:
+            first.append(arguments[-1])
+            return make(*arguments[:-1], first[0])
+
+        return made
+
+    for name in ("Builder", "Runtime", "OnnxParser"):
+        monkeypatch.setattr(trt, name, keeping(getattr(trt, name)))
+    runtime = trt.Runtime(shared_logger(trt).logger)
+    yield shared_logger(trt).log
+    del runtime
+
+
+def test_a_build_beside_an_open_session_has_its_kernels_and_its_errors(session_log, build_model):
+    assert count_fused(build_model(attention_model("float16"))) == BLOCKS
+    heard: list[str] = []
+    with pytest.raises(BuildError, match="must have same input types"):
+        build_model(MIXED, log=lambda _severity, message: heard.append(message))
+    assert heard
+
+
+@takes_timing_caches
+def test_a_refused_timing_cache_is_noticed_beside_an_open_session(session_log, build_model):
+    with pytest.raises(InputError, match="TensorRT refuses the file"):
+        build_model(STATIC, EngineRequest("tensorrt-rtx", (2, 2, 2), timing_cache=b"no cache at all" * 9))
+
+
+def test_a_session_has_its_errors_after_a_build(session_log, build_model):
+    import tensorrt_rtx as trt
+
+    build_model(attention_model("float16"))
+    session_log.forget()
+    assert trt.Runtime(shared_logger(trt).logger).deserialize_cuda_engine(b"no engine") is None
+    assert "readHeader" in session_log.last_errors()
+
+
+def test_a_build_gives_its_messages_to_no_earlier_one(build_model):
+    first: list[str] = []
+    build_model(STATIC, EngineRequest("tensorrt-rtx", (2, 2, 2)), lambda _severity, message: first.append(message))
+    count = len(first)
+    build_model(STATIC, EngineRequest("tensorrt-rtx", (2, 2, 2)))
+    assert len(first) == count > 0
+
+
+def test_a_build_that_fails_stops_listening_too(session_log, build_model):
+    import tensorrt_rtx as trt
+
+    heard: list[str] = []
+    with pytest.raises(BuildError):
+        build_model(MIXED, log=lambda _severity, message: heard.append(message))
+    count = len(heard)
+    session_log.forget()
+    shared_logger(trt).logger.log(trt.ILogger.Severity.ERROR, "of a session")
+    assert len(heard) == count
+    assert session_log.last_errors() == "of a session"

@@ -1,7 +1,6 @@
 """Every TensorRT name in the code is a real one: found in the source, looked up in real bindings.
 
-The bindings are TensorRT-RTX's, which install anywhere. Those of TensorRT 10 and 11 come from NVIDIA's own
-index: for them the names are held against one table, read off the bindings' source in NVIDIA/TensorRT.
+TensorRT-RTX's are installed; those of the oldest TensorRT that is supported and of the newest are downloaded.
 """
 
 from __future__ import annotations
@@ -11,7 +10,9 @@ import re
 from pathlib import Path
 
 import pytest
-import tensorrt_rtx
+from tensorrt_bindings import CannotHave, names_of, names_of_wheel
+
+from runtime.contract.tensorrt import LIBRARIES
 
 ROOT = Path(__file__).parents[3]
 FILES = (
@@ -42,74 +43,26 @@ HANDLES = {
 }
 """The variables that hold TensorRT's objects, by the house's convention, and their classes."""
 
-IN_TENSORRT_10_AND_11 = {
-    "__version__",
-    "Builder",
-    "Builder.build_serialized_network",
-    "Builder.create_builder_config",
-    "Builder.create_network",
-    "Builder.create_optimization_profile",
-    "BuilderFlag.TF32",
-    "EngineInspector.get_engine_information",
-    "IBuilderConfig.add_optimization_profile",
-    "IBuilderConfig.clear_flag",
-    "IBuilderConfig.create_timing_cache",
-    "IBuilderConfig.profiling_verbosity",
-    "IBuilderConfig.progress_monitor",
-    "IBuilderConfig.set_memory_pool_limit",
-    "IBuilderConfig.set_timing_cache",
-    "ICudaEngine.create_engine_inspector",
-    "ICudaEngine.create_execution_context",
-    "ICudaEngine.get_tensor_dtype",
-    "ICudaEngine.get_tensor_mode",
-    "ICudaEngine.get_tensor_name",
-    "ICudaEngine.get_tensor_profile_shape",
-    "ICudaEngine.get_tensor_shape",
-    "ICudaEngine.num_io_tensors",
-    "IExecutionContext.execute_async_v3",
-    "IExecutionContext.set_input_shape",
-    "IExecutionContext.set_tensor_address",
-    "IHostMemory.nbytes",
-    "ILogger",
-    "ILogger.__init__",
-    "ILogger.log",
-    "INetworkDefinition.get_input",
-    "INetworkDefinition.get_output",
-    "INetworkDefinition.num_inputs",
-    "INetworkDefinition.num_outputs",
-    "IOptimizationProfile.set_shape",
-    "IProgressMonitor",
-    "IProgressMonitor.__init__",
-    "IProgressMonitor.phase_finish",
-    "IProgressMonitor.phase_start",
-    "IProgressMonitor.step_complete",
-    "ITensor.dtype",
-    "ITensor.name",
-    "ITensor.shape",
-    "ITimingCache.serialize",
-    "LayerInformationFormat.JSON",
-    "MemoryPoolType.WORKSPACE",
-    "NetworkDefinitionCreationFlag.STRONGLY_TYPED",  # needed in 10; in 11 deprecated, kept, without effect
-    "OnnxParser",
-    "OnnxParser.get_error",
-    "OnnxParser.num_errors",
-    "OnnxParser.parse_from_file",
-    "ParserError.desc",
-    "ParserError.node_operator",
-    "ProfilingVerbosity.DETAILED",
-    "Runtime",
-    "Runtime.deserialize_cuda_engine",
-}
-ONLY_IN_TENSORRT_RTX = {
+FOR_TENSORRT_RTX = {
     "ICudaEngine.create_runtime_config",
     "IRuntimeCache.deserialize",
     "IRuntimeCache.serialize",
     "IRuntimeConfig.create_runtime_cache",
     "IRuntimeConfig.set_runtime_cache",
 }
-"""What is called for its engines alone."""
-ONLY_IN_TENSORRT: set[str] = set()
-"""Of these, the ones that TensorRT-RTX lacks: none so far."""
+"""What is called for its engines alone, so that TensorRT needn't have it."""
+LATER_IN_TENSORRT = {"ICudaEngine.create_runtime_config"}
+"""Of these, the ones that newer versions of TensorRT have: it is there from 10.11 on."""
+USED_AS_TEXT = {
+    "DataType.BF16",
+    "DataType.FLOAT",
+    "DataType.HALF",
+    "ILogger.ERROR",
+    "ILogger.INTERNAL_ERROR",
+    "ILogger.WARNING",
+    "TensorIOMode.INPUT",
+}
+"""Members whose `name` the code compares with a text."""
 GONE_FROM_TENSORRT_11 = {
     "BuilderFlag.BF16",
     "BuilderFlag.FP16",
@@ -120,6 +73,25 @@ GONE_FROM_TENSORRT_11 = {
     "NetworkDefinitionCreationFlag.EXPLICIT_BATCH",
 }
 """Names of TensorRT 10 that must not come back."""
+
+OLDEST = ".".join(map(str, LIBRARIES["tensorrt"].oldest))
+WHEELS = {"oldest": f"tensorrt-cu12-bindings~={OLDEST}.0", "newest": "tensorrt-cu13-bindings"}
+Names = dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def rtx() -> Names:
+    """The names and docstrings of TensorRT-RTX, as installed."""
+    return names_of("tensorrt_rtx")
+
+
+@pytest.fixture(scope="module", params=WHEELS)
+def full(request, tmp_path_factory) -> tuple[str, Names]:
+    """`oldest` or `newest`, with the names and docstrings of that TensorRT."""
+    try:
+        return request.param, names_of_wheel(WHEELS[request.param], tmp_path_factory.mktemp("wheel"))
+    except CannotHave as reason:
+        pytest.skip(str(reason))
 
 
 def trt_names(source: str) -> set[str]:
@@ -142,33 +114,29 @@ def trt_names(source: str) -> set[str]:
     return names
 
 
-def in_bindings(name: str) -> bool:
-    found = tensorrt_rtx
-    for part in name.split("."):
-        if not hasattr(found, part):
-            return False
-        found = getattr(found, part)
-    return True
-
-
 USED = set().union(*(trt_names((ROOT / file).read_text()) for file in FILES))
 
 
-@pytest.mark.parametrize("name", sorted(USED - ONLY_IN_TENSORRT))
-def test_name_is_in_the_real_bindings(name):
-    assert in_bindings(name)
+def test_names_are_in_the_bindings_of_tensorrt_rtx(rtx):
+    assert (USED | USED_AS_TEXT) - rtx.keys() == set()
+    assert not GONE_FROM_TENSORRT_11 & rtx.keys()
 
 
-def test_names_used_are_the_ones_looked_up_for_tensorrt_10_and_11():
-    assert USED == IN_TENSORRT_10_AND_11 | ONLY_IN_TENSORRT_RTX
+def test_names_are_in_the_bindings_of_tensorrt_oldest_and_newest(full):
+    which, names = full
+    absent = FOR_TENSORRT_RTX - (LATER_IN_TENSORRT if which == "newest" else set())
+    assert (USED | USED_AS_TEXT) - names.keys() == absent
 
 
-@pytest.mark.parametrize("name", sorted(ONLY_IN_TENSORRT | GONE_FROM_TENSORRT_11))
-def test_name_that_is_said_to_be_absent_is_absent(name):
-    assert not in_bindings(name)
+def test_the_bindings_are_those_that_were_asked_for(full):
+    which, names = full
+    version = names["__version__"]
+    assert version.startswith(f"{OLDEST}.") if which == "oldest" else int(version.partition(".")[0]) >= 11
 
 
-def test_no_name_that_is_gone_is_used():
+def test_no_name_that_is_gone_is_used(full):
+    which, names = full
+    assert GONE_FROM_TENSORRT_11 & names.keys() == (GONE_FROM_TENSORRT_11 if which == "oldest" else set())
     assert not USED & GONE_FROM_TENSORRT_11
 
 
@@ -186,10 +154,9 @@ def calls(source: str) -> set[Call]:
     }
 
 
-def is_accepted(name: str, positional: int, keywords: tuple[str, ...]) -> bool:
+def is_accepted(names: Names, name: str, positional: int, keywords: tuple[str, ...]) -> bool:
     """Whether an overload of a method takes such a call, as pybind11 documents them."""
-    kind, _, method = name.partition(".")
-    documented = str(getattr(getattr(tensorrt_rtx, kind), method or "__init__").__doc__)
+    documented = names[name if "." in name else f"{name}.__init__"]
     for arguments in re.findall(r"^(?:\d+\. )?\w+\((self: .*)\) -> .*$", documented, re.MULTILINE):
         parts = re.split(r", (?=\w+: )", arguments)[1:]
         rest = {part.partition(":")[0]: " = " in part for part in parts[positional:]}
@@ -204,31 +171,40 @@ OURS = ("ILogger.__init__", "IProgressMonitor.__init__")
 """Called with self, as pybind11 wants it of subclasses."""
 
 
-@pytest.mark.parametrize("call", sorted(call for call in CALLS if call[0] not in OURS), ids=lambda call: call[0])
-def test_call_has_the_arguments_that_the_real_bindings_take(call):
-    assert is_accepted(*call)
+def refused(names: Names) -> list[Call]:
+    """The calls in the code that these bindings would not take."""
+    return [call for call in sorted(CALLS) if call[0] not in OURS and not is_accepted(names, *call)]
 
 
-def test_calls_are_found_and_wrong_ones_seen():
+def test_calls_have_the_arguments_that_tensorrt_rtx_takes(rtx):
+    assert refused(rtx) == []
+
+
+def test_calls_have_the_arguments_that_tensorrt_oldest_and_newest_take(full):
+    _, names = full
+    absent = dict.fromkeys(FOR_TENSORRT_RTX - names.keys(), "")
+    assert [call for call in refused(names | absent) if call[0] not in absent] == []
+
+
+def test_calls_are_found_and_wrong_ones_seen(rtx):
     assert ("IExecutionContext.set_tensor_address", 2, ()) in CALLS
     assert ("IRuntimeConfig.set_runtime_cache", 1, ()) in CALLS
     assert ("Runtime", 1, ()) in CALLS
-    assert is_accepted("ICudaEngine.create_execution_context", 0, ())
-    assert is_accepted("IExecutionContext.execute_async_v3", 0, ("stream_handle",))
-    assert not is_accepted("IExecutionContext.execute_async_v3", 0, ("stream",))
-    assert not is_accepted("IExecutionContext.execute_async_v3", 0, ())
-    assert not is_accepted("IExecutionContext.set_tensor_address", 3, ())
+    assert is_accepted(rtx, "ICudaEngine.create_execution_context", 0, ())
+    assert is_accepted(rtx, "IExecutionContext.execute_async_v3", 0, ("stream_handle",))
+    assert not is_accepted(rtx, "IExecutionContext.execute_async_v3", 0, ("stream",))
+    assert not is_accepted(rtx, "IExecutionContext.execute_async_v3", 0, ())
+    assert not is_accepted(rtx, "IExecutionContext.set_tensor_address", 3, ())
 
 
-def test_the_search_finds_what_is_wrong():
+def test_the_search_finds_what_is_wrong(rtx):
     source = (
         "class Sink(trt.ILogger):\n"
         "    def lgo(self): ...\n"
         "config.set_flag(trt.BuilderFlag.FP16)\n"
         "def f(network): return [t.name for t in network.get_inptu(0)]\n"
     )
-    wrong = {name for name in trt_names(source) if not in_bindings(name)}
-    assert wrong == {"ILogger.lgo", "BuilderFlag.FP16", "INetworkDefinition.get_inptu"}
+    assert trt_names(source) - rtx.keys() == {"ILogger.lgo", "BuilderFlag.FP16", "INetworkDefinition.get_inptu"}
 
 
 def test_bindings_are_reached_under_no_other_name():

@@ -68,7 +68,7 @@ def test_an_engine_swapped_between_check_and_parse_is_not_parsed(make_model, tmp
             parsed.append(content)
 
     bindings = SimpleNamespace(__version__="1.7", Runtime=Runtime, ILogger=object)
-    monkeypatch.setattr(trt, "engine_log", lambda _: (LibraryLog(), None))
+    monkeypatch.setattr(trt, "shared_logger", lambda _: SimpleNamespace(log=LibraryLog(), logger=None))
     model = CheckedModel(path)
     with pytest.raises(BackendError, match=r"can't load .*tiny\.engine"):
         trt.TrtProgram(bindings, model, FakeGpu())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 from unittest.mock import create_autospec
 
 import pytest
+from fake_driver import FakeDriver
 from fake_gpu import FakeGpu
 
 from runtime.backends import trt as engines
@@ -17,6 +19,7 @@ from runtime.backends.gpu_session import GpuSession
 from runtime.backends.kernel_cache import KEY_VARIABLE, MAGIC, KernelCache, cache_path, secret_path
 from runtime.contract.errors import BackendError, ManifestError
 from runtime.contract.manifest import read_manifest
+from runtime.contract.tensorrt import shared_logger
 
 bindings = pytest.importorskip("tensorrt_rtx", reason="pip install 'itae[rtx]'")
 
@@ -51,12 +54,8 @@ def test_the_same_engine_is_told_by_its_gpu_where_the_version_is_right(engine_fi
         engines.TrtProgram(bindings, model, FakeGpu())
 
 
-def test_there_is_one_logger_in_a_process() -> None:
-    assert engines.engine_log(bindings) is engines.engine_log(bindings)
-
-
 def test_the_log_of_the_process_takes_what_its_logger_is_given_and_forgets_it(caplog) -> None:
-    log, logger = engines.engine_log(bindings)
+    log, logger = shared_logger(bindings).log, shared_logger(bindings).logger
     log.forget()
     with caplog.at_level(logging.DEBUG):
         logger.log(bindings.ILogger.Severity.WARNING, "not this")
@@ -66,6 +65,48 @@ def test_the_log_of_the_process_takes_what_its_logger_is_given_and_forgets_it(ca
     assert [one.args[0] for one in caplog.records] == ["warning", "error", "internal error"]
     log.forget()
     assert log.last_errors() == ""
+
+
+# The GPU
+
+
+@pytest.fixture
+def opened(monkeypatch, make_model, tmp_path):
+    """Open an engine of a builder on a machine with GPUs of these compute capabilities, as far as to its program."""
+
+    def run(gpus: list[str], builder: str, version: str, device: int = 0, precision: str = "fp32"):
+        monkeypatch.setattr(ctypes, "CDLL", lambda _: FakeDriver(gpus))
+        monkeypatch.setattr(engines, "open_gpu", lambda number, _: FakeGpu(number=number))
+        monkeypatch.setattr(engines, "import_library", lambda *_: None)
+        monkeypatch.setattr(engines, "GpuSession", lambda manifest, gpu, _: gpu)
+        model = CheckedModel(make_model(tmp_path, "tiny.engine", builder=builder, batch=(1, 2, 4)))
+        options = model.manifest.options.model_copy(update={"precision": precision})
+        built_by = model.manifest.builder.model_copy(update={"version": version})
+        model.manifest = model.manifest.model_copy(update={"builder": built_by, "options": options})
+        return engines.open_engine(model, device)
+
+    return run
+
+
+@pytest.mark.parametrize("capability", ["7.0", "8.7", "9.0", "10.0"])
+def test_an_engine_of_tensorrt_rtx_is_refused_on_a_gpu_that_it_does_not_support(capability, opened) -> None:
+    with pytest.raises(BackendError, match=rf"can't run on NVIDIA GPU 11 \(compute capability {capability}\)") as info:
+        opened(["8.9", capability], "tensorrt-rtx", "1.7", device=1)
+    assert "\n" not in str(info.value)
+    assert "--backend tensorrt, or export the .onnx twin" in str(info.value)
+    assert opened(["8.9", capability], "tensorrt-rtx", "1.7").number == 0
+
+
+def test_an_engine_of_tensorrt_is_opened_on_a_data_centre_gpu(opened, caplog) -> None:
+    assert opened(["9.0"], "tensorrt", "10.16.1.11", precision="fp16").number == 0
+    assert caplog.text == ""
+
+
+def test_public_reports_about_an_engine_and_its_gpu_are_quoted_when_it_is_opened(opened, caplog) -> None:
+    opened(["12.0"], "tensorrt", "10.16.1.11", precision="fp16")
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "tiny.engine: TensorRT 10.16.1.11 on compute capability 12.0: fused attention" in record.getMessage()
 
 
 # An engine's tensors
@@ -137,7 +178,7 @@ def program(engine_file):
     made = engines.TrtProgram.__new__(engines.TrtProgram)
     made._manifest = read_manifest(engine_file)
     made.name = "TensorRT-RTX 1"
-    made._log, _ = engines.engine_log(bindings)
+    made._log = shared_logger(bindings).log
     made._context = create_autospec(bindings.IExecutionContext, instance=True)
     for name in ("set_input_shape", "set_tensor_address", "execute_async_v3"):
         setattr(made._context, name, create_autospec(lambda *_: True, return_value=True))
