@@ -29,8 +29,8 @@ from runtime.contract.manifest import Manifest, verified_manifest
 Result = TypeVar("Result")
 
 PACKAGES = (
-    "itae", "numpy", "pillow", "pyarrow", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx",
-    "cuda-core", "torch",
+    "itae", "numpy", "pillow", "pillow-heif", "pyarrow", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
+    "tensorrt-rtx", "cuda-core", "torch",
 )  # fmt: skip
 BACKENDS = {
     "onnxruntime": "cpu",

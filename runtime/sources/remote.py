@@ -15,7 +15,7 @@ from runtime.images.formats import HEAD
 from runtime.sources.files import entry
 from runtime.sources.item import Entry, IsWanted, reason
 from runtime.sources.names import is_remote
-from runtime.sources.selection import UNKNOWN, Selection, kind_by_content, kind_by_suffix, needs_a_look
+from runtime.sources.selection import UNKNOWN, Selection, is_system, kind_by_content, kind_by_suffix, needs_a_look
 
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
 _PACKAGES |= {"http": "aiohttp", "https": "aiohttp", "abfs": "adlfs", "az": "adlfs"}
@@ -75,6 +75,8 @@ def matches(url: str) -> list[str]:
         found = sorted(file_system.glob(path))
     except Exception as error:
         raise cannot(url, error) from error
+    if not path.rpartition("/")[2].startswith("."):  # `*` stands for no hidden file in a shell either
+        found = [one for one in found if not is_system(one.rstrip("/").rpartition("/")[2])]
     if not found:
         raise InputError(f"{url}: nothing there matches; give remote files or folders")
     return [_url_of(url, file_system, one) for one in found]

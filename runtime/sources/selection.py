@@ -25,18 +25,9 @@ SAME_NAME = "same name again"
 _HINTS = {LINK: "--follow-links reads them"}
 
 _SYSTEM_NAMES = frozenset(
-    {
-        "thumbs.db",
-        "ehthumbs.db",
-        "desktop.ini",
-        "picasa.ini",
-        "icon\r",
-        "@eadir",
-        "__macosx",
-        "__pycache__",
-        "lost+found",
-    }
-    | {"$recycle.bin", "system volume information", "#recycle", "@recycle", "#snapshot", "@recently-snapshot"}
+    {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "zbthumbnail.info", "icon\r"}
+    | {"__macosx", "__pycache__", "lost+found", "$recycle.bin", "recycler", "system volume information"}
+    | {"@eadir", "@sharebin", "#recycle", "@recycle", "#snapshot", "~snapshot", "@recently-snapshot"}
     | {"temporary items", "network trash folder"}
 )
 """Files and folders that operating systems, network drives and tools put beside pictures, in lower case."""

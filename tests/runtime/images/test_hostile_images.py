@@ -177,6 +177,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "video": (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41", r"is a video, which isn't read"),
     "JPEG XL": (b"\xff\x0a" + bytes(50), r"is JPEG XL, which isn't read"),
     "JPEG 2000": (b"\0\0\0\x0cjP  \r\n\x87\n", r"is JPEG 2000, which isn't read"),
+    "DICOM": (bytes(128) + b"DICM", r"is DICOM, which isn't read"),
+    "OpenEXR": (b"v/1\x01" + bytes(50), r"is OpenEXR, which isn't read"),
     "PDF": (b"%PDF-1.7\n", r"is PDF, which isn't read"),
     "gzip": (b"\x1f\x8b\x08" + bytes(20), r"is a gzip file"),
     "pointer of Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", r"git lfs pull"),

@@ -113,6 +113,16 @@ def test_patterns_are_expanded(store, picture, number_of) -> None:
         open_sources([f"{root}/t-*.tar"])
 
 
+def test_a_pattern_stands_for_no_hidden_file_unless_it_says_so(store, picture, number_of) -> None:
+    root, put = store
+    for number, name in enumerate(["a.png", "._a.png", ".b.png"]):
+        put(name, picture(number))
+    assert numbers(number_of, f"{root}/*.png") == {f"{root}/a.png": 0}
+    assert numbers(number_of, f"{root}/.b*.png") == {f"{root}/.b.png": 2}
+    with pytest.raises(InputError, match="nothing there matches"):
+        open_sources([f"{root}/*_a.png"])
+
+
 def test_what_does_not_exist_is_refused(store) -> None:
     root, put = store
     put("a.txt", b"x")
