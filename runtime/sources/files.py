@@ -108,7 +108,7 @@ class Folder:
                         self.skipped[SEARCHED] += 1
                         continue
                     entered.add(identity)
-                folders += self._list(folder, passed_over, links)
+                self._list(folder, passed_over, folders, links)
             except OSError as error:
                 if passed_over is not None:
                     self.skipped[passed_over] += 1
@@ -116,15 +116,17 @@ class Folder:
                 self._unlistable[folder[:-1]] = f"folder can't be listed: {error.strerror}"
                 self._paths.append(folder[:-1])
 
-    def _list(self, folder: str, passed_over: str | None, links: list[str]) -> list[tuple[str, str | None]]:
-        """Take the pictures of a folder, relative to the root, with a slash at its end; returns the folders in it.
+    def _list(
+        self, folder: str, passed_over: str | None, folders: list[tuple[str, str | None]], links: list[str]
+    ) -> None:
+        """Take the pictures of a folder.
 
         Args:
-            folder: empty for the root.
-            passed_over: why the folder is passed over, so that its files are only counted.
-            links: links to folders that are to be followed are added to it.
+            folder: relative to the root, with a slash at its end; empty for the root.
+            passed_over: why the folder is passed over, so that its files are only counted; None if it is not.
+            folders: the folders in it are added, each with the reason why it is passed over.
+            links: the links to folders in it that are to be followed are added.
         """
-        folders: list[tuple[str, str | None]] = []
         with os.scandir(os.path.join(self.roots[0], folder)) as entries:  # noqa: PTH118  # a Path is slow
             for one in entries:
                 path = folder + one.name
@@ -142,7 +144,6 @@ class Folder:
                         self._paths.append(path)
                     else:
                         self.skipped[why] += 1
-        return folders
 
 
 class Unusable:

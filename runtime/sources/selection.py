@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from runtime.contract.argument_types import as_flag, as_names
 from runtime.contract.errors import UsageError
 from runtime.images.formats import format_of, other_format
 from runtime.sources.names import is_image, printable
@@ -61,8 +62,9 @@ class Selection:
 
     def __post_init__(self) -> None:
         """Check the patterns; raises UsageError."""
+        as_flag(self.follow_links, "--follow-links")
         for option, patterns in (("--include", self.include), ("--exclude", self.exclude)):
-            for pattern in patterns:
+            for pattern in as_names(patterns, option):
                 if not _without_slashes(pattern):
                     raise UsageError(
                         f"{option} {printable(pattern)!r}: names nothing; give a pattern as '*.jpg' or 'thumbs/'"
@@ -105,7 +107,7 @@ class _Patterns:
         found: dict[tuple[bool, bool], list[str]] = {(a, b): [] for a in (False, True) for b in (False, True)}
         for pattern in patterns:
             bare = _without_slashes(pattern)
-            found[pattern.endswith("/"), "/" in bare].append(fnmatch.translate(bare))
+            found[pattern.endswith("/"), "/" in pattern.rstrip("/")].append(fnmatch.translate(bare))
         any_name, any_path = found[False, False], found[False, True]
         folder_name, folder_path = any_name + found[True, False], any_path + found[True, True]
         return cls(*(re.compile("|".join(one) or r"(?!)") for one in (any_name, any_path, folder_name, folder_path)))

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from runtime.contract.argument_types import as_text
+from runtime.contract.argument_types import as_text, shown
 from runtime.contract.errors import InputError, UsageError
 from runtime.evaluation.datasets import cifar, folders, labelled_parquet, stl10, tiny_imagenet
 from runtime.evaluation.datasets.dataset import Dataset
@@ -43,6 +43,8 @@ def open_dataset(text: str, selection: Selection = ALL) -> Dataset:
         UsageError: there is no such NAME, or no PATH.
         InputError: what lies at PATH is not that data set, whole.
     """
+    if not isinstance(selection, Selection):
+        raise UsageError(f"selection {shown(selection)}: must be a Selection")
     kind, colon, place = as_text(text, "a data set").partition(":")
     if not (colon and place) or kind not in _LOADERS:
         raise UsageError(f"--data {printable(text)}: give NAME:PATH, NAME one of {', '.join(KINDS)}")

@@ -154,6 +154,7 @@ PATTERNS = {
     "path": ({"exclude": ["x/*"]}, "x/s.jpg/e.jpg"),
     "path of a folder": ({"exclude": ["./raw/s.jpg"]}, "raw/s.jpg/d.jpg"),
     "path from the root": ({"exclude": ["s.jpg/d.jpg"]}, ""),
+    "file of the folder itself": ({"exclude": ["/s.jpg"]}, "s.jpg"),
     "case counts": ({"exclude": ["*.PNG"]}, ""),
     "several": ({"exclude": ["a.*", "?.png"]}, "a.jpg b.png"),
 }
@@ -202,6 +203,12 @@ def test_exclude_wins_over_include(tmp_path) -> None:
 def test_a_pattern_that_names_nothing_is_refused(pattern) -> None:
     with pytest.raises(UsageError, match=r"--exclude .* names nothing"):
         Selection(exclude=[pattern])
+
+
+@pytest.mark.parametrize("wrong", [{"exclude": "*.jpg"}, {"include": [1]}, {"follow_links": "yes"}, {"include": None}])
+def test_a_selection_of_a_wrong_type_is_refused(wrong) -> None:
+    with pytest.raises(UsageError, match=r"--\w+(-links)?"):
+        Selection(**wrong)
 
 
 def test_patterns_are_not_for_files_that_are_named(tmp_path) -> None:
@@ -270,6 +277,27 @@ def test_a_system_folder_that_cannot_be_listed_is_no_failure(tmp_path, monkeypat
 
     monkeypatch.setattr(os, "scandir", scandir)
     assert found(tmp_path) == (["0.jpg"], {"system or hidden": 1})
+
+
+def test_folders_that_were_listed_before_an_error_are_searched(tmp_path, monkeypatch) -> None:
+    fill(tmp_path, {"a/0.jpg": JPEG})
+    real = os.scandir
+
+    class Broken:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def __iter__(self):
+            with real(tmp_path) as entries:
+                yield from entries
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "scandir", lambda path: real(path) if str(path).endswith("a/") else Broken())
+    problem, item = open_sources([str(tmp_path)]).items()
+    assert (item.path, problem.error) == ("a/0.jpg", "folder can't be listed: Input/output error")
 
 
 # Counts
