@@ -27,17 +27,18 @@ EXAMPLES = """examples:
   %(prog)s itae.onnx cat.jpg more/ 'shard-{000..099}.tar' --out embeddings/ --batch 32
   %(prog)s itae.engine s3://bucket/photos/ --out embeddings/ --devices 0,1 --max-failures 0.01
   %(prog)s itae.onnx photos/ --out embeddings/ --exclude 'thumbs/' --exclude '*_small.*' --follow-links
+  %(prog)s itae.onnx train.parquet --image-column front --key-column id --out embeddings/
   find photos -name '*.jpg' -print0 | %(prog)s itae.onnx - --out embeddings/
 
 IMAGES are image files; folders, searched through; lists of paths (LIST.txt, LIST.parquet, or - for standard input),
-relative to the current folder; WebDataset tars; Hugging Face parquet with an image column; or any of these as a URL
+relative to the current folder; WebDataset tars; parquet with images (Hugging Face, Spark); or any of these as a URL
 (s3://, gs://, hf://). JPEG, PNG, WebP, BMP, TIFF, GIF and AVIF are read, HEIC with pillow-heif (the extra `heif`).
 
-In a folder, a file is an image by its ending, or by its content if its ending says nothing. Passed over, and counted by
-reason: other kinds of files; hidden files and folders, and those of systems (._*, Thumbs.db, @eaDir, __MACOSX ...), in
-tars too; links to folders, unless --follow-links. A PATTERN is as in a shell, but * stands for slashes too. Without a
-slash it is compared with the names of files and of the folders above them, with one (a/b*) with the path below IMAGES;
-thumbs/ means folders only. Files that are named themselves, or by a list, are always read.
+In a folder or tar, a file is an image by its ending, or by its content if its ending says nothing. Passed over, and
+counted by reason: other kinds of files; hidden files and folders, and those of systems (._*, Thumbs.db, @eaDir,
+__MACOSX ...); links to folders, unless --follow-links. A PATTERN is as in a shell, but * stands for slashes too.
+Without a slash it is compared with the names of files and of the folders above them, with one (a/b*) with the path
+below IMAGES; thumbs/ means folders only. Files that are named themselves, or by a list, are always read.
 
 DIR gets part-00000.parquet and so on (root, path, embedding), _store.json, and _errors.jsonl with what could not be
 read. pandas.read_parquet("DIR") reads it. Rows are on disk after 256 images or 30 seconds. The same command again goes
@@ -79,6 +80,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-pixels", metavar="N", type=_positive, help="larger images are not decoded (default: 178,956,970)"
     )
     options.add_selection(parser)
+    options.add_image_column(parser)
+    parser.add_argument(
+        "--key-column",
+        metavar="NAME",
+        type=options.text,
+        help="column of parquet files whose value is added to an image's path in the store, which is then ROW/VALUE "
+        "(default: the path that lies beside the image's bytes, as Hugging Face and Spark write it)",
+    )
     options.add_images_root(parser, "when a run goes on after its images were moved")
     options.add_no_verify_hash(parser)
     add_threads(parser)
@@ -97,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     from runtime.embedding.embedder import embed_sources
     from runtime.embedding.stream import silence_pillow
     from runtime.images.decode import MAX_PIXELS
-    from runtime.sources import open_sources
+    from runtime.sources import Columns, open_sources
     from runtime.store.origin import origin_of
     from runtime.store.writer import open_writer
 
@@ -109,7 +118,10 @@ def run(arguments: argparse.Namespace) -> int:
     provider, devices = _placed(arguments, manifest)
     with open_writer(arguments.out, origin_of(manifest, provider)) as writer:
         moved = options.moved(arguments, writer.stored_images)
-        sources = open_sources(arguments.images, selection=options.selection(arguments), max_pixels=max_pixels)
+        columns = Columns(arguments.image_column, arguments.key_column)
+        sources = open_sources(
+            arguments.images, selection=options.selection(arguments), max_pixels=max_pixels, columns=columns
+        )
         try:
             with _embedder(arguments, provider, devices) as embed, progress(sources.total) as shown:
                 outcome = embed_sources(embed, sources, writer, shown, max_failures=arguments.max_failures, moved=moved)

@@ -140,6 +140,14 @@ def selection(arguments: argparse.Namespace) -> Selection:
     return Selection(include, exclude, follow_links=bool(arguments.follow_links))
 
 
+def add_image_column(parser: argparse._ActionsContainer) -> None:
+    """Declare --image-column."""
+    what = "column of parquet files that holds the images, or paths of images"
+    parser.add_argument(
+        "--image-column", metavar="NAME", type=text, help=f"{what} (default: found by its type and name)"
+    )
+
+
 def add_no_verify_hash(parser: argparse.ArgumentParser) -> None:
     """Declare --no-verify-hash; `verify_hash` reads it."""
     parser.add_argument(

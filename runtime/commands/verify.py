@@ -56,6 +56,7 @@ _WITH_AGAINST = (
     "include",
     "exclude",
     "follow_links",
+    "image_column",
     "against_provider",
     "k",
     "seed",
@@ -82,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the pictures: files, folders, lists ..., as for `embed`",
     )
     options.add_selection(against, "the pictures' folders and tars")
+    options.add_image_column(against)
     against.add_argument("--against-provider", choices=PROVIDERS, help="what runs OTHER (default: auto)")
     against.add_argument("--limit", metavar="N", type=int, help="only N of the pictures, spread evenly over all")
     what = "number of clusters"
@@ -203,11 +205,12 @@ def _compare(arguments: argparse.Namespace, changed: dict[str, float]) -> Agains
 def _pictures(arguments: argparse.Namespace) -> tuple[Iterator[Entry], int]:
     """The pictures of --images, at most --limit of them, and their number."""
     from runtime.embedding.stream import silence_pillow
-    from runtime.sources import open_sources
+    from runtime.sources import Columns, open_sources
     from runtime.sources.selection import as_line
 
     silence_pillow()
-    sources = open_sources(arguments.images, selection=options.selection(arguments))
+    columns = Columns(arguments.image_column)
+    sources = open_sources(arguments.images, selection=options.selection(arguments), columns=columns)
     keys: list[Key] = []
 
     def take_name(root: str, path: str) -> bool:

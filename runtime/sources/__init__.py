@@ -22,6 +22,7 @@ from runtime.sources.item import Entry, IsWanted, Item, Source, Unreadable
 from runtime.sources.lists import text_list
 from runtime.sources.names import SUFFIXES, expand_braces, is_remote, is_utf8, kind_of, printable
 from runtime.sources.parquet import open_parquet
+from runtime.sources.parquet_columns import NO_COLUMNS, Columns
 from runtime.sources.reading import load_item, read_image
 from runtime.sources.remote import (
     RemoteFolder,
@@ -35,7 +36,7 @@ from runtime.sources.remote import (
 from runtime.sources.selection import ALL, Selection, as_line
 from runtime.sources.tars import Tar
 
-__all__ = ["ALL", "Item", "Selection", "Sources", "Unreadable", "load_item", "open_sources", "read_image"]
+__all__ = ["ALL", "Columns", "Item", "Selection", "Sources", "Unreadable", "load_item", "open_sources", "read_image"]
 
 STDIN = "-"
 _MAX_COUNTED = 8 << 30
@@ -99,6 +100,7 @@ def open_sources(
     selection: Selection = ALL,
     max_pixels: int = MAX_PIXELS,
     stdin: BinaryIO | None = None,
+    columns: Columns = NO_COLUMNS,
 ) -> Sources:
     """Find out what each argument is, list folders and read lists, but no image yet.
 
@@ -108,22 +110,29 @@ def open_sources(
         selection: which files of folders and tars are read; files that are named, also by lists, are always read.
         max_pixels: largest number of pixels of an image; it limits the bytes that are read into memory.
         stdin: read in place of standard input.
+        columns: columns of parquet files that the user names.
 
     Raises:
         InputError: an argument does not exist, can't be listed, or there is no image at all.
-        UsageError: standard input is a terminal; a scheme is unknown.
+        UsageError: standard input is a terminal; a scheme is unknown; columns are named, and there is no parquet file.
         BackendError: the package that reads a scheme is not installed.
     """
     limit = max_bytes(max_pixels)
+    if columns != NO_COLUMNS and not any(
+        ".parquet" in argument.lower() or is_remote(argument) for argument in arguments
+    ):
+        raise UsageError("--image-column and --key-column are for parquet files: none is named")
     sources: list[Source] = []
     for argument in arguments:
         if argument == STDIN:
             sources.append(text_list(_read_stdin(stdin), "standard input", resolved(".")))
         elif is_remote(argument):
-            sources += [_remote(url, limit, selection) for one in expand_braces(argument) for url in matches(one)]
+            sources += [
+                _remote(url, limit, selection, columns) for one in expand_braces(argument) for url in matches(one)
+            ]
         else:
             names = [argument] if os.path.lexists(argument) else expand_braces(argument)
-            sources += [_local(name, limit, selection) for name in names]
+            sources += [_local(name, limit, selection, columns) for name in names]
     if all(not isinstance(source, Tar) and source.count() == 0 for source in sources):
         what = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
         where = ", ".join(map(printable, arguments))
@@ -135,7 +144,7 @@ def open_sources(
     return Sources(sources)
 
 
-def _local(argument: str, limit: int, selection: Selection) -> Source:
+def _local(argument: str, limit: int, selection: Selection, columns: Columns) -> Source:
     try:
         path = Path(argument)
         path.stat()
@@ -154,7 +163,7 @@ def _local(argument: str, limit: int, selection: Selection) -> Source:
         return text_list(_content(path), argument, resolved("."))
     if not is_utf8(root):
         return Unusable(root, NOT_UTF8)
-    return Tar(root, limit, selection) if kind == "tar" else open_parquet(root, resolved("."), limit)
+    return Tar(root, limit, selection) if kind == "tar" else open_parquet(root, resolved("."), limit, columns)
 
 
 def _content(path: Path) -> bytes:
@@ -164,7 +173,7 @@ def _content(path: Path) -> bytes:
         raise InputError(f"{printable(str(path))}: {error.strerror}; give a list of paths") from error
 
 
-def _remote(url: str, limit: int, selection: Selection) -> Source:
+def _remote(url: str, limit: int, selection: Selection, columns: Columns) -> Source:
     if is_folder(url):
         return RemoteFolder(url, selection)
     root, (folder, name) = canonical(url), split(url)
@@ -172,7 +181,7 @@ def _remote(url: str, limit: int, selection: Selection) -> Source:
     if kind == "tar":
         return Tar(root, limit, selection)
     if kind == "parquet":
-        return open_parquet(root, folder, limit)
+        return open_parquet(root, folder, limit, columns)
     if kind == "image":
         return NamedFile(*split(url))
     try:

@@ -16,8 +16,8 @@ from runtime.contract.atomic import cannot_write
 from runtime.contract.errors import InputError
 from runtime.contract.keys import Key
 from runtime.images.decode import MAX_PIXELS, ReadImage, decode_image, max_bytes
-from runtime.sources.item import Item, Source
-from runtime.sources.parquet import open_parquet
+from runtime.sources.item import Entry, Item
+from runtime.sources.parquet_images import read_rows
 from runtime.sources.reading import container, read_image
 from runtime.sources.tars import Tar
 
@@ -64,8 +64,8 @@ def _copy(wanted: Mapping[str, set[str]], file: BinaryIO) -> dict[Key, tuple[int
     """Write the images that are slow to read into `file`; returns offset and size of each, or why it can't be read."""
     place: dict[Key, tuple[int, int] | str] = {}
     for root, paths in wanted.items():
-        if (source := _slow(root)) is not None:
-            for path, data in _found(source, paths):
+        with contextlib.suppress(InputError):  # the file can't be read: `read` says so
+            for path, data in _found(root, paths):
                 if isinstance(data, str):
                     place[root, path] = data
                 else:
@@ -73,26 +73,27 @@ def _copy(wanted: Mapping[str, set[str]], file: BinaryIO) -> dict[Key, tuple[int
     return place
 
 
-def _slow(root: str) -> Source | None:
-    """The source of a root where reading one image costs a pass; None for files, and for tars that allow seeking."""
-    kind, limit = container(root), max_bytes(MAX_PIXELS)
+def _found(root: str, paths: set[str]) -> Iterator[tuple[str, bytes | str]]:
+    """The bytes of the images at `paths`, or why they can't be read, if reading one image costs a pass.
+
+    Images that do not exist are left out. There are none of a root where it costs less: files, and tars that allow
+    seeking.
+
+    Raises:
+        InputError: the file can't be read.
+    """
+    kind, limit, left = container(root), max_bytes(MAX_PIXELS), set(paths)
+    entries: Iterator[Entry] = iter(())
     if kind == "tar" and not root.lower().endswith(".tar"):
-        return Tar(root, limit)
-    if kind == "parquet":
-        with contextlib.suppress(InputError):  # it holds no images: `read` says so
-            return open_parquet(root, "", limit)
-    return None
-
-
-def _found(source: Source, paths: set[str]) -> Iterator[tuple[str, bytes | str]]:
-    """The bytes of the images at `paths`, or why they can't be read; images that do not exist are left out."""
-    left = set(paths)
-    for one in source.items(lambda _, path: path in left):
+        entries = Tar(root, limit).items(lambda _, path: path in left)
+    elif kind == "parquet":
+        entries = read_rows(root, paths, limit)
+    for one in entries:
         if one.path in left:
+            left.remove(one.path)
             if not isinstance(one, Item):
                 yield one.path, one.error
             elif one.data is not None:
                 yield one.path, one.data
-            left.remove(one.path)
         if not left:
             return

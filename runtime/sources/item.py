@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from runtime.contract.errors import InputError, one_line
+from runtime.contract.keys import Key
 from runtime.sources.names import printable
 
 
@@ -21,6 +22,8 @@ class Item:
     """Relative to `root`, with slashes; unique below it."""
     data: bytes | None = None
     """The file's content, if the source has read it; None: it is read when it is decoded."""
+    place: Key | None = None
+    """The folder and the name of the file with the content if the key is not its place; None: it is."""
 
 
 @dataclass(frozen=True, slots=True)

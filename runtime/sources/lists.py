@@ -32,13 +32,13 @@ class PathList:
     roots: tuple[str, ...] = ()
     skipped = NONE_SKIPPED
 
-    def __init__(self, entries: Callable[[], Iterator[str | Unreadable]], count: int, base: str) -> None:
+    def __init__(self, entries: Callable[[], Iterator[str | Unreadable]], count: int | None, base: str) -> None:
         self._entries = entries
         self._count = count
         self._base = base
 
-    def count(self) -> int:
-        """Number of paths, also of those that come twice."""
+    def count(self) -> int | None:
+        """Number of paths, also of those that come twice; None if everything must be read to know it."""
         return self._count
 
     def items(self, is_wanted: IsWanted) -> Iterator[Entry]:

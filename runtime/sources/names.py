@@ -15,7 +15,7 @@ SUFFIXES = frozenset(
     | {".avif", ".heic", ".heif", ".hif"}
 )
 """Endings of images in folders and tars, in any case; a file that is an argument itself needs none of them."""
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 LIST_SUFFIXES = (".txt", ".lst")
 _NO_SOURCE = (".csv", ".tsv", ".json", ".jsonl", ".zip", ".arrow")
 """Files that were named by mistake: they are refused at once, not recorded as images that can't be decoded."""

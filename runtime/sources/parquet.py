@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from runtime.contract.errors import InputError
 from runtime.sources.files import Unusable
@@ -10,43 +11,53 @@ from runtime.sources.item import NONE_SKIPPED, Entry, IsWanted, Item, Source, Un
 from runtime.sources.lists import PathList
 from runtime.sources.names import printable
 from runtime.sources.parquet_columns import (
-    PATH_COLUMNS,
+    Columns,
+    find_images,
     holds_embeddings,
-    image_column,
+    is_list,
+    list_columns,
     open_columns,
     path_column,
 )
 from runtime.sources.parquet_images import ParquetImages
 
 
-def open_parquet(root: str, base: str, max_bytes: int) -> Source:
+def open_parquet(root: str, base: str, max_bytes: int, columns: Columns) -> Source:
     """Open a parquet file as a source; a column of images is preferred to one of paths.
 
     Args:
         root: a local path or a URL.
         base: the folder that relative paths in it are below.
         max_bytes: larger images are refused.
+        columns: columns that the user names.
 
     Raises:
-        InputError: it has no column of images or paths.
+        InputError: it has no column of images or paths, or not those that the user names.
     """
     try:
         with open_columns(root) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
+            images = find_images(file, root, columns)
+    except InputError:
+        raise
     except Exception as error:
         return Unusable(root, reason(error))
-    if (images := image_column(schema, root)) is not None:
+    if images is not None:
         return ParquetImages(root, images, rows, max_bytes)
-    if holds_embeddings(schema):
-        return StoredKeys(root, rows)
-    column = path_column(schema, root)
-    if column is None:
-        names = ", ".join(schema.names)
+    if columns.key is not None:
         raise InputError(
-            f"{printable(root)}: no column of images (bytes, or a struct with bytes) or of paths "
-            f"({', '.join(PATH_COLUMNS)}) among its {len(schema.names)} columns: {printable(names)[:200]}"
+            f"{printable(root)}: --key-column names the images in a column, and this file has none: paths are keys "
+            f"themselves; {list_columns(schema)}"
         )
-    return PathList(lambda: _paths(root, column), rows, base)
+    if columns.image is None and holds_embeddings(schema):
+        return StoredKeys(root, rows)
+    column = path_column(schema, root, columns.image)
+    if column is None:
+        raise InputError(
+            f"{printable(root)}: no column of images or paths is known by its type and name among "
+            f"{list_columns(schema)}; name one by --image-column"
+        )
+    return PathList(lambda: _paths(root, column), None if is_list(schema.field(column).type) else rows, base)
 
 
 class StoredKeys:
@@ -75,11 +86,16 @@ class StoredKeys:
 
 def _paths(root: str, column: str) -> Iterator[str | Unreadable]:
     for row in _strings(root, [column]):
-        yield row if isinstance(row, Unreadable) else row[0]
+        if isinstance(row, Unreadable) or isinstance(row[0], str):
+            yield row if isinstance(row, Unreadable) else row[0]
+        else:
+            yield from (
+                Unreadable(root, "", "holds no path (null) in a list") if one is None else one for one in row[0]
+            )
 
 
-def _strings(root: str, columns: list[str]) -> Iterator[tuple[str, ...] | Unreadable]:
-    """The rows of some columns of strings; `Unreadable` for a null or damage."""
+def _strings(root: str, columns: list[str]) -> Iterator[tuple[Any, ...] | Unreadable]:
+    """The rows of some columns of strings, or of lists of them; `Unreadable` for a null or damage."""
     number = 0
     try:
         with open_columns(root) as file:

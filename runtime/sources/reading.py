@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from runtime.contract.errors import InputError
+from runtime.contract.errors import BackendError, InputError, UsageError
 from runtime.images.decode import MAX_PIXELS, decode_file, decode_image, max_bytes
 from runtime.sources.item import Item
 from runtime.sources.names import TAR_SUFFIXES, check_inside, is_remote
@@ -17,9 +17,14 @@ from runtime.sources.tars import read_member
 
 def load_item(item: Item, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an item as `decode_image` does; raises InputError, whose message does not name the image."""
-    if item.data is None:
-        return read_image(item.root, item.path, max_pixels)
-    return decode_image(item.data, max_pixels)
+    if item.data is not None:
+        return decode_image(item.data, max_pixels)
+    if item.place is not None:
+        try:
+            return _read_file(*item.place, max_pixels)
+        except (InputError, BackendError, UsageError) as error:
+            raise InputError(f"holds no bytes (null), and its path can't be read: {error}") from error
+    return read_image(item.root, item.path, max_pixels)
 
 
 def read_image(root: str, path: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -35,10 +40,14 @@ def read_image(root: str, path: str, max_pixels: int = MAX_PIXELS) -> Image.Imag
     if kind == "tar":
         return decode_image(read_member(root, path, limit), max_pixels)
     if kind == "parquet":
-        return decode_image(read_row(root, path, limit), max_pixels)
+        return load_item(read_row(root, path, limit), max_pixels)
     check_inside(path)
+    return _read_file(root, path, max_pixels)
+
+
+def _read_file(root: str, path: str, max_pixels: int) -> Image.Image:
     if is_remote(root):
-        return decode_image(read_file(root, path, limit), max_pixels)
+        return decode_image(read_file(root, path, max_bytes(max_pixels)), max_pixels)
     return decode_file(Path(root, path), max_pixels)
 
 

@@ -16,12 +16,18 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 from runtime.contract.errors import InputError
+from runtime.sources.zstd import open_zstd
 
 BLOCK = tarfile.BLOCKSIZE
 _MAX_EXTENSION = 1 << 20
 """Largest number of bytes of an extended header, such as a long name; a hostile tar may claim any size."""
 _PIECE = 1 << 20
-_PACKED: dict[bytes, Callable[[BinaryIO], Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+_PACKED: dict[bytes, Callable[[BinaryIO], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZ": bz2.open,
+    b"\xfd7": lzma.open,
+    b"\x28\xb5": open_zstd,
+}
 _NO_FILE = {
     tarfile.SYMTYPE: "is a symbolic link to `{}` inside a tar, not a file",
     tarfile.LNKTYPE: "is a hard link to `{}` inside a tar, not a file",
@@ -45,7 +51,7 @@ class Member:
 
 
 def unpacked(file: BinaryIO) -> BinaryIO:
-    """Return the tar in a file that may be packed by gzip, bzip2 or xz."""
+    """Return the tar in a file that may be packed by gzip, bzip2, xz or Zstandard."""
     magic = file.read(2)
     file.seek(0)
     opener = _PACKED.get(magic)
@@ -82,6 +88,12 @@ def members(file: BinaryIO) -> Iterator[Member]:
         extended = {}
     if file.read(_MAX_EXTENSION).strip(b"\0"):
         raise InputError("goes on behind its end mark: tars that were joined are to be named one by one")
+
+
+def read_start(tar: BinaryIO, member: Member, size: int) -> bytes:
+    """Read the first bytes of a member, `size` at most; raises as `members`."""
+    tar.seek(member.offset)
+    return tar.read(min(member.size, size))
 
 
 def read_data(tar: BinaryIO, member: Member) -> bytes:

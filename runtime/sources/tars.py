@@ -11,12 +11,13 @@ from typing import BinaryIO
 
 from runtime.contract.errors import InputError
 from runtime.contract.keys import Keys
+from runtime.images.formats import HEAD
 from runtime.sources.files import NOT_UTF8
 from runtime.sources.item import Entry, IsWanted, Item, Unreadable, reason
 from runtime.sources.names import is_image, is_remote, is_utf8, printable
 from runtime.sources.remote import open_binary
-from runtime.sources.selection import ALL, SAME_NAME, UNKNOWN, Selection, kind_by_suffix
-from runtime.sources.tar_members import Member, members, read_data, unpacked
+from runtime.sources.selection import ALL, SAME_NAME, UNKNOWN, Selection, as_line, kind_by_content, kind_by_suffix
+from runtime.sources.tar_members import Member, members, read_data, read_start, unpacked
 
 _INDEXES = 4
 """Number of tars whose members' places are kept, at about 200 bytes for each member."""
@@ -67,7 +68,7 @@ class Tar:
                 if isinstance(member, str):
                     yield Unreadable(root, "", member)
                     return
-                if (why := self._passed_over(member.name)) is not None:
+                if (why := self._passed_over(tar, member)) is not None:
                     skipped[why] += 1
                 elif not seen.add("", member.name):
                     skipped[SAME_NAME] += 1
@@ -76,12 +77,11 @@ class Tar:
                     if one := self._entry(tar, member, is_wanted, read=read):
                         yield one
         if not found:
-            yield Unreadable(root, "", "holds no member with the name of an image")
+            what = as_line(skipped) if skipped else "no file at all"
+            yield Unreadable(root, "", f"holds no member that is an image: {what}")
 
-    def _passed_over(self, name: str) -> str | None:
-        if why := self._selection.passed_over(name):
-            return why
-        return None if is_image(name) else kind_by_suffix(name) or UNKNOWN
+    def _passed_over(self, tar: BinaryIO, member: Member) -> str | None:
+        return self._selection.passed_over(member.name) or _other_kind(tar, member)
 
     def _entry(self, tar: BinaryIO, member: Member, is_wanted: IsWanted, *, read: bool) -> Entry | None:
         root = self.roots[0]
@@ -98,6 +98,18 @@ class Tar:
             return Item(root, member.name, read_data(tar, member))
         except Exception as error:
             return Unreadable(root, member.name, reason(error))
+
+
+def _other_kind(tar: BinaryIO, member: Member) -> str | None:
+    """The kind of a member that is no image by its name, or by its content where the name doesn't say; or None."""
+    if is_image(member.name):
+        return None
+    if (kind := kind_by_suffix(member.name)) is not None or member.problem:
+        return kind or UNKNOWN
+    try:
+        return kind_by_content(read_start(tar, member, HEAD))
+    except Exception:  # the walk reports the damage where it comes to it
+        return UNKNOWN
 
 
 def _until_damage(tar: BinaryIO) -> Iterator[Member | str]:
@@ -152,7 +164,7 @@ def _index(root: str, tar: BinaryIO) -> dict[str, Member]:
             made: dict[str, Member] = {}
             with contextlib.suppress(Exception):  # `items` has reported the damage
                 for member in members(tar):
-                    if is_image(member.name):
+                    if _other_kind(tar, member) is None:
                         made.setdefault(member.name, member)
             _indexes[key] = made
             while len(_indexes) > _INDEXES:

@@ -20,7 +20,7 @@ from runtime.evaluation.datasets.dataset import Dataset, check_labels, identity_
 from runtime.images.decode import MAX_PIXELS, max_bytes
 from runtime.sources.item import Entry, IsWanted, Unreadable, reason
 from runtime.sources.names import printable
-from runtime.sources.parquet_columns import ImageColumn, image_column, open_columns
+from runtime.sources.parquet_columns import ImageColumn, find_images, list_columns, open_columns
 from runtime.sources.parquet_images import ParquetImages
 
 MAX_ROWS = 10_000_000
@@ -98,7 +98,7 @@ class _Shard:
         try:
             with open_columns(str(file)) as parquet:
                 rows = _checked_rows(parquet.metadata.num_rows, expected, where)
-                images = _images(parquet.schema_arrow, where)
+                images = _images(parquet, where)
                 self.column = _label_column(parquet.schema_arrow, expected.column, where)
                 self.labels = _labels(parquet, self.column, where)
                 metadata = parquet.schema_arrow.metadata
@@ -140,10 +140,12 @@ def _checked_rows(rows: int, expected: Expected, where: str) -> int:
     return rows
 
 
-def _images(schema: Any, where: str) -> ImageColumn:  # noqa: ANN401  # pyarrow ships no types
-    column = image_column(schema, where)
-    if column is None:
-        raise InputError(f"{where}: no column of images (bytes, or a struct with bytes), as img or image")
+def _images(parquet: Any, where: str) -> ImageColumn:  # noqa: ANN401  # pyarrow ships no types
+    column = find_images(parquet, where)
+    if column is None or column.is_list:
+        what = "no column of images" if column is None else f"column `{column.name}` holds lists of images, no images"
+        found = list_columns(parquet.schema_arrow)
+        raise InputError(f"{where}: {what} (bytes, or a struct with bytes), as img or image; {found}")
     return column
 
 

@@ -67,7 +67,7 @@ def test_nulls_are_told(tmp_path, picture) -> None:
     parquet.write_table(pa.table({"image": pa.array(rows, kind)}), path)
     assert entries(path) == [
         Unreadable(str(path), "0", "holds no bytes (null)"),
-        Unreadable(str(path), "1/a.png", "holds no bytes (null)"),
+        Unreadable(str(path), "1/a.png", "holds no bytes (null), and there is no file a.png"),
         Item(str(path), "2", picture(1)),
         Item(str(path), "3", b""),
     ]

@@ -2,13 +2,16 @@
 
 import io
 import tarfile
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from runtime.contract.errors import InputError
 from runtime.contract.keys import location
 from runtime.sources import Item, Unreadable, load_item, open_sources, read_image, tar_members, tars
+from runtime.sources.at_hand import at_hand
 
 
 def member(name: str, data: bytes = b"", **fields) -> tuple[tarfile.TarInfo, bytes]:
@@ -48,6 +51,72 @@ def test_images_come_by_the_name_of_their_member(shard, number_of) -> None:
     assert [number_of(load_item(item)) for item in found] == list(range(5))
     assert (sources.total, sources.roots) == (5, (shard,))
     assert location(found[0].root, found[0].path) == f"{shard}/cats/000.png"
+
+
+def zstd(path, data: bytes, frames: int = 1) -> str:
+    """Pack a file's content by Zstandard, in several frames as parallel packers write them."""
+    size = -(-len(data) // frames)
+    path.write_bytes(b"".join(pa.Codec("zstd").compress(data[n : n + size]) for n in range(0, len(data), size)))
+    return str(path)
+
+
+@pytest.mark.parametrize("frames", [1, 7])
+@pytest.mark.parametrize("name", ["a.tar.zst", "a.tzst", "a.TAR.ZST", "a.tar"])
+def test_tars_packed_by_zstandard_are_read(name, frames, shard, tmp_path, number_of) -> None:
+    path = zstd(tmp_path / name, Path(shard).read_bytes(), frames)
+    sources = open_sources([path])
+    assert sources.total is None if name != "a.tar" else True
+    found = list(sources.items())
+    assert [number_of(load_item(item)) for item in found] == list(range(5))
+    keys = [(item.root, item.path) for item in found]
+    assert [number_of(read_image(*key)) for key in reversed(keys)] == [4, 3, 2, 1, 0]
+    with at_hand(keys) as read:
+        assert [number_of(read(*key)) for key in keys] == list(range(5))
+
+
+def test_a_damaged_or_cut_tar_of_zstandard_is_told_and_what_lies_before_is_read(tmp_path, number_of) -> None:
+    rng = np.random.default_rng(0)
+    made = [member(f"{number}.png", rng.bytes(300_000)) for number in range(5)]  # it can't be packed any smaller
+    data = Path(zstd(tmp_path / "a.tar.zst", Path(write(tmp_path / "a.tar", *made)).read_bytes())).read_bytes()
+    (tmp_path / "a.tar.zst").write_bytes(data[: len(data) // 2])
+    *good, bad = entries(tmp_path / "a.tar.zst")
+    assert [item.path for item in good if isinstance(item, Item)] == ["0.png", "1.png"]
+    assert isinstance(bad, Unreadable)
+    for _ in range(100):
+        altered = bytearray(data)
+        for place in rng.integers(0, len(data), 3):
+            altered[place] ^= 255
+        altered[int(rng.integers(32))] ^= 1 << int(rng.integers(8))
+        (tmp_path / "a.tar.zst").write_bytes(altered)
+        assert all(one.error for one in entries(tmp_path / "a.tar.zst") if isinstance(one, Unreadable))
+
+
+def test_a_tar_of_zstandard_that_unpacks_without_end_takes_no_memory(tmp_path) -> None:
+    huge = member("huge.png")[0]
+    huge.size = 1 << 28
+    path = zstd(tmp_path / "a.tar.zst", huge.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 28))
+    assert (tmp_path / "a.tar.zst").stat().st_size < 100_000
+    pool = pa.default_memory_pool()
+    before = pool.bytes_allocated()
+    first, *_ = open_sources([path], max_pixels=1000).items()
+    assert first.error == "has 268,435,456 bytes, more than 67,108,864"
+    assert pool.bytes_allocated() - before < 1 << 24
+
+
+@pytest.mark.parametrize("ending", [".img", ".IMG", ".image", ".picture", ".bin", ""])
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_members_of_unknown_endings_are_images_by_their_content(ending, suffix, tmp_path, picture, number_of) -> None:
+    found = [member(f"{number}{ending}", picture(number)) for number in range(3)]
+    others = [member("3.img", b"a disk's image"), member("README", b"read me"), member("4.json", picture(1))]
+    path = write(tmp_path / f"a{suffix}", *found, *others, mode="w:gz" if suffix == ".tar.gz" else "w")
+    sources = open_sources([path])
+    items = list(sources.items())
+    assert [(item.path, number_of(load_item(item))) for item in items] == [(f"{n}{ending}", n) for n in range(3)]
+    assert sources.skipped == {"unknown format": 2, "text": 1}
+    assert sources.total == (None if suffix == ".tar.gz" else 3)
+    assert [number_of(read_image(item.root, item.path)) for item in items] == [0, 1, 2]
+    with pytest.raises(InputError, match="is not in the tar"):
+        read_image(path, "3.img")
 
 
 @pytest.mark.parametrize("mode", ["gz", "bz2", "xz"])
@@ -227,7 +296,7 @@ def test_a_tar_cut_or_altered_anywhere_gives_our_errors_alone(packed, shard, tmp
     [
         (b"", "is cut short"),
         (b"\x89PNG not a tar" * 100, "is no tar, or damaged 0 bytes in"),
-        (b"\0" * 10240, "holds no member with the name of an image"),
+        (b"\0" * 10240, "holds no member that is an image: no file at all"),
     ],
     ids=["empty", "another file", "no member"],
 )
@@ -239,7 +308,7 @@ def test_what_is_no_tar_of_images_is_told(content, reason, tmp_path) -> None:
 
 def test_a_tar_without_images_is_told(tmp_path) -> None:
     path = write(tmp_path / "a.tar", member("a.txt", b"x"))
-    assert entries(path) == [Unreadable(path, "", "holds no member with the name of an image")]
+    assert entries(path) == [Unreadable(path, "", "holds no member that is an image: 1 file passed over: 1 text")]
 
 
 def test_claimed_sizes_take_no_memory(tmp_path, picture) -> None:
