@@ -71,11 +71,11 @@ class ImageColumn:
     is_list: bool = False
     """Whether each row holds a list of images."""
     beside: str | None = None
-    """The column of paths that tell where an image lies if there are no bytes; None: the struct's, or there is none."""
+    """The column of paths of images that have no bytes; None: the struct's, or there is none."""
     key: str | None = None
     """The column whose values become names in the keys; None: the struct's path, or there is none."""
     mark: str = ""
-    """What a key says after the row's number if the column is not the one taken by default."""
+    """The mark after the number of the row in a key if the column is not the one taken by default."""
 
 
 @contextlib.contextmanager

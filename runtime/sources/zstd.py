@@ -58,7 +58,7 @@ class _Unpacked(io.RawIOBase):
 
 
 class _KeptOpen:
-    """What pyarrow needs of a file, which it closes when it drops a stream."""
+    """A file that stays open when pyarrow drops a stream of it."""
 
     closed = False
 

@@ -3,7 +3,9 @@
 import json
 import re
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from runtime.__main__ import main
 from runtime.store import Store
@@ -99,3 +101,38 @@ def test_a_choice_that_means_nothing_is_refused(arguments, call, tiny, tmp_path,
     assert code == 2
     assert re.search(r"--(include|exclude|follow-links)", err)
     assert err.count("\n") == 1
+
+
+@pytest.fixture
+def table(pictures, tmp_path):
+    """Three rows: a front and a back of each thing, and its number."""
+    data = [(pictures / "cats" / f"{number}.png").read_bytes() for number in range(3)]
+    columns = {"id": [70, 71, 72], "front": data, "back": [data[2], None, data[0]], "note": ["a", "b", "c"]}
+    parquet.write_table(pa.table(columns), tmp_path / "things.parquet")
+    return tmp_path / "things.parquet"
+
+
+def test_embed_takes_the_columns_that_are_named(call, tiny, table, tmp_path) -> None:
+    command = ("embed", tiny, table, "--out", tmp_path / "out", "--key-column", "id")
+    for _ in range(2):
+        assert call(*command, "--image-column", "back")[0] == 0
+    assert call(*command)[0] == 0
+    found = Store(tmp_path / "out").read()
+    assert sorted(found.paths) == ["0/70", "0:back/70", "1/71", "2/72", "2:back/72"]  # both columns, in one store
+    vectors = dict(zip(found.paths, found.vectors, strict=True))
+    assert (vectors["0:back/70"] == vectors["2/72"]).all()
+    assert (vectors["0/70"] != vectors["2/72"]).any()
+    code, _, err = call(*command, "--image-column", "side")
+    assert code == 2
+    assert (
+        "no column `side` (--image-column) among its 4 columns: id (int64), front (binary), back (binary), note" in err
+    )
+    assert err.count("\n") == 1
+
+
+def test_verify_takes_the_column_that_is_named(call, tiny, table) -> None:
+    command = ("verify", tiny, "--against", tiny, "--images", table, "--json", "--k", "2")
+    assert json.loads(call(*command, "--image-column", "front")[1])["passed"]
+    code, _, err = call("verify", tiny, "--image-column", "front")
+    assert code == 2
+    assert "--image-column" in err
