@@ -428,8 +428,8 @@ def make_locked(path: Path) -> None:
 
 
 def make_link(path: Path) -> None:
-    (path.parent / "there.bin").write_bytes(saved("PNG"))
-    path.symlink_to("there.bin")
+    (path.parent / "there.npy").write_bytes(saved("PNG"))
+    path.symlink_to("there.npy")
 
 
 FILES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -449,7 +449,7 @@ NAMES = [
     " .PnG",
     "-rf.jpg",
     "a'\"$(b).webp",
-    "." + "x" * 240 + ".jpeg",
+    "x" * 241 + ".jpeg",
     "é%20?#.gif",
 ]
 

@@ -108,6 +108,7 @@ def test_a_remote_folder_is_searched_as_a_local_one(phone) -> None:
 SYSTEM = [
     *["@eaDir/SYNOPHOTO_THUMB_M.jpg", ".ipynb_checkpoints/0.jpg", "__MACOSX/a/._0.jpg", "a/.hidden.jpg", "._0.jpg"],
     *["a/@eadir/b/c.jpg", "$RECYCLE.BIN/0.jpg", ".git/objects/0.jpg", "lost+found/0.jpg", "#recycle/0.jpg"],
+    *[".trashed-1699999999-IMG_1.jpg", ".pending-1699999999-IMG_2.jpg", "a/.IMG_3.jpg.Xa8Uq1"],  # Android, rsync
     *["a/desktop.ini", "a/Thumbs.db", ".Trash-1000/files/0.jpg", ".picasaoriginals/0.jpg", "a/.thumbnails/0.jpg"],
 ]
 
