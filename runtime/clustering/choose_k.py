@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime.clustering.points import Float32, Int32
+from runtime.contract.console import count
 from runtime.contract.errors import UsageError
 
 SAMPLE = 4000
 """Points that are clustered and compared, each with each: 64 MB of distances. Of fewer, all."""
 K_RANGE = (2, 30)
+_ROUNDING = 4 * float(np.finfo(np.float32).eps)
+"""Largest distance of two unit vectors that may be of rounding alone."""
+_LOOK = "look whether the pictures are the same, or differ only outside of the model's crop (--fit of the exporter)"
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,16 @@ def choose(
         tell: called with each k and its silhouette.
 
     Raises:
-        UsageError: no k is left.
+        UsageError: no k is left, or the points are equal but for rounding.
     """
     from sklearn.metrics import pairwise_distances, silhouette_score
 
     distances = pairwise_distances(sample, metric=metric).astype(np.float32)
     np.fill_diagonal(distances, 0)  # of rounding
+    farthest = float(distances.max(initial=0))
+    norm = 1.0 if metric == "cosine" else float(np.linalg.norm(sample, axis=1).max(initial=0))
+    if len(sample) > ks[0] and farthest <= _ROUNDING * norm:
+        raise _no_k(ks, sample, "they are all equal, at least but for rounding", _LOOK)
     found: dict[int, float] = {}
     for k in ks:
         if k >= len(sample):  # with k = m each silhouette is 0 by definition
@@ -64,7 +72,18 @@ def choose(
         found[k] = float(silhouette_score(distances, labels, metric="precomputed"))
         tell(k, found[k])
     if not found:
-        raise UsageError(
-            f"--k auto: no k of {ks[0]} to {ks[-1]} can be tried on {len(sample)} embeddings; give --k or --k-range"
-        )
+        if ks[0] >= len(sample):
+            raise _no_k(
+                ks, sample, "k must be less than their number", "give more embeddings, --k or a lower --k-range"
+            )
+        distinct = len(np.unique(sample, axis=0))
+        why = f"only {distinct} of them are distinct" if distinct < ks[0] else "they are too nearly equal"
+        raise _no_k(ks, sample, why, "give --k or a lower --k-range")
     return Curve(tuple(found), tuple(found.values()), len(sample))
+
+
+def _no_k(ks: Sequence[int], sample: Float32, why: str, advice: str) -> UsageError:
+    """The error where nothing can be chosen from."""
+    return UsageError(
+        f"--k auto: no k of {ks[0]} to {ks[-1]} can be tried on {count(len(sample), 'embedding')}: {why}; {advice}"
+    )

@@ -15,7 +15,7 @@ from runtime.clustering.options import MAX_SEED
 from runtime.commands import options
 from runtime.commands.command_line import command_line
 from runtime.contract.console import add_threads
-from runtime.contract.errors import CheckError, UsageError, plain
+from runtime.contract.errors import CheckError, OutputFileError, UsageError, plain
 from runtime.contract.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = "write a page that opens offline: the tables, and the best model's clusters, map and classes"
     parser.add_argument("--report", metavar="FILE.html", type=options.path, help=what)
     cache = parser.add_mutually_exclusive_group()
-    where = "where embeddings are kept between runs (default: $XDG_CACHE_HOME/itae/evaluate)"
+    where = "where embeddings are kept between runs; nowhere if the default can't be written (default: "
+    where += "$XDG_CACHE_HOME/itae/evaluate)"
     cache.add_argument("--cache", metavar="DIR", type=options.path, help=where)
     cache.add_argument("--no-cache", action="store_true", help="keep no embeddings")
     parser.add_argument("--batch", metavar="N", type=int, help="images to run at a time (default: 8; an engine's own)")
@@ -190,19 +191,16 @@ def _embed_all(
     arguments: argparse.Namespace, names: list[str], manifests: list[Manifest], datasets: list[Dataset]
 ) -> list[list[EmbeddedDataset]]:
     """The embeddings by model, then by data set; one model is in memory at a time, and none that has nothing to do."""
-    import tempfile
-
-    from runtime.evaluation.cache import default_cache
     from runtime.evaluation.datasets.dataset import stratified
 
     rows = [stratified(one.labels, arguments.limit or len(one), arguments.seed) for one in datasets]
     chosen = list(zip(datasets, rows, strict=True))
     with contextlib.ExitStack() as stack:
-        if arguments.no_cache:
-            cache = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="itae-evaluate-")))
+        if (found := None if arguments.no_cache else _cache(arguments.cache)) is None:
+            cache = stack.enter_context(_no_cache())
             kept = "no embedding is kept"
         else:
-            cache = arguments.cache or default_cache()
+            cache = found
             _say(f"embeddings are kept in {cache}")
             kept = f"what was embedded is kept in {cache}, the same command goes on"
         try:
@@ -212,6 +210,46 @@ def _embed_all(
             ]
         except KeyboardInterrupt:
             raise KeyboardInterrupt(kept) from None
+
+
+def _cache(given: Path | None) -> Path | None:
+    """Return the folder where embeddings are kept, made; None, with a line that says why, if the default can't be.
+
+    Raises:
+        OutputFileError: the folder that was given can't be made or written.
+    """
+    from runtime.evaluation.cache import default_cache, make_cache
+
+    try:
+        make_cache(cache := given or default_cache())
+    except OutputFileError as error:
+        if given is not None:
+            raise OutputFileError(f"{error}: give another --cache DIR, or --no-cache") from error
+        _say(f"warning: {error}: no embedding is kept; --cache DIR keeps them there")
+        return None
+    except UsageError as error:
+        _say(f"warning: {error}; no embedding is kept")
+        return None
+    return cache
+
+
+@contextlib.contextmanager
+def _no_cache() -> Iterator[Path]:
+    """A folder for the embeddings of this run.
+
+    Raises:
+        OutputFileError: it can't be made.
+    """
+    import tempfile
+
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="itae-evaluate-")
+    except OSError as error:
+        raise OutputFileError(
+            f"can't make a temporary folder for embeddings ({error.strerror}): give --cache DIR, or set TMPDIR"
+        ) from error
+    with folder as path:
+        yield Path(path)
 
 
 def _embed_by(

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from runtime.contract.atomic import cannot_write
-from runtime.contract.errors import CheckError, InputError, UsageError
+from runtime.contract.errors import CheckError, InputError, OutputFileError, UsageError
 from runtime.contract.keys import Key, location
 from runtime.contract.manifest import Manifest
 from runtime.contract.progress import Progress
@@ -74,6 +74,20 @@ def default_cache() -> Path:
         ) from error
 
 
+def make_cache(cache: Path) -> None:
+    """Make the folder if it is missing, and check that it can be written.
+
+    Raises:
+        OutputFileError: it can't be made or written.
+    """
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass
+    except OSError as error:
+        raise OutputFileError(f"can't write the cache {cache}: {error.strerror or error}") from error
+
+
 def cache_folder(cache: Path, made_by: dict[str, Any]) -> Path:
     """Where the embeddings of some pictures lie: one folder for each identity of the rows."""
     return cache / fingerprint(identity(made_by))[:24]
@@ -109,10 +123,7 @@ def embed_dataset(
     """
     made_by = {**origin_of(manifest, provider), "data": {"sha256": dataset.identity}}  # whatever their labels
     folder = cache_folder(cache, made_by)
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(cache, error) from error
+    make_cache(cache)
     # The cache knows roots by their number: a data set that was moved is still the same.
     moved = Moved([(f"data:{number}", root) for number, root in enumerate(dataset.roots)])
     wanted = [dataset.keys[row] for row in rows]
@@ -168,11 +179,13 @@ class _Chosen:
 
 @contextlib.contextmanager
 def _usable(folder: Path) -> Iterator[None]:
-    """Say of an InputError that it is the cache's."""
+    """Say of an error in reading or writing that it is the cache's."""
     try:
         yield
     except InputError as error:
         raise InputError(f"the cache {folder} can't be used ({error}): remove it, or give --no-cache") from error
+    except OutputFileError as error:
+        raise OutputFileError(f"{error}: give another --cache DIR, or --no-cache") from error
 
 
 def _is_stored(writer: StoreWriter, moved: Moved, key: Key) -> bool:

@@ -368,8 +368,45 @@ def test_k_auto_stops_where_there_are_no_more_distinct_points(tmp_path, capsys):
     assert summary_of(tmp_path / "out")["silhouette"]["k"] == [2, 3]
     one = write(tmp_path / "one", np.ones((5, 3)))
     assert run(one, "--k", "auto", "--out", tmp_path / "none") == 2
-    assert "no k of 2 to 30 can be tried on 5 embeddings" in capsys.readouterr().err
+    assert "no k of 2 to 30 can be tried on 5 embeddings: they are all equal" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+ONE = np.random.default_rng(5).normal(size=8)
+NO_K = {  # points, --k-range, the reason
+    "equal": (
+        np.tile(ONE, (12, 1)),
+        "2:30",
+        "12 embeddings: they are all equal, at least but for rounding; look whether",
+    ),
+    "equal by cosine": (np.outer(np.arange(1, 13), ONE), "2:30", "12 embeddings: they are all equal"),
+    "rounded": (ONE + 1e-8 * np.random.default_rng(6).normal(size=(12, 8)), "2:30", "they are all equal"),
+    "two": (
+        np.repeat(np.eye(8)[:2], 6, axis=0),
+        "5:9",
+        "12 embeddings: only 2 of them are distinct; give --k or a lower",
+    ),
+    "few": (np.eye(8)[:2], "2:30", "2 embeddings: k must be less than their number; give more embeddings"),
+    "one": (np.eye(8)[:1], "2:30", "1 embedding: k must be less than their number"),
+    "range": (np.eye(8), "8:9", "8 embeddings: k must be less than their number"),
+}
+
+
+@pytest.mark.parametrize("algorithm", ["kmeans", "minibatch", "agglomerative"])
+@pytest.mark.parametrize(("points", "ks", "reason"), NO_K.values(), ids=NO_K)
+def test_k_auto_says_why_no_k_can_be_tried(points, ks, reason, algorithm, tmp_path, capsys):
+    folder = write(tmp_path / "e", points)
+    arguments = ("--k", "auto", "--k-range", ks, "--algorithm", algorithm, "--out", tmp_path / "out")
+    assert run(folder, *arguments) == 2
+    low, high = ks.split(":")
+    assert f"--k auto: no k of {low} to {high} can be tried on " in (err := capsys.readouterr().err)
+    assert reason in err
+
+
+def test_k_auto_takes_points_whose_distances_are_small_and_not_of_rounding():
+    points = (1e-6 * blobs(40)[0]).astype(np.float32)
+    curve = choose(points, "euclidean", [2, 3, 4, 5], lambda some, k: kmeans(some, k).labels)
+    assert curve.best == 4
 
 
 # --assign

@@ -1,5 +1,6 @@
 """The command `evaluate`: its tables, files and cache, what it leaves out and what it refuses."""
 
+import errno
 import hashlib
 import json
 import os
@@ -142,6 +143,64 @@ def test_without_a_cache_nothing_is_kept(call, tiny, colors, tmp_path, monkeypat
     code, _, err = call(tiny, "--data", f"folder:{colors}", "--seeds", 1, cache=False)
     assert f"embeddings are kept in {tmp_path / 'xdg' / 'itae' / 'evaluate'}" in err
     assert (tmp_path / "xdg" / "itae" / "evaluate").is_dir()
+
+
+def not_to_be_made(monkeypatch, tmp_path) -> str:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    return "Not a directory"
+
+
+def not_to_be_written(monkeypatch, tmp_path) -> str:
+    home = tmp_path / "home"
+    (home / ".cache/itae/evaluate").mkdir(parents=True)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    real = os.open
+
+    def read_only(path, flags, *rest, **more):
+        if str(path).startswith(str(home)) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return real(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", read_only)
+    return "Read-only file system"
+
+
+def no_home(monkeypatch, _) -> str:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    return "this user has no home folder"
+
+
+@pytest.mark.parametrize("without", [not_to_be_made, not_to_be_written, no_home])
+def test_a_default_cache_that_cannot_be_used_does_not_stop_the_run(
+    without, call, tiny, colors, tmp_path, monkeypatch
+) -> None:
+    reason = without(monkeypatch, tmp_path)
+    code, out, err = call(tiny, "--data", f"folder:{colors}", "--seeds", 1, cache=False)
+    assert (code, "24 images embedded in" in err) == (0, True)
+    assert "tiny.onnx" in out
+    (line,) = (line for line in err.splitlines() if line.startswith("warning: "))
+    assert reason in line
+    assert "no embedding is kept" in line
+    assert "--cache DIR" in line
+
+
+def test_a_given_cache_that_cannot_be_made_is_refused_before_the_model_is_loaded(
+    call, tiny, colors, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setattr("runtime.backends.open_session", None)
+    place = tmp_path / "file" / "cache"
+    code, out, err = call(tiny, "--data", f"folder:{colors}", "--cache", place, cache=False)
+    assert (code, out) == (2, "")
+    last = err.splitlines()[-1]
+    assert last.startswith(f"runtime: can't write the cache {place}: Not a directory")
+    assert last.endswith(": give another --cache DIR, or --no-cache")
 
 
 def test_a_damaged_cache_is_told_with_what_to_do(call, tiny, colors, tmp_path) -> None:
