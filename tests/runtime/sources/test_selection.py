@@ -105,6 +105,17 @@ def test_a_remote_folder_is_searched_as_a_local_one(phone) -> None:
     assert found(f"file://{phone}") == found(phone)
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_is_searched_as_a_folder(mode, phone, tmp_path) -> None:
+    path = tmp_path / ("phone.tar" if mode == "w" else "phone.tar.gz")
+    with tarfile.open(path, mode) as tar:
+        tar.add(phone, ".")
+    paths, skipped = found(path)
+    assert (sorted(one.removeprefix("./") for one in paths), skipped) == found(phone)
+    for one in open_sources([str(path)]).items():
+        assert load_item(one).size == (8, 8)
+
+
 SYSTEM = [
     *["@eaDir/SYNOPHOTO_THUMB_M.jpg", ".ipynb_checkpoints/0.jpg", "__MACOSX/a/._0.jpg", "a/.hidden.jpg", "._0.jpg"],
     *["a/@eadir/b/c.jpg", "$RECYCLE.BIN/0.jpg", ".git/objects/0.jpg", "lost+found/0.jpg", "#recycle/0.jpg"],
