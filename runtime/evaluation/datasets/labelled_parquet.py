@@ -43,7 +43,7 @@ class Expected:
 def is_parquet(path: Path) -> bool:
     """Whether a path is a parquet file, or a folder of such."""
     if path.is_dir():
-        return any(path.glob("*.parquet"))
+        return any(path.glob("[!.]*.parquet"))
     return path.name.lower().endswith(".parquet")
 
 

@@ -103,6 +103,8 @@ def test_content_decides_where_the_name_says_nothing(phone) -> None:
 
 def test_a_remote_folder_is_searched_as_a_local_one(phone) -> None:
     assert found(f"file://{phone}") == found(phone)
+    for one in open_sources([f"file://{phone}"]).items():
+        assert load_item(one).size == (8, 8)
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])

@@ -26,6 +26,12 @@ def test_the_class_is_the_folder_and_classes_are_sorted(folder) -> None:
     assert dataset.remarks == ()
 
 
+def test_files_of_macos_beside_parquet_are_not_parquet(folder) -> None:
+    (folder / "._test.parquet").write_bytes(b"\0\5\x16\7")
+    with pytest.raises(InputError, match=r"has no test_batch\.bin"):
+        open_dataset(f"cifar10:{folder}")
+
+
 def test_a_tar_of_the_folder_has_the_same_classes(folder, tmp_path) -> None:
     with tarfile.open(tmp_path / "pets.tar.gz", "w:gz") as tar:
         tar.add(folder, "pets")
