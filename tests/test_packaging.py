@@ -38,6 +38,51 @@ def wheel(tmp_path_factory) -> Path:
     return built
 
 
+@pytest.fixture
+def imposter(tmp_path) -> Path:
+    """A folder of a user whose `runtime.py` says so when it runs."""
+    (tmp_path / "runtime.py").write_text("print('the wrong one ran')\n")
+    return tmp_path
+
+
+def another_runtime(command: list[object], folder: Path, path: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command of Python in a user's folder."""
+    variables = {**os.environ, "PYTHONPATH": str(path)}
+    return subprocess.run(
+        [sys.executable, *command], cwd=folder, env=variables, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_another_runtime_in_the_current_folder_is_one_line(imposter) -> None:
+    done = another_runtime(["-m", "exporter", "--help"], imposter, ROOT)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(
+        f"exporter: the package `runtime` beside this one is needed, and {imposter}/runtime.py"
+    )
+    assert "`itae-export`" in done.stderr
+
+
+def test_another_package_named_runtime_is_one_line_too(tmp_path) -> None:
+    (tmp_path / "runtime").mkdir()
+    (tmp_path / "runtime" / "__init__.py").write_text("print('the wrong one ran')\n")
+    done = another_runtime(["-m", "exporter", "--help"], tmp_path, ROOT)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert f"{tmp_path}/runtime/__init__.py is found in its place" in done.stderr
+
+
+def test_a_folder_named_runtime_that_is_no_package_does_no_harm(tmp_path) -> None:
+    (tmp_path / "runtime").mkdir()
+    done = another_runtime(["-m", "exporter", "--help"], tmp_path, ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_in_python_another_runtime_is_an_import_error(imposter) -> None:
+    code = "try:\n    import exporter\nexcept ImportError as error:\n    print(error)"
+    done = another_runtime(["-c", code], imposter, ROOT)
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+    assert f"{imposter}/runtime.py is found in its place" in done.stdout
+
+
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> Path:
     """The scripts folder of a fresh environment with the wheel in it; its dependencies are borrowed from here."""
