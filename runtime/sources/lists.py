@@ -68,6 +68,8 @@ def key_of(text: str, base: str) -> Key:
         raise InputError(f"has {len(text):,} characters, too many for a path")
     if not is_utf8(text):
         raise InputError(NOT_UTF8)
+    if text.startswith("file:/") and not is_remote(text):  # as Spark writes the path of a local file
+        text = text.removeprefix("file:")
     if is_remote(text):
         root, path = split(text)
     elif is_remote(base):

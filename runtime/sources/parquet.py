@@ -12,6 +12,7 @@ from runtime.sources.lists import PathList
 from runtime.sources.names import printable
 from runtime.sources.parquet_columns import (
     Columns,
+    column_in,
     find_images,
     holds_embeddings,
     is_list,
@@ -100,7 +101,7 @@ def _strings(root: str, columns: list[str]) -> Iterator[tuple[Any, ...] | Unread
     try:
         with open_columns(root) as file:
             for batch in file.iter_batches(batch_size=4096, columns=columns):
-                for row in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
+                for row in zip(*(column_in(batch, name).to_pylist() for name in columns), strict=True):
                     yield Unreadable(root, str(number), "holds no path (null)") if None in row else row
                     number += 1
     except Exception as error:

@@ -38,6 +38,8 @@ PATH_COLUMNS += ("image_url", "img_path", "uri", "images", "paths", "image_paths
 """Columns of strings that are taken for paths, the first of these first."""
 _SPARK = ("content", "path")
 """Columns of Spark's data source `binaryFile`: the content of a file, and its path."""
+_ASIDE = re.compile(r"thumb|preview|icon|mask|depth|segment|annotation|label")
+"""Names of columns that hold pictures, but not those that paths beside them lead to."""
 _BUFFER = 1 << 20
 """Bytes of a column read at a time: without it pyarrow takes a whole row group's column into memory."""
 _LOOKED_AT = 64
@@ -89,6 +91,11 @@ def open_columns(root: str) -> Iterator[Any]:
             yield file
 
 
+def column_in(table: Any, name: str) -> Any:  # noqa: ANN401
+    """The first column of a name; pyarrow reads `a.b` too if asked for `a`, and finds no name that comes twice."""
+    return table.column(table.schema.names.index(name))
+
+
 def find_images(file: Any, root: str, columns: Columns = NO_COLUMNS) -> ImageColumn | None:  # noqa: ANN401
     """The column that holds images; None if there is none. Of several it takes one, and the log says which.
 
@@ -115,6 +122,13 @@ def find_images(file: Any, root: str, columns: Columns = NO_COLUMNS) -> ImageCol
         column = column if is_default else _marked(named, schema)
     elif len(found) > 1:
         _warn(root, "images", [one.name for one in found])
+    elif found and _plain(found[0].name) not in map(_plain, IMAGE_COLUMNS) and found[0].beside is not None:
+        _LOG.warning(
+            "%s: images are taken from column `%s`, not by paths in `%s`",
+            printable(root),
+            found[0].name,
+            found[0].beside,
+        )
     if column is not None and columns.key is not None:
         kind = _field(schema, columns.key, root, "--key-column").type
         if pa.types.is_nested(kind) or is_bytes(kind):
@@ -175,8 +189,8 @@ def list_columns(schema: Any) -> str:  # noqa: ANN401
 def _candidates(file: Any) -> list[ImageColumn]:  # noqa: ANN401
     """The columns that hold images, the one to take first.
 
-    A struct of bytes counts whatever it is called, plain bytes by their name, then by their content if there are no
-    paths: a column of thumbnails beside paths is not meant.
+    A struct of bytes counts whatever it is called, plain bytes by their name, then by their content, unless they are
+    called as what lies beside an image and there are paths.
     """
     schema = file.schema_arrow
     columns = [one for field in schema if (one := _as_images(field)) is not None]
@@ -189,8 +203,9 @@ def _candidates(file: Any) -> list[ImageColumn]:  # noqa: ANN401
         spark = [one for one in columns if one.name == content and not one.is_list and path in paths]
         if spark and ({"length", "modificationTime"} & {*schema.names} or _looks_like_images(file, spark[0])):
             return [ImageColumn(content, is_struct=False, has_path=False, key=path)]
-        if not paths and not holds_embeddings(schema):
-            found = [one for one in columns if _looks_like_images(file, one)]
+        if not holds_embeddings(schema):
+            meant = [one for one in columns if not (paths and _ASIDE.search(one.name.lower()))]
+            found = [one for one in meant if _looks_like_images(file, one)]
     return [one if one.has_path or not paths else replace(one, beside=paths[0]) for one in found]
 
 
@@ -205,11 +220,11 @@ def _as_images(field: Any) -> ImageColumn | None:  # noqa: ANN401
     if not pa.types.is_struct(kind):
         return None
     parts = {part.name: part.type for part in kind}
-    if "bytes" not in parts or not is_bytes(parts["bytes"]):
+    has_path = "path" in parts and _is_string(parts["path"])
+    # A writer that saw no bytes at all gave them the type null.
+    if "bytes" not in parts or not (is_bytes(parts["bytes"]) or (has_path and pa.types.is_null(parts["bytes"]))):
         return None
-    return ImageColumn(
-        field.name, is_struct=True, has_path="path" in parts and _is_string(parts["path"]), is_list=in_lists
-    )
+    return ImageColumn(field.name, is_struct=True, has_path=has_path, is_list=in_lists)
 
 
 def _marked(column: ImageColumn | None, schema: Any) -> ImageColumn | None:  # noqa: ANN401
@@ -224,7 +239,7 @@ def _looks_like_images(file: Any, column: ImageColumn) -> bool:  # noqa: ANN401
     """Whether a column of bytes holds an image in its first rows."""
     looked = 0
     for batch in file.iter_batches(batch_size=16, columns=[column.name]):
-        values = batch.column(column.name)
+        values = column_in(batch, column.name)
         for value in values.flatten() if column.is_list else values:
             if value.is_valid and format_of(value.as_buffer()[:HEAD].to_pybytes()) is not None:
                 return True

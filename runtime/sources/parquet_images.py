@@ -18,7 +18,7 @@ from runtime.sources.files import resolved
 from runtime.sources.item import NONE_SKIPPED, Entry, IsWanted, Item, Unreadable, reason
 from runtime.sources.lists import key_of
 from runtime.sources.names import is_remote, printable
-from runtime.sources.parquet_columns import ImageColumn, column_of, key_columns, open_columns
+from runtime.sources.parquet_columns import ImageColumn, column_in, column_of, key_columns, open_columns
 from runtime.sources.remote import split
 
 _ROWS = 16
@@ -206,7 +206,8 @@ def _row_groups(file: Any) -> list[range]:  # noqa: ANN401
 def _names(file: Any, column: ImageColumn, group: int, rows: range) -> list[str]:  # noqa: ANN401
     """The names of the rows of a row group, as in their keys; empty where there is none."""
     if column.key is not None:
-        values = file.read_row_group(group, columns=[column.key]).column(column.key).to_pylist()
+        read = file.read_row_group(group, columns=[column.key])
+        values = column_in(read, column.key).to_pylist()
         return [_inside(None if value is None else str(value)) for value in values]
     return (
         [_inside(path) for path in _struct_paths(file, column, group)]
@@ -223,13 +224,14 @@ def _paths(file: Any, column: ImageColumn, group: int, rows: range) -> list[str 
         return _struct_paths(file, column, group)
     if column.beside is None:
         return [None] * len(rows)
-    found = file.read_row_group(group, columns=[column.beside]).column(column.beside).to_pylist()
+    read = file.read_row_group(group, columns=[column.beside])
+    found = column_in(read, column.beside).to_pylist()
     return [path if isinstance(path, str) else None for path in found]
 
 
 def _struct_paths(file: Any, column: ImageColumn, group: int) -> list[str | None]:  # noqa: ANN401
     read = file.read_row_group(group, columns=[f"{column.name}.path"])
-    paths: list[str | None] = read.column(0).combine_chunks().field("path").to_pylist()
+    paths: list[str | None] = column_in(read, column.name).combine_chunks().field("path").to_pylist()
     return paths
 
 
@@ -242,14 +244,14 @@ def _values(file: Any, column: ImageColumn, group: int) -> Iterator[Any]:  # noq
     """The bytes of each row of a row group, as pyarrow's scalars."""
     name = f"{column.name}.bytes" if column.is_struct else column.name
     for batch in file.iter_batches(batch_size=_ROWS, row_groups=[group], columns=[name]):
-        values = batch.column(0)
+        values = column_in(batch, column.name)
         yield from values.flatten()[0] if column.is_struct else values
 
 
 def _lists(file: Any, column: ImageColumn, group: int) -> Iterator[list[tuple[Any, str | None]]]:  # noqa: ANN401
     """The bytes, as pyarrow's scalars, and the paths of the images in each row of a row group."""
     for batch in file.iter_batches(batch_size=_ROWS, row_groups=[group], columns=[column.name]):
-        for row in batch.column(column.name):
+        for row in column_in(batch, column.name):
             values = (row.values or []) if row.is_valid else []
             if not column.is_struct:
                 yield [(value, None) for value in values]

@@ -27,6 +27,7 @@ _PACKED: dict[bytes, Callable[[BinaryIO], Any]] = {
     b"BZ": bz2.open,
     b"\xfd7": lzma.open,
     b"\x28\xb5": open_zstd,
+    b"\x50\x2a": open_zstd,  # pzstd begins with a frame to skip
 }
 _NO_FILE = {
     tarfile.SYMTYPE: "is a symbolic link to `{}` inside a tar, not a file",

@@ -52,11 +52,19 @@ def test_bytes_of_another_name_are_images_by_their_content(name, tmp_path, pictu
     assert seen(found[1:], number_of) == {"1": 1, "2": 2}
 
 
-def test_thumbnails_beside_paths_are_not_taken_for_the_images(tmp_path, picture, number_of) -> None:
+@pytest.mark.parametrize("path", ["file_name", "url", "path"])
+def test_bytes_of_another_name_come_before_paths(path, tmp_path, picture, number_of, caplog) -> None:
+    columns = {path: ["https://x.org/1.png", "2.png"], "photo": [picture(1), picture(2)]}
+    assert seen(entries(write(tmp_path / "a.parquet", **columns)), number_of) == {"0": 1, "1": 2}
+    assert f"images are taken from column `photo`, not by paths in `{path}`" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["thumbnail", "Preview_Bytes", "mask"])
+def test_thumbnails_beside_paths_are_not_taken_for_the_images(name, tmp_path, picture, number_of) -> None:
     (tmp_path / "1.png").write_bytes(picture(1))
-    path = write(tmp_path / "a.parquet", image_path=[str(tmp_path / "1.png")], thumbnail=[picture(2)])
+    path = write(tmp_path / "a.parquet", image_path=[str(tmp_path / "1.png")], **{name: [picture(2)]})
     assert [number_of(load_item(item)) for item in entries(path)] == [1]
-    assert seen(entries(path, "thumbnail"), number_of) == {"0:thumbnail": 2}
+    assert seen(entries(path, name), number_of) == {f"0:{name}": 2}
 
 
 @pytest.mark.parametrize("more", ["length", "modificationTime", None])
@@ -77,6 +85,15 @@ def test_content_that_is_no_image_leaves_the_paths(tmp_path, picture) -> None:
 def test_columns_of_paths_are_known_in_any_spelling(name, tmp_path, picture) -> None:
     path = write(tmp_path / "a.parquet", TEXT=["a cat"], **{name: [f"file://{tmp_path}/1.png"]})
     assert entries(path) == [Item(f"file://{tmp_path}", "1.png")]
+
+
+def test_columns_of_one_name_or_of_names_with_dots_are_told_apart(tmp_path, picture, number_of) -> None:
+    path = write(tmp_path / "a.parquet", **{"image.bytes": [picture(1)], "image": [picture(2)], "image.path": ["x"]})
+    assert seen(entries(path), number_of) == {"0": 2}
+    assert seen(entries(path, "image.bytes", "image.path"), number_of) == {"0:image.bytes/x": 1}
+    table = pa.table([pa.array([picture(3)]), pa.array([picture(4)]), pa.array(["a"])], names=["image", "image", "id"])
+    parquet.write_table(table, tmp_path / "b.parquet")
+    assert number_of(load_item(entries(tmp_path / "b.parquet")[0])) == 3
 
 
 def test_of_url_in_two_spellings_ours_is_taken_and_the_log_says_so(tmp_path, caplog) -> None:
@@ -128,7 +145,9 @@ def test_lists_of_paths_are_paths(tmp_path, picture, number_of) -> None:
 # Images without bytes
 
 
-@pytest.mark.parametrize("kind", ["absolute", "URL", "beside the file", "in the current folder", "below", "above"])
+@pytest.mark.parametrize(
+    "kind", ["absolute", "URL", "as Spark has it", "beside the file", "in the current folder", "below", "above"]
+)
 def test_an_image_without_bytes_is_read_from_its_path(kind, tmp_path, picture, number_of, monkeypatch) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there / "below"):
@@ -139,6 +158,7 @@ def test_an_image_without_bytes_is_read_from_its_path(kind, tmp_path, picture, n
     stored = {
         "absolute": str(place),
         "URL": f"file://{place}",
+        "as Spark has it": f"file:{place}",
         "below": "below/1.png",
         "above": "../1.png",
     }.get(kind, "1.png")
@@ -148,6 +168,17 @@ def test_an_image_without_bytes_is_read_from_its_path(kind, tmp_path, picture, n
     assert list(seen(found, number_of).values()) == [2, 1, 1]
     assert [item.root for item in found] == [path] * 3
     assert found[0].path == "0/2.png"
+
+
+@pytest.mark.parametrize("lists", [False, True], ids=["images", "lists"])
+def test_a_column_that_holds_no_bytes_at_all_is_known_by_its_paths(lists, tmp_path, picture, number_of) -> None:
+    rows = []
+    for number in (1, 2):
+        (tmp_path / f"{number}.png").write_bytes(picture(number))
+        row = {"bytes": None, "path": str(tmp_path / f"{number}.png")}  # pyarrow infers the type null
+        rows.append([row] if lists else row)
+    found = entries(write(tmp_path / "a.parquet", photo=rows, label=[0, 1]))
+    assert list(seen(found, number_of).values()) == [1, 2]
 
 
 def test_a_column_of_bytes_without_some_takes_the_path_beside_it(tmp_path, picture, number_of) -> None:

@@ -74,6 +74,13 @@ def test_tars_packed_by_zstandard_are_read(name, frames, shard, tmp_path, number
         assert [number_of(read(*key)) for key in keys] == list(range(5))
 
 
+def test_a_tar_of_zstandard_that_begins_with_a_frame_to_skip_is_read(shard, tmp_path, number_of) -> None:
+    path = zstd(tmp_path / "a.tar.zst", Path(shard).read_bytes(), 3)
+    skipped = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"size"  # as pzstd writes it
+    Path(path).write_bytes(skipped + Path(path).read_bytes() + skipped)
+    assert [number_of(load_item(item)) for item in entries(path)] == list(range(5))
+
+
 def test_a_damaged_or_cut_tar_of_zstandard_is_told_and_what_lies_before_is_read(tmp_path, number_of) -> None:
     rng = np.random.default_rng(0)
     made = [member(f"{number}.png", rng.bytes(300_000)) for number in range(5)]  # it can't be packed any smaller
