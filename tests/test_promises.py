@@ -18,6 +18,7 @@ DOCUMENTS = (
     "runtime/contract/README.md",
     "README.md",
     "CHANGELOG.md",
+    "tests/DECISIONS.md",
     *(f"exporter/{name}.md" for name in ("README", "ITAE", "DECISIONS", "MEASUREMENTS")),
     *(f"runtime/{name}.md" for name in ("README", "DECISIONS", "MEASUREMENTS", "contract/README")),
 )
