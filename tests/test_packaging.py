@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from runtime.contract.tensorrt import LIBRARIES
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SOURCES = ("exporter", "runtime")
@@ -161,12 +163,41 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 
 
 def test_extras_are_the_promised_ones():
-    assert set(EXTRAS) == {"cpu", "gpu", "rtx", "openvino", "remote", "heif", "umap", "bench", "export", "dev"}
+    assert set(EXTRAS) == {
+        "cpu", "gpu", "gpu-cu12", "rtx", "openvino", "remote", "heif", "umap", "bench", "export", "dev",
+    }  # fmt: skip
     assert names_of(EXTRAS["openvino"]) == {"openvino"}
     assert names_of(EXTRAS["heif"]) == {"pillow-heif"}
     assert names_of(EXTRAS["gpu"]) == {"onnxruntime-gpu", "tensorrt", "cuda-core", "cuda-bindings"}
+    assert names_of(EXTRAS["gpu-cu12"]) == {"onnxruntime-gpu", "tensorrt-cu12", "cuda-core", "cuda-bindings"}
     assert names_of(EXTRAS["rtx"]) == {"tensorrt-rtx", "cuda-core", "cuda-bindings"}
     assert {"torch", "transformers", "onnx", "onnxscript", "onnx-graphsurgeon"} <= names_of(EXTRAS["export"])
+
+
+def asked(extra: str) -> dict[str, Requirement]:
+    return {one.name: one for one in map(Requirement, EXTRAS[extra])}
+
+
+def test_extras_ask_for_the_versions_of_tensorrt_that_are_supported():
+    for extra, package, library in (("gpu-cu12", "tensorrt-cu12", "tensorrt"), ("rtx", "tensorrt-rtx", "tensorrt-rtx")):
+        assert str(asked(extra)[package].specifier) == f">={'.'.join(map(str, LIBRARIES[library].oldest))}"
+    assert not asked("gpu")["tensorrt"].specifier.contains("10.13.3")  # whose CUDA was another, by its patch release
+
+
+@pytest.mark.parametrize(
+    ("extra", "cuda", "fitting", "others"),
+    [
+        # Of 1.27.0 the extras of onnxruntime-gpu name packages of CUDA 13 that are called otherwise.
+        ("gpu", "cu13", {"onnxruntime-gpu": "1.31.1", "cuda-bindings": "13.5.0"}, {"onnxruntime-gpu": "1.27.0"}),
+        ("gpu-cu12", "cu12", {"onnxruntime-gpu": "1.26.0", "cuda-bindings": "12.9.10"}, {"onnxruntime-gpu": "1.27.0"}),
+    ],
+)
+def test_an_extra_for_gpus_is_for_one_cuda(extra, cuda, fitting, others):
+    found = asked(extra)
+    assert found["cuda-core"].extras == {cuda}
+    assert found["onnxruntime-gpu"].extras == {"cuda", "cudnn"}
+    assert all(found[name].specifier.contains(version) for name, version in fitting.items())
+    assert not any(found[name].specifier.contains(version) for name, version in others.items())
 
 
 def test_base_install_is_the_runtime_without_torch():
@@ -177,7 +208,7 @@ def test_base_install_is_the_runtime_without_torch():
 @pytest.mark.parametrize("extra", sorted(EXTRAS))
 def test_onnxruntime_comes_by_one_extra_only(extra):
     """The packages onnxruntime and onnxruntime-gpu overwrite each other's files."""
-    by_extra = {"cpu": {"onnxruntime"}, "gpu": {"onnxruntime-gpu"}}
+    by_extra = {"cpu": {"onnxruntime"}, "gpu": {"onnxruntime-gpu"}, "gpu-cu12": {"onnxruntime-gpu"}}
     found = names_of(EXTRAS[extra]) & {"onnxruntime", "onnxruntime-gpu"}
     assert found == by_extra.get(extra, set())
 

@@ -25,23 +25,22 @@ from runtime.contract.errors import BackendError, ItaeError, ManifestError, one_
 from runtime.contract.golden import read_golden
 from runtime.contract.machine import usable_cores
 from runtime.contract.manifest import Manifest, verified_manifest
+from runtime.contract.tensorrt import version_pair
 
 Result = TypeVar("Result")
 
 PACKAGES = (
     "itae", "numpy", "pillow", "pillow-heif", "pyarrow", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
-    "tensorrt-rtx", "cuda-core", "torch",
+    "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx", "cuda-core", "cuda-bindings", "torch",
 )  # fmt: skip
-BACKENDS = {
-    "onnxruntime": "cpu",
-    "onnxruntime-gpu": "gpu",
-    "openvino": "openvino",
-    "tensorrt": "gpu",
-    "tensorrt-rtx": "rtx",
-}
-"""The packages that run models, and the extras that bring them."""
+TENSORRT = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx")
+"""The packages of TensorRT; `tensorrt` brings one of the two that are named after a version of CUDA."""
+BACKENDS = ("onnxruntime", "onnxruntime-gpu", "openvino", *TENSORRT)
+"""The packages that run models."""
 _CUDA_OF = {"tensorrt-cu12": 12, "tensorrt-cu13": 13, "tensorrt-rtx-cu12": 12, "tensorrt-rtx-cu13": 13}
 """Packages that are built for one major version of CUDA, which the driver must have or exceed."""
+_ORT_OF_CUDA_13 = (1, 27)
+"""The first onnxruntime-gpu that is built for CUDA 13."""
 
 
 @dataclass(frozen=True)
@@ -224,14 +223,44 @@ def _faults(packages: dict[str, str | None], driver: Driver | None, no_driver: s
         )
     if not any(packages[name] for name in BACKENDS):
         faults.append("nothing here runs a model: pip install 'itae[cpu]'")
-    if any(packages[name] for name in ("tensorrt", "tensorrt-rtx")) and packages["cuda-core"] is None:
+    for name in ("tensorrt", "tensorrt-rtx"):
+        twins = [f"{name}-cu12", f"{name}-cu13"]
+        if all(map(_version, twins)):
+            faults.append(
+                f"{' and '.join(twins)} are both installed and overwrite each other's files: pip uninstall both, with "
+                f"{name} and their -bindings and -libs, then install one"
+            )
+    if any(packages[name] for name in TENSORRT) and packages["cuda-core"] is None:
         faults.append("TensorRT is installed without cuda-core, which engines need: pip install cuda-core")
     if no_driver is not None and "CUDA error" in no_driver:
         faults.append(f"{no_driver}: reboot, or install the driver again")
-    for name, major in _CUDA_OF.items():
-        if driver is not None and _version(name) and int(driver.cuda.partition(".")[0]) < major:
-            faults.append(f"{name} needs a driver for CUDA {major}, here is one for {driver.cuda}: upgrade the driver")
+    if driver is not None:
+        faults += _newer_than(driver)
     return faults
+
+
+def _newer_than(driver: Driver) -> list[str]:
+    """The packages that are built for a newer CUDA than the driver's; a minor version may be newer."""
+    needs = {name: cuda for name, cuda in _CUDA_OF.items() if _version(name)}
+    bindings, ort = _version("cuda-bindings"), _version("onnxruntime-gpu")
+    if bindings is not None:
+        needs[f"cuda-bindings {bindings}"] = version_pair(bindings)[0]
+    if ort is not None and version_pair(ort) >= _ORT_OF_CUDA_13:
+        needs[f"onnxruntime-gpu {ort}"] = 13
+    return [
+        f"{name} needs a driver for CUDA {cuda}, here is one for {driver.cuda}: upgrade the driver, or install what is "
+        f"for CUDA 12: {_for_cuda_12(name)}"
+        for name, cuda in needs.items()
+        if version_pair(driver.cuda)[0] < cuda
+    ]
+
+
+def _for_cuda_12(name: str) -> str:
+    if name.startswith("tensorrt-rtx"):
+        return "pip uninstall tensorrt-rtx tensorrt-rtx-cu13, then pip install tensorrt-rtx-cu12"
+    if name.startswith("cuda-bindings"):
+        return "pip install 'cuda-bindings<13'"
+    return "pip uninstall onnxruntime-gpu tensorrt tensorrt-cu13, then pip install 'itae[gpu-cu12]'"
 
 
 def in_a_process(function: Callable[..., Result], *arguments: object) -> Result:

@@ -116,24 +116,58 @@ def test_a_machine_with_gpus_is_told_with_them(monkeypatch, call) -> None:
 
 
 FAULTS = {
-    "both": ({"onnxruntime": "1.32", "onnxruntime_gpu": "1.32"}, "both installed and overwrite each other"),
+    "both": ({"onnxruntime": "1.32", "onnxruntime_gpu": "1.26"}, "both installed and overwrite each other"),
     "nothing": ({}, r"nothing here runs a model: pip install 'itae\[cpu\]'"),
     "no cuda-core": ({"tensorrt": "10.9"}, "without cuda-core"),
     "old driver": (
         {"tensorrt_rtx": "1.7", "tensorrt_rtx_cu13": "1.7", "cuda_core": "1.2"},
-        "tensorrt-rtx-cu13 needs a driver for CUDA 13, here is one for 12.9: upgrade the driver",
+        "tensorrt-rtx-cu13 needs a driver for CUDA 13, here is one for 12.9: upgrade the driver, .*tensorrt-rtx-cu12$",
     ),
+    "old driver for TensorRT": (
+        {"tensorrt": "11.4", "tensorrt_cu13": "11.4", "cuda_core": "1.2"},
+        r"tensorrt-cu13 needs a driver for CUDA 13, .* pip install 'itae\[gpu-cu12\]'$",
+    ),
+    "old driver for the bindings": (
+        {"tensorrt_cu12": "11.4", "cuda_core": "1.2", "cuda_bindings": "13.5.0"},
+        "cuda-bindings 13.5.0 needs a driver for CUDA 13, .* pip install 'cuda-bindings<13'$",
+    ),
+    "old driver for ONNX Runtime": (
+        {"onnxruntime_gpu": "1.31.1"},
+        r"onnxruntime-gpu 1.31.1 needs a driver for CUDA 13, .*'itae\[gpu-cu12\]'$",
+    ),
+    "two of TensorRT": (
+        {"tensorrt_cu12": "11.4", "tensorrt_cu13": "11.4", "cuda_core": "1.2"},
+        "tensorrt-cu12 and tensorrt-cu13 are both installed and overwrite each other's files: pip uninstall both",
+    ),
+    "TensorRT by its own name": ({"tensorrt_cu12": "10.9"}, "without cuda-core"),
 }
 
 
 @pytest.mark.parametrize(("packages", "message"), FAULTS.values(), ids=FAULTS)
 def test_a_fault_is_told_with_its_cure_and_exit_code_1(packages, message, installed, monkeypatch) -> None:
     installed(**packages)
-    monkeypatch.setattr(doctor, "read_driver", lambda: Driver("575", "12.9", GPUS))
+    cuda = "13.0" if "tensorrt_cu13" in packages and "tensorrt_cu12" in packages else "12.9"
+    monkeypatch.setattr(doctor, "read_driver", lambda: Driver("575", cuda, GPUS))
     diagnosis = doctor.examine()
     (fault,) = diagnosis.machine.faults
     assert re.search(message, fault)
     assert not diagnosis.passed
+
+
+OF_CUDA_12 = {"onnxruntime_gpu": "1.26.0", "tensorrt_cu12": "11.4", "cuda_core": "1.2", "cuda_bindings": "12.9.10"}
+OF_CUDA_13 = {"onnxruntime_gpu": "1.31.1", "tensorrt_cu13": "11.4", "cuda_core": "1.2", "cuda_bindings": "13.5.0"}
+
+
+@pytest.mark.parametrize(
+    ("cuda", "packages"),
+    [("12.9", OF_CUDA_12), ("13.0", OF_CUDA_13), ("13.0", OF_CUDA_12)],
+    ids=["CUDA 12", "CUDA 13", "packages of CUDA 12 on a newer driver"],
+)
+def test_packages_that_fit_the_driver_are_no_fault(cuda, packages, installed, monkeypatch) -> None:
+    installed(**packages)
+    monkeypatch.setattr(doctor, "read_driver", lambda: Driver("580", cuda, GPUS))
+    monkeypatch.setattr(doctor, "_onnxruntime_providers", lambda _: ((), None))
+    assert doctor.look_around().faults == ()
 
 
 def test_a_driver_that_fails_is_a_fault_and_one_that_is_missing_is_none(monkeypatch) -> None:
