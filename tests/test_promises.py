@@ -111,7 +111,7 @@ def test_the_extras_of_the_manual_are_those_of_the_package():
     named = {
         name
         for document in MANUAL
-        for found in re.findall(r"\.\[([\w,]+)\]", text_of(document))
+        for found in re.findall(r"\.\[([\w,-]+)\]", text_of(document))
         for name in found.split(",")
     }
     assert named == set(extras) - {"dev", "bench"}  # for work on the project itself
