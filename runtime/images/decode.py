@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import functools
+import hashlib
 import io
 import logging
 import os
 import stat
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from runtime.contract.errors import InputError, one_line
 from runtime.images.formats import FORMATS, HEAD, format_of, other_format
+from runtime.images.mend import with_end_marker, without_metadata
+from runtime.images.tiff import Bands, has_unnamed_bands, read_bands
 
 MAX_PIXELS = 178_956_970
 """Default limit, as Pillow's; larger pictures are refused before they are decoded. Such a picture takes 680 MiB."""
@@ -40,6 +46,42 @@ _TRANSPOSE = {
 """The transposition that undoes each value of EXIF's orientation tag."""
 
 
+class Note(enum.StrEnum):
+    """A remark on a picture that was decoded, for its user."""
+
+    NO_END_MARKER = "jpeg_without_end_marker"
+    THREE_BANDS = "three_bands_as_rgb"
+    FEW_BITS = "few_of_16_bits"
+    WIDENED = "widened_16_bits"
+
+    @property
+    def text(self) -> str:
+        """Words that follow the number of such pictures."""
+        return _NOTES[self]
+
+
+_NOTES = {
+    Note.NO_END_MARKER: "are JPEGs without their end marker, otherwise whole",
+    Note.THREE_BANDS: "are TIFFs of three bands that call themselves grey: taken for red, green, blue",
+    Note.FEW_BITS: "use 14 bits or less of their 16 and came out dark: --sixteen-bit auto widens them",
+    Note.WIDENED: "use 14 bits or less of their 16: widened, each from 8, 10, 12 or 14 bits",
+}
+OnNote = Callable[[Note], None]
+SIXTEEN_BIT = ("full", "auto")
+"""White in pictures of 16 bits: always 65535, or the largest value of the 8, 10, 12, 14 or 16 bits that a picture
+uses."""
+_BITS = (8, 10, 12, 14, 16)
+
+
+@dataclass(frozen=True)
+class _How:
+    """How to decode: the arguments of `decode_image`."""
+
+    max_pixels: int
+    sixteen_bit: str
+    on_note: OnNote
+
+
 def load_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode a picture (its first frame) as 8-bit RGB, upright by its EXIF orientation.
 
@@ -52,15 +94,17 @@ def load_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise InputError(f"{path}: {error}") from error
 
 
-def decode_file(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode a picture like `load_image`, with an error that doesn't name the file."""
+def decode_file(
+    path: Path, max_pixels: int = MAX_PIXELS, sixteen_bit: str = "full", on_note: OnNote = lambda note: None
+) -> Image.Image:
+    """Decode a picture like `decode_image`, with an error that doesn't name the file."""
     try:
         # Not Pillow by path: it maps some files into memory, and a mapped file that is cut short kills the process.
         with open(path, "rb", opener=open_without_waiting) as file:  # Path.open takes no opener
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise InputError("is a folder or a device, not a file")
-            return _decode(file, status.st_size, max_pixels)
+            return _decode(file, status.st_size, _How(max_pixels, sixteen_bit, on_note))
     except FileNotFoundError as error:
         raise InputError("does not exist, or is a link to what does not") from error
     except IsADirectoryError as error:
@@ -69,9 +113,18 @@ def decode_file(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise InputError(f"can't be decoded ({_reason(error)})") from error
 
 
-def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode the content of a file like `load_image`; the error names no file."""
-    return _decode(io.BytesIO(data), len(data), max_pixels)
+def decode_image(
+    data: bytes, max_pixels: int = MAX_PIXELS, sixteen_bit: str = "full", on_note: OnNote = lambda note: None
+) -> Image.Image:
+    """Decode the content of a file like `load_image`; the error names no file.
+
+    Args:
+        data: the file's content.
+        max_pixels: a larger picture is refused.
+        sixteen_bit: one of `SIXTEEN_BIT`.
+        on_note: called, in the caller's thread, with what a user should know of the picture.
+    """
+    return _decode(io.BytesIO(data), len(data), _How(max_pixels, sixteen_bit, on_note))
 
 
 def max_bytes(max_pixels: int) -> int:
@@ -79,7 +132,8 @@ def max_bytes(max_pixels: int) -> int:
     return max(4 * max_pixels, 64 << 20)
 
 
-def _decode(file: BinaryIO, size: int, max_pixels: int) -> Image.Image:
+def _decode(file: BinaryIO, size: int, how: _How) -> Image.Image:
+    max_pixels = how.max_pixels
     if size == 0:
         raise InputError("is empty (0 bytes)")
     if size > max_bytes(max_pixels):
@@ -87,7 +141,7 @@ def _decode(file: BinaryIO, size: int, max_pixels: int) -> Image.Image:
     if max_pixels > MAX_PIXELS and Image.MAX_IMAGE_PIXELS is not None:  # Pillow refuses more than twice as many
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, (max_pixels + 1) // 2)
     try:
-        return _first_frame(file, max_pixels)
+        return _first_frame(file, how)
     except InputError:
         raise
     except Image.DecompressionBombError as error:  # on opening: our own check comes too late
@@ -98,16 +152,138 @@ def _decode(file: BinaryIO, size: int, max_pixels: int) -> Image.Image:
         raise InputError(f"can't be decoded ({_reason(error)})") from error
 
 
-def _first_frame(file: BinaryIO, max_pixels: int) -> Image.Image:
+def _first_frame(file: BinaryIO, how: _How) -> Image.Image:
     """The picture; raises InputError if it is too large, and any error of Pillow."""
-    is_heic = format_of(file.read(HEAD)) == "HEIC"
+    kind = format_of(file.read(HEAD))
+    try:
+        return _by_pillow(file, kind, how)
+    except (InputError, Image.DecompressionBombError):
+        raise
+    except Exception as error:
+        failure = error.with_traceback(None)  # whose frames hold the picture's memory
+    if (picture := _mended(file, kind, how, failure)) is None:
+        raise failure
+    return picture
+
+
+def _by_pillow(file: BinaryIO, kind: str | None, how: _How) -> Image.Image:
     file.seek(0)
+    is_heic = kind == "HEIC"
     if is_heic:
         _add_heif_to_pillow()
     with Image.open(file, formats=("HEIF",) if is_heic else _OF_PILLOW) as image:
-        if (pixels := image.width * image.height) > max_pixels:
-            raise InputError(f"has {pixels:,} pixels ({image.width} x {image.height}), more than {max_pixels:,}")
-        return to_rgb(image)
+        if (pixels := image.width * image.height) > how.max_pixels:
+            raise InputError(f"has {pixels:,} pixels ({image.width} x {image.height}), more than {how.max_pixels:,}")
+        if has_unnamed_bands(image):
+            return _of_bands(read_bands(file, how.max_pixels, max_bytes(how.max_pixels)), how)
+        form = _raw_form(image)
+        if ";16" not in form or image.mode not in ("RGB", "RGBA"):
+            return _to_rgb(image, how)
+        image.load()
+        if int(np.asarray(image)[..., :3].max()) >= 1 << 14 - 8:  # these are the high bytes
+            return _to_rgb(image, how)  # it uses more than 14 bits
+        if how.sixteen_bit == "full":
+            how.on_note(Note.FEW_BITS)
+            return _to_rgb(image, how)
+        if kind == "TIFF":
+            return _of_bands(read_bands(file, how.max_pixels, max_bytes(how.max_pixels)), how)
+        return _of_bands(_bands_of_png(file, image, form), how)
+
+
+def _raw_form(image: Image.Image) -> str:
+    """Pillow's name for how an opened picture's pixels lie in its file, as `RGB;16B`; empty if not known."""
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0].args if tiles else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
+def _bands_of_png(file: BinaryIO, image: Image.Image, form: str) -> Bands:
+    """All 16 bits of a colour PNG, of which `image` has the high bytes: a second look reads the low ones."""
+    file.seek(0)
+    with Image.open(file, formats=("PNG",)) as low:
+        grey = form.startswith("LA")  # grey and alpha, 2 bytes each, which lie as RGBA of one byte do
+        low.tile = [low.tile[0]._replace(args="RGBA" if grey else form.replace("16B", "16L"))]
+        values = np.asarray(low).astype(np.uint16)
+    if grey:
+        high_low = values[..., ::2] << 8 | values[..., 1::2]
+        return Bands(high_low[..., :1], high_low[..., 1], False, _orientation(image), False)
+    values |= np.asarray(image).astype(np.uint16) << 8
+    return Bands(values[..., :3], values[..., 3] if values.shape[2] == 4 else None, False, _orientation(image), False)
+
+
+def _mended(file: BinaryIO, kind: str | None, how: _How, error: Exception) -> Image.Image | None:
+    """The picture of a file that Pillow refuses though its pixels are whole; None if they are not, or not known to be.
+
+    Raises:
+        InputError: the file is a sound TIFF of bands that are no picture.
+        Exception: any error of Pillow for a PNG without its metadata.
+    """
+    if kind == "PNG" and (bare := without_metadata(file)) is not None:
+        return _by_pillow(bare, kind, how)
+    if kind == "TIFF":
+        try:
+            bands = read_bands(file, how.max_pixels, max_bytes(how.max_pixels))
+        except Exception as reason:
+            if isinstance(reason, InputError) and isinstance(error, UnidentifiedImageError):
+                raise  # it says what Pillow doesn't take
+            return None  # damaged: the first error stands
+        return _of_bands(bands, how)
+    if kind == "JPEG" and (pair := with_end_marker(file)) is not None:
+        one, other = pair
+        # At an eighth of the size first: a file that lacks many rows is seen at once, in little memory.
+        if all(_digest(one, whole=whole) == _digest(other, whole=whole) for whole in (False, True)):
+            how.on_note(Note.NO_END_MARKER)
+            return _by_pillow(one, kind, how)
+    return None
+
+
+def _digest(file: BinaryIO, *, whole: bool) -> bytes:
+    """A hash of a JPEG's pixels, a few rows at a time: two large pictures together would take too much memory."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    with Image.open(file, formats=("JPEG",)) as image:
+        if not whole:
+            image.draft(None, (1, 1))
+        image.load()
+        for top in range(0, image.height, 64):
+            digest.update(image.crop((0, top, image.width, min(top + 64, image.height))).tobytes())
+    return digest.digest()
+
+
+def _of_bands(bands: Bands, how: _How) -> Image.Image:
+    """The picture of a TIFF's bands, or of all bits of a PNG."""
+    if bands.is_guess:
+        how.on_note(Note.THREE_BANDS)
+    values, alpha = bands.values, bands.alpha
+    if values.dtype == np.uint16:
+        largest = _largest(values, how)
+        values = _narrowed(values, largest)
+        alpha = None if alpha is None else _narrowed(np.minimum(alpha, largest), largest)
+    if values.shape[2] == 1 and alpha is not None:
+        values = values.repeat(3, axis=2)
+    if alpha is not None:
+        mode = "RGBa" if bands.premultiplied else "RGBA"
+        pixels = np.dstack([values, alpha])
+        image = Image.frombytes(mode, pixels.shape[1::-1], pixels.tobytes()).convert("RGBA")
+    else:
+        image = Image.fromarray(values[..., 0] if values.shape[2] == 1 else np.ascontiguousarray(values))
+    image.getexif()[_ORIENTATION] = bands.orientation
+    return to_rgb(image)
+
+
+def _largest(values: npt.NDArray[Any], how: _How) -> int:
+    """The 16-bit value that becomes 255."""
+    largest = int(values.max())
+    bits = next(bits for bits in _BITS if largest < 1 << bits)
+    if bits == 16 or not largest:
+        return 0xFFFF
+    how.on_note(Note.FEW_BITS if how.sixteen_bit == "full" else Note.WIDENED)
+    return 0xFFFF if how.sixteen_bit == "full" else (1 << bits) - 1
+
+
+def _narrowed(values: npt.NDArray[Any], largest: int) -> npt.NDArray[np.uint8]:
+    """16-bit values as 8-bit ones, rounded; `largest` becomes 255."""
+    return ((values.astype(np.uint32) * 255 + largest // 2) // largest).astype(np.uint8)
 
 
 @functools.cache
@@ -129,13 +305,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         InputError: the picture's values have no known range (32-bit grey), or Pillow can't convert its mode.
     """
+    return _to_rgb(image, _How(MAX_PIXELS, "full", lambda note: None))
+
+
+def _to_rgb(image: Image.Image, how: _How) -> Image.Image:
     image.load()  # TIFF turns itself upright here, and drops the tag
     turn = _TRANSPOSE.get(_orientation(image))
     if image.mode == "RGB" and turn is None and type(image) is Image.Image and not image.info:
         return image  # this function returned it before
     if image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+        grey = np.asarray(image)
+        image = Image.fromarray(_narrowed(grey, _largest(grey, how)))
     elif image.mode in ("I", "F"):
         raise InputError(f"has 32-bit grey values (Pillow's mode {image.mode}), whose range is not known")
     try:
