@@ -55,8 +55,8 @@ def open_parquet(root: str, base: str, max_bytes: int, columns: Columns) -> Sour
     column = path_column(schema, root, columns.image)
     if column is None:
         raise InputError(
-            f"{printable(root)}: no column of images or paths is known by its type and name among "
-            f"{list_columns(schema)}; name one by --image-column"
+            f"{printable(root)}: no column of images (bytes, a struct with bytes, or lists of these) or of paths is "
+            f"known by its type and name among {list_columns(schema)}; name one by --image-column"
         )
     return PathList(lambda: _paths(root, column), None if is_list(schema.field(column).type) else rows, base)
 

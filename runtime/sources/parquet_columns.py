@@ -183,7 +183,7 @@ def list_columns(schema: Any) -> str:  # noqa: ANN401
     """The columns of a file with their types, for a message."""
     shown = ", ".join(f"{field.name} ({_short(field.type)})" for field in list(schema)[:_SHOWN])
     more = f" and {len(schema.names) - _SHOWN} more" if len(schema.names) > _SHOWN else ""
-    return printable(f"its {len(schema.names)} columns: {shown}{more}")
+    return printable(f"its {len(schema.names)} column{'s' if len(schema.names) != 1 else ''}: {shown}{more}")
 
 
 def _candidates(file: Any) -> list[ImageColumn]:  # noqa: ANN401

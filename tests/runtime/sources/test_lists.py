@@ -176,7 +176,7 @@ def test_null_paths_are_told(here) -> None:
 def test_parquet_without_images_or_paths_is_refused(here) -> None:
     write("list.parquet", label=[1], name=["x"])
     expected = (
-        r"list.parquet: no column of images or paths .* among its 2 columns: label \(int64\), name \(string\); name "
+        r"list.parquet: no column of images .* of paths .* its 2 columns: label \(int64\), name \(string\); name one"
     )
     with pytest.raises(InputError, match=expected):
         open_sources(["list.parquet"])
