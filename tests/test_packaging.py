@@ -221,7 +221,7 @@ def test_setup_never_asks_for_both_onnxruntimes():
 NAMES = {
     "PIL": "pillow", "sklearn": "scikit-learn", "onnx_graphsurgeon": "onnx-graphsurgeon", "ml_dtypes": "ml-dtypes",
     "huggingface_hub": "huggingface-hub", "tensorrt_rtx": "tensorrt-rtx", "umap": "umap-learn", "faiss": "faiss-cpu",
-    "google": "onnx",
+    "google": "onnx", "pillow_heif": "pillow-heif",
 }  # fmt: skip
 """Modules whose package has another name; protobuf (`google`) comes with onnx, whose messages are made of it."""
 
@@ -259,8 +259,8 @@ def test_the_runtime_imports_scipy_and_threadpoolctl_and_so_declares_them():
 
 
 def test_what_a_user_without_extras_imports_is_a_base_dependency():
-    """What `clustering`, `evaluation`, `report` and `store` import, but for what a GPU or a map asks for by name."""
-    base = names_of(PROJECT["project"]["dependencies"]) | {"torch", "umap-learn"}
+    """What `clustering`, `evaluation`, `report` and `store` import, except for a GPU, a map or HEIC pictures."""
+    base = names_of(PROJECT["project"]["dependencies"]) | {"torch", "umap-learn", "pillow-heif"}
     rooms = tuple(f"runtime/{room}/" for room in ("contract", "images", "store", "clustering", "evaluation", "report"))
     for name, files in imported().items():
         if any(file.startswith(rooms) for file in files) and name not in base:
