@@ -23,6 +23,8 @@ examples:
       Meta's own checkpoint from a file
   python -m exporter --out paper.engine --layers last --side low --threshold absolute:30 --attenuate min
       the paper's own form; 30 stands for its θ, which it sets per data set
+  python -m exporter --weights eval/training_124999/teacher_checkpoint.pth --out own.onnx
+      a checkpoint of your own training: the teacher's backbone, without its heads
   python -m exporter --size vits14 --weights random:0 --out try.onnx
       random weights, to try things out where there is no network
 """

@@ -91,7 +91,7 @@ class ExportSpec:
     weights: Annotated[
         str,
         Option(
-            "auto (the official model from the Hugging Face hub), a path (.pth in Meta's naming, .safetensors, "
+            "auto (the official model from the Hugging Face hub), a path (a checkpoint of PyTorch, .safetensors, "
             "a Hugging Face folder), hf:REPO[@REVISION], random[:SEED]",
             WHAT,
             FileName("W", as_text=True),

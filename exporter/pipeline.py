@@ -147,6 +147,8 @@ def _load_and_trace(spec: ExportSpec, work: Path, progress: Progress) -> tuple[P
     """All that needs PyTorch's copy of the weights, which is released at the end."""
     with progress.step("load", f"{spec.backbone.name} from {spec.weights}"):
         loaded = load(spec)
+    for note in loaded.notes:
+        progress.note(note)
     with progress.step("eager", f"{spec.parity_samples} golden samples by eager PyTorch"):
         with contextlib.ExitStack() as stack:
             seen: half_range.Magnitudes = {}

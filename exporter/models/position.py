@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch.nn.functional import interpolate
 
@@ -17,19 +19,19 @@ def position_embedding(
     """Resize the trained position embedding to another grid of patches.
 
     Source: `interpolate_pos_encoding` of facebookresearch/dinov2 (`meta`) and of transformers' port (`hf`). The two
-    differ only without registers, where Meta scales by `(side + 0.1) / 37` and the port resizes to the size.
+    differ only without registers, where Meta scales by `(rows + 0.1) / side` and the port resizes to the size.
 
     Args:
-        trained: (1, 1 + 37 · 37, C) float32, CLS first.
+        trained: (1, 1 + side · side, C) float32, CLS first; the side is 37 in Meta's models, 16 if trained at 224 px.
         grid: rows and columns of patches of the new image.
-        arch: the trained grid, and how it is resized.
+        arch: how it is resized.
         variant: `meta` or `hf`.
 
     Returns:
         (1, 1 + P, C) float32.
     """
     rows, columns = grid
-    side = arch.trained_grid
+    side = math.isqrt(trained.shape[1] - 1)
     if (rows, columns) == (side, side):
         return trained
     C = trained.shape[-1]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import zlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,18 +16,14 @@ import huggingface_hub.utils
 import numpy as np
 import torch
 import transformers
-from huggingface_hub import errors as hub_errors
-from huggingface_hub import hf_hub_download
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-from exporter.models import checkpoint
+from exporter.models import backbone, checkpoint, hub, naming
 from exporter.models.architecture import Architecture
+from exporter.models.backbone import Tensors
 from runtime.contract.errors import UsageError, WeightsError
 from runtime.contract.machine import usable_cores
 from runtime.contract.manifest import Weights
-
-CANT_REACH = "can't reach the Hugging Face hub"
-"""scripts/quickstart looks for these words."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,8 @@ class LoadedModel:
     model: torch.nn.Module
     """A DINOv2 of transformers, float32, in eval mode, its position embedding as trained."""
     origin: Weights
+    notes: tuple[str, ...] = ()
+    """What the user should know of the checkpoint, such as what was left out of it."""
 
 
 def load(arch: Architecture, weights: str) -> LoadedModel:
@@ -53,28 +53,28 @@ def load(arch: Architecture, weights: str) -> LoadedModel:
     kind, _, rest = weights.partition(":")
     if kind == "random":
         came_from, seed = "random", _seed(weights, rest)
-        tensors = random_tensors(arch, seed)
+        entries: Mapping[str, object] = random_tensors(arch, seed)
         weights = f"random:{seed}"
     elif kind == "hf":
         came_from = "hub"
-        tensors, revision = _from_hub(arch, rest)
+        entries, revision = hub.load(arch, rest)
     else:
         came_from = "path"
-        tensors = _from_path(arch, Path(weights))
-    parameters = checkpoint.translate(tensors, arch, weights)
-    del tensors
-    model = build_model(arch, parameters)
-    sha256 = hash_parameters(parameters)
-    return LoadedModel(model, Weights(kind=came_from, source=weights, revision=revision, sha256=sha256))
+        entries = _from_path(arch, Path(weights))
+    found = backbone.translate(entries, arch, weights)
+    del entries
+    model = build_model(arch, found.parameters)
+    sha256 = hash_parameters(found.parameters)
+    return LoadedModel(model, Weights(kind=came_from, source=weights, revision=revision, sha256=sha256), found.notes)
 
 
-def build_model(arch: Architecture, parameters: checkpoint.Tensors) -> torch.nn.Module:
+def build_model(arch: Architecture, parameters: Tensors) -> torch.nn.Module:
     """A DINOv2 of transformers that uses exactly these tensors, in eval mode; nothing is copied."""
     options = {
         "hidden_size": arch.width,
         "num_hidden_layers": arch.depth,
         "num_attention_heads": arch.heads,
-        "image_size": arch.trained_grid * arch.patch,
+        "image_size": math.isqrt(parameters[naming.POSITION].shape[1] - 1) * arch.patch,
         "patch_size": arch.patch,
         "use_swiglu_ffn": arch.swiglu,
     }
@@ -90,17 +90,17 @@ def build_model(arch: Architecture, parameters: checkpoint.Tensors) -> torch.nn.
     return cast("torch.nn.Module", model.eval().requires_grad_(False))
 
 
-def random_tensors(arch: Architecture, seed: int) -> checkpoint.Tensors:
+def random_tensors(arch: Architecture, seed: int) -> Tensors:
     """A checkpoint in Meta's naming with every tensor drawn, scaled so that activations stay sane at any depth.
 
     Each tensor has a generator of its own, seeded by `seed` and its name, so that it doesn't depend on the others.
     """
-    entries = checkpoint.meta_entries(arch)
+    entries = naming.meta_entries(arch)
     with ThreadPoolExecutor(usable_cores()) as threads:  # numpy draws without Python's lock
         return dict(zip(entries, threads.map(partial(_draw, seed), entries, entries.values()), strict=True))
 
 
-def _draw(seed: int, name: str, entry: checkpoint.Entry) -> torch.Tensor:
+def _draw(seed: int, name: str, entry: naming.Entry) -> torch.Tensor:
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     x = torch.from_numpy(rng.standard_normal(entry.shape, dtype=np.float32))
     last = name.rpartition(".")[2]
@@ -118,7 +118,7 @@ def _draw(seed: int, name: str, entry: checkpoint.Entry) -> torch.Tensor:
     return x
 
 
-def hash_parameters(parameters: checkpoint.Tensors) -> str:
+def hash_parameters(parameters: Tensors) -> str:
     """SHA-256 over name, shape and float32 bytes of each parameter, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(parameters):
@@ -136,47 +136,15 @@ def _seed(weights: str, text: str) -> int:
     return int(text)
 
 
-def _from_path(arch: Architecture, path: Path) -> checkpoint.Tensors:
+def _from_path(arch: Architecture, path: Path) -> checkpoint.Entries:
     if not path.exists():
         raise WeightsError(
             f"--weights {path}: no such file or folder (and neither `auto`, `hf:REPO[@REVISION]` nor `random[:SEED]`)"
         )
+    path = hub.snapshot(path) or path
     if path.is_dir() and (path / "config.json").is_file():
         checkpoint.check_config(path / "config.json", arch)
     return checkpoint.read_checkpoint(path)
-
-
-def _from_hub(arch: Architecture, reference: str) -> tuple[checkpoint.Tensors, str]:
-    """Tensors and commit of `REPO[@REVISION]`, through the hub's cache."""
-    repository, _, revision = reference.partition("@")
-    config = _download(repository, revision, "config.json")
-    checkpoint.check_config(config, arch)
-    commit = config.parent.name  # the cache calls a snapshot's folder after its commit
-    path = _download(repository, commit, "model.safetensors")
-    return checkpoint.read_checkpoint(path), commit
-
-
-def _download(repository: str, revision: str, filename: str) -> Path:
-    name = f"{repository}@{revision}" if revision else repository
-    try:
-        return Path(hf_hub_download(repository, filename, revision=revision or None))
-    except hub_errors.HFValidationError as error:
-        raise UsageError(f"--weights hf:{name}: not the name of a repository, such as facebook/dinov2-base") from error
-    except hub_errors.RepositoryNotFoundError as error:
-        raise WeightsError(f"the Hugging Face hub has no repository {repository}, or it is private") from error
-    except hub_errors.RevisionNotFoundError as error:
-        raise WeightsError(f"the Hugging Face hub has no revision {revision} of {repository}") from error
-    except hub_errors.RemoteEntryNotFoundError as error:
-        raise WeightsError(f"{name} on the Hugging Face hub has no file {filename}") from error
-    except (hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled) as error:
-        raise WeightsError(
-            f"{CANT_REACH} and {name} is not in its cache: check the network, or give "
-            "--weights a file (.pth, .safetensors), a folder, or random:SEED to try things out"
-        ) from error
-    except (hub_errors.HfHubHTTPError, OSError) as error:
-        raise WeightsError(f"the Hugging Face hub did not give {filename} of {name}: {error}") from error
-    except Exception as error:  # its HTTP library's own, which is one or another by version
-        raise WeightsError(f"{CANT_REACH} for {filename} of {name}: {error or type(error).__name__}") from error
 
 
 def quiet_libraries() -> None:

@@ -29,7 +29,7 @@ from odd_file_systems import lacking
 from exporter import pipeline, trace
 from exporter.__main__ import main
 from exporter.build import engine
-from exporter.models import architecture, weights
+from exporter.models import architecture, hub, weights
 from exporter.models.architecture import Architecture
 from exporter.proof import golden_sample
 from exporter.surgery import materialize, runner
@@ -200,7 +200,10 @@ BAD_WEIGHTS: dict[str, tuple[Callable[[Path], str], str]] = {
     "truncated": (lambda folder: truncated(folder / "w.pth"), "is truncated or not a checkpoint"),
     "no checkpoint": (lambda folder: write(folder / "w.safetensors", b"x" * 99), "is not a readable safetensors"),
     "with code": (lambda folder: save(folder / "w.pth", {"cls_token": RunsCode(folder / "ran")}), "could run code"),
-    "another size": (lambda folder: save(folder / "w.pth", weights.random_tensors(OTHER, 1)), "of another --size?"),
+    "another size": (
+        lambda folder: save(folder / "w.pth", weights.random_tensors(OTHER, 1)),
+        "is not a checkpoint of",
+    ),
     "NaN": (
         lambda folder: save(folder / "w.pth", tiny_tensors(**{"norm.bias": torch.full((48,), torch.nan)})),
         "norm.bias holds NaN or infinity",
@@ -246,9 +249,9 @@ def test_bad_options_leave_the_older_output_as_it_was(bad_input_export, bad_inpu
 
 def test_a_hub_that_cannot_be_reached_is_one_line(bad_input_export, bad_input_old, monkeypatch):
     def offline(*_args, **_kwargs):
-        raise weights.hub_errors.LocalEntryNotFoundError("no network")
+        raise hub.hub_errors.LocalEntryNotFoundError("no network")
 
-    monkeypatch.setattr(weights, "hf_hub_download", offline)
+    monkeypatch.setattr(hub, "hf_hub_download", offline)
     before = files(bad_input_old.parent)
     outcome = bad_input_export("--out", str(bad_input_old), "--weights", "hf:someone/model")
     assert_one_line(outcome, 2, "can't reach the Hugging Face hub")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from exporter.models import checkpoint, position, weights
+from exporter.models import backbone, position, weights
 from exporter.models.architecture import Architecture
 from exporter.options import ExportSpec
 
@@ -23,7 +23,7 @@ KINDS = ("residual", "norms", "logits")
 FLOAT16_MAX = 65504.0
 
 
-def plant(tensors: checkpoint.Tensors, arch: Architecture, kinds: tuple[str, ...]) -> None:
+def plant(tensors: backbone.Tensors, arch: Architecture, kinds: tuple[str, ...]) -> None:
     """Change a checkpoint in Meta's naming in place."""
     if "residual" in kinds:
         _plant_residual(tensors, arch)
@@ -39,7 +39,7 @@ def plant(tensors: checkpoint.Tensors, arch: Architecture, kinds: tuple[str, ...
                 tensor.mul_(24.0)
 
 
-def _plant_residual(tensors: checkpoint.Tensors, arch: Architecture) -> None:
+def _plant_residual(tensors: backbone.Tensors, arch: Architecture) -> None:
     """Thousands in two channels of every token from the start, and in two others from a block on.
 
     In pairs of opposite sign, and with LayerNorm weights that make up for its division, as trained ones do: else
@@ -68,7 +68,7 @@ def troubled(spec: ExportSpec, seed: int, kinds: tuple[str, ...]) -> torch.nn.Mo
     arch = spec.backbone
     tensors = weights.random_tensors(arch, seed)
     plant(tensors, arch, kinds)
-    model = weights.build_model(arch, checkpoint.translate(tensors, arch, "trouble"))
+    model = weights.build_model(arch, backbone.translate(tensors, arch, "trouble").parameters)
     position.bake_position_embedding(model, spec.facts.grid, arch, spec.pos_embed)
     return model
 

@@ -22,7 +22,7 @@ import torch
 import transformers
 from huggingface_hub import errors as hub_errors
 
-from exporter.models import checkpoint, weights
+from exporter.models import backbone, checkpoint, hub, naming, weights
 from exporter.models.architecture import ARCHITECTURES, Architecture
 from runtime.contract.errors import UsageError, WeightsError, one_line
 
@@ -80,7 +80,7 @@ def test_metas_file_round_trips(tmp_path, arch, name):
     assert (loaded.origin.sha256, loaded.origin.revision) == (expected_sha256(arch), None)
     assert loaded.origin.source == str(tmp_path / name)
     held = dict(loaded.model.named_parameters())
-    for entry_name, entry in checkpoint.meta_entries(arch).items():
+    for entry_name, entry in naming.meta_entries(arch).items():
         together = torch.cat([held.pop(target) for target in entry.targets])
         assert torch.equal(together, drawn(arch)[entry_name]), entry_name
     assert held == {}  # every parameter came from the checkpoint
@@ -125,7 +125,7 @@ def test_transformers_itself_reads_its_folder_as_we_do(tmp_path, arch):
 def test_the_folder_names_tensors_as_the_published_checkpoints_do(tmp_path):
     hugging_face_model(ARCH).save_pretrained(tmp_path)
     names = set(safetensors.torch.load_file(tmp_path / "model.safetensors"))
-    assert names == set(checkpoint.hugging_face_entries(ARCH))
+    assert names == set(naming.hugging_face_entries(ARCH))
     assert "encoder.layer.0.attention.attention.query.weight" in names
     assert "encoder.layer.0.mlp.weights_in.weight" in names
 
@@ -136,7 +136,7 @@ def rename(tensors, old, new):
 
 BROKEN = {
     "missing": (lambda t: t.pop("norm.bias"), ["norm.bias is missing"]),
-    "extra": (lambda t: t.update({"head.weight": torch.ones(2, 2)}), ["head.weight is not part of it"]),
+    "extra": (lambda t: t.update({"blocks.0.b": torch.ones(2, 2)}), ["blocks.0.b is not part of it"]),
     "renamed": (lambda t: rename(t, "norm.bias", "norm.b"), ["norm.bias is missing", "norm.b is not part of it"]),
     "misshapen": (lambda t: t.update({"norm.bias": torch.ones(13)}), ["norm.bias is 13, expected 12"]),
     "transposed": (
@@ -149,7 +149,7 @@ BROKEN = {
     "integers": (lambda t: t.update({"norm.bias": torch.ones(12, dtype=torch.int64)}), ["norm.bias is torch.int64"]),
     "booleans": (lambda t: t.update({"norm.bias": torch.ones(12, dtype=torch.bool)}), ["norm.bias is torch.bool"]),
     "complex": (lambda t: t.update({"norm.bias": torch.ones(12, dtype=torch.complex64)}), ["norm.bias is torch.comp"]),
-    "not one tensor of it": (lambda t: t.clear() or t.update({"x": torch.ones(1)}), ["cls_token is missing", "more)"]),
+    "not one tensor of it": (lambda t: t.clear() or t.update({"x": torch.ones(1)}), ["holds no DINOv2", "it has x"]),
 }  # fmt: skip
 
 
@@ -158,8 +158,6 @@ BROKEN = {
 def test_a_tensor_that_is_wrong_is_named(tmp_path, name, spoil, words):
     tensors = {key: value.clone() for key, value in meta().items()}
     spoil(tensors)
-    if "cls_token" not in tensors:  # else it is taken for Hugging Face's naming
-        words = ["embeddings.cls_token is missing", words[1]]
     message = refused(ARCH, save(tensors, tmp_path / name))
     assert name in message
     for word in words:
@@ -170,8 +168,8 @@ def test_of_many_wrong_tensors_three_are_named_and_the_others_counted(tmp_path):
     tensors = {name: tensor for name, tensor in meta().items() if "blocks" not in name}
     missing = len(meta()) - len(tensors)
     message = refused(ARCH, save(tensors, tmp_path / "a.pth"))
-    assert message.count("is missing") == checkpoint.MAX_NAMED
-    assert f"(and {missing - checkpoint.MAX_NAMED} more)" in message
+    assert message.count("is missing") == backbone.MAX_NAMED
+    assert f"(and {missing - backbone.MAX_NAMED} more)" in message
 
 
 @pytest.mark.parametrize(
@@ -181,7 +179,7 @@ def test_of_many_wrong_tensors_three_are_named_and_the_others_counted(tmp_path):
     ids=lambda arch: arch.name,
 )  # fmt: skip
 @pytest.mark.parametrize("form", ["Meta", "Hugging Face"])
-def test_weights_of_another_size_are_refused_with_a_hint(tmp_path, other, form):
+def test_weights_of_another_size_are_refused(tmp_path, other, form):
     if form == "Meta":
         given = save(meta(other), tmp_path / "a.pth")
     else:
@@ -189,7 +187,7 @@ def test_weights_of_another_size_are_refused_with_a_hint(tmp_path, other, form):
         given = str(tmp_path / "model.safetensors")
     message = refused(ARCH, given)
     assert f"is not a checkpoint of {ARCH.name}" in message
-    assert "Is it of another --size?" in message
+    assert "--size" not in message  # none has this form
 
 
 def test_a_file_that_is_not_there_is_refused_with_the_other_forms(tmp_path):
@@ -198,10 +196,10 @@ def test_a_file_that_is_not_there_is_refused_with_the_other_forms(tmp_path):
     assert "hf:REPO" in message
 
 
-@pytest.mark.parametrize("name", ["a.onnx", "a", "a.npz", "a.PTH"])
+@pytest.mark.parametrize("name", ["a.onnx", "a", "a.npz"])
 def test_another_kind_of_file_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"something")
-    assert "expected .pth (Meta's naming), .safetensors or a Hugging Face folder" in refused(ARCH, tmp_path / name)
+    assert "expected .pth, .ckpt or .bin of PyTorch, .safetensors" in refused(ARCH, tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
@@ -253,7 +251,7 @@ def test_a_file_with_a_flipped_bit_is_read_or_refused_and_raises_nothing_else(tm
         path.unlink(missing_ok=True)  # an older safetensors file may still be mapped into memory
         path.write_bytes(damaged)
         try:
-            checkpoint.translate(checkpoint.read_checkpoint(path), ARCH, str(path))
+            backbone.translate(checkpoint.read_checkpoint(path), ARCH, str(path))
         except WeightsError:
             refusals += 1
     assert refusals == 300  # `pos_embed` is missing from every one that can be read
@@ -308,22 +306,22 @@ def test_a_pickle_with_code_is_refused_and_the_code_does_not_run(tmp_path, form,
     [
         [torch.ones(1)],
         torch.ones(3),
-        {"model": {"cls_token": torch.ones(1)}},
-        {"cls_token": torch.ones(1), "epoch": 3},
-        {"cls_token": [1.0]},
-        {1: torch.ones(1)},
+        {"epoch": 3},
+        {"model": {"epoch": 3}, "loss": [1.0]},
+        {},
         None,
         "text",
     ],
-    ids=["list", "tensor", "nested", "a number among them", "a list among them", "a number as name", "nothing", "text"],
+    ids=["list", "tensor", "no tensor", "nested", "empty", "nothing", "text"],
 )
 def test_what_is_not_tensors_by_name_is_refused(tmp_path, given):
     torch.save(given, tmp_path / "a.pth")
     assert "is not a state dict" in refused(ARCH, tmp_path / "a.pth")
 
 
-def test_an_empty_state_dict_is_refused_by_what_it_misses(tmp_path):
-    assert "cls_token is missing" in refused(ARCH, save({}, tmp_path / "a.pth"))
+@pytest.mark.parametrize("given", [{"cls_token": [1.0]}, {"model": {"cls_token": torch.ones(1)}, "epoch": 3}])
+def test_a_state_dict_of_nearly_nothing_is_refused_by_what_it_misses(tmp_path, given):
+    assert "pos_embed is missing" in refused(ARCH, save(given, tmp_path / "a.pth"))
 
 
 @pytest.mark.parametrize("kind", ["sparse", "meta", "nested"])
@@ -467,7 +465,7 @@ def weights_hub(tmp_path, weights_folder, monkeypatch):
         asked.append((repository, filename, revision))
         return str(snapshot / filename)
 
-    monkeypatch.setattr(weights, "hf_hub_download", download)
+    monkeypatch.setattr(hub, "hf_hub_download", download)
     return asked
 
 
@@ -480,6 +478,107 @@ def test_the_hubs_commit_is_kept_and_both_files_are_of_it(weights_hub, tail, rev
         ("someone/model", "config.json", revision),
         ("someone/model", "model.safetensors", COMMIT),  # not `main`, which may have moved meanwhile
     ]
+
+
+@pytest.fixture
+def weights_cache(tmp_path, weights_folder, monkeypatch):
+    """A hub's cache that holds ARCH as someone/model, without a network; gives its folder of the model."""
+
+    def no_network(*_args, **_kwargs):
+        raise ImportError("Using SOCKS proxy, but the 'socksio' package is not installed.")
+
+    monkeypatch.setattr(hub, "hf_hub_download", no_network)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    folder = tmp_path / "hub" / "models--someone--model"
+    shutil.copytree(weights_folder, folder / "snapshots" / COMMIT)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(COMMIT)
+    return folder
+
+
+REFS = {
+    "whole": lambda refs: None,
+    "a line break": lambda refs: (refs / "main").write_text(f"{COMMIT}\n"),
+    "Windows' line break": lambda refs: (refs / "main").write_bytes(f"{COMMIT}\r\n".encode()),
+    "no main": lambda refs: (refs / "main").unlink(),
+    "no refs": lambda refs: shutil.rmtree(refs),
+}
+
+
+@pytest.mark.parametrize("spoil", REFS.values(), ids=REFS)
+@pytest.mark.parametrize("form", ["hf:someone/model", "hf:someone/model@main", "folder", "linked folder"])
+def test_a_cached_model_needs_no_network(weights_cache, tmp_path, spoil, form):
+    spoil(weights_cache / "refs")
+    given = str(weights_cache) if form == "folder" else form
+    if form == "linked folder":
+        (tmp_path / "link").symlink_to(weights_cache)
+        given = str(tmp_path / "link")
+    loaded = weights.load(ARCH, given)
+    assert loaded.origin.sha256 == expected_sha256(ARCH)
+    assert loaded.origin.revision == (COMMIT if form.startswith("hf:") else None)
+
+
+def test_a_cached_commit_and_a_cached_tag_need_no_network(weights_cache):
+    (weights_cache / "refs" / "pr").mkdir()
+    (weights_cache / "refs" / "pr" / "1").write_text(COMMIT)
+    for revision in (COMMIT, "pr/1"):
+        assert weights.load(ARCH, f"hf:someone/model@{revision}").origin.revision == COMMIT
+
+
+@pytest.mark.parametrize("revision", ["@v2", "@../../../x", "@/etc"])
+def test_a_revision_that_is_not_cached_is_asked_for(weights_cache, revision):
+    assert "socksio" in refused(ARCH, f"hf:someone/model{revision}")
+
+
+def test_weights_that_are_not_cached_beside_their_config_are_asked_for(weights_cache):
+    (weights_cache / "snapshots" / COMMIT / "model.safetensors").unlink()
+    message = refused(ARCH, "hf:someone/model")
+    assert f"for model.safetensors of someone/model@{COMMIT}" in message
+
+
+def test_of_several_snapshots_without_a_main_none_is_guessed(weights_cache):
+    (weights_cache / "refs" / "main").unlink()
+    shutil.copytree(weights_cache / "snapshots" / COMMIT, weights_cache / "snapshots" / ("f" * 40))
+    assert "socksio" in refused(ARCH, "hf:someone/model")
+    assert "holds several snapshots" in refused(ARCH, weights_cache)
+
+
+def test_a_cached_folder_without_a_snapshot_is_refused(weights_cache):
+    shutil.rmtree(weights_cache / "snapshots")
+    (weights_cache / "snapshots").mkdir()
+    assert "holds no snapshot" in refused(ARCH, weights_cache)
+
+
+def test_a_repository_with_pytorchs_file_alone_is_downloaded(weights_hub, tmp_path, monkeypatch):
+    snapshot = tmp_path / "hub" / "models--someone--model" / "snapshots" / COMMIT
+    torch.save(safetensors.torch.load_file(snapshot / "model.safetensors"), snapshot / "pytorch_model.bin")
+    (snapshot / "model.safetensors").unlink()
+    there = hub.hf_hub_download
+
+    def download(repository, filename, revision=None):
+        path = there(repository, filename, revision)
+        if not Path(path).exists():
+            raise hub_errors.RemoteEntryNotFoundError("x", response=response(404))
+        return path
+
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    assert weights.load(ARCH, "hf:someone/model").origin.sha256 == expected_sha256(ARCH)
+    assert weights_hub[-1] == ("someone/model", "pytorch_model.bin", COMMIT)
+
+
+@pytest.mark.parametrize(
+    ("size", "name", "fits"),
+    [("vits14_reg", "vit_small_patch14_reg4_dinov2", True),
+     ("vits14_reg", "vit_small_patch14_reg4_dinov2.lvd142m", True),
+     ("vits14", "vit_small_patch14_reg4_dinov2", False), ("vitb14", "vit_base_patch16_224", False)],
+)  # fmt: skip
+def test_a_config_of_timm_names_its_architecture(tmp_path, size, name, fits):
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": name, "num_classes": 0}))
+    if fits:
+        checkpoint.check_config(tmp_path / "config.json", ARCHITECTURES[size])
+        return
+    with pytest.raises(WeightsError, match=f"says architecture {name}, {size} is vit_"):
+        checkpoint.check_config(tmp_path / "config.json", ARCHITECTURES[size])
 
 
 def test_auto_is_the_official_repository_of_the_size(weights_hub):
@@ -508,10 +607,10 @@ def response(status: int):
 
 
 HUB_FAILURES = {
-    "not in the cache": (hub_errors.LocalEntryNotFoundError("x"), weights.CANT_REACH),
-    "offline mode": (hub_errors.OfflineModeIsEnabled("x"), weights.CANT_REACH),
-    "the HTTP library's own error": (hub_errors.HTTPError("the proxy is gone"), weights.CANT_REACH),
-    "an error of the downloader": (RuntimeError("xet: connection reset"), weights.CANT_REACH),
+    "not in the cache": (hub_errors.LocalEntryNotFoundError("x"), hub.CANT_REACH),
+    "offline mode": (hub_errors.OfflineModeIsEnabled("x"), hub.CANT_REACH),
+    "the HTTP library's own error": (hub_errors.HTTPError("the proxy is gone"), hub.CANT_REACH),
+    "an error of the downloader": (RuntimeError("xet: connection reset"), hub.CANT_REACH),
     "no such repository": (
         hub_errors.RepositoryNotFoundError("x", response=response(404)),
         "the Hugging Face hub has no repository someone/model, or it is private",
@@ -535,7 +634,7 @@ def test_a_failure_of_the_hub_is_told_in_one_line(monkeypatch, error, words):
     def download(*_args, **_kwargs):
         raise error
 
-    monkeypatch.setattr(weights, "hf_hub_download", download)
+    monkeypatch.setattr(hub, "hf_hub_download", download)
     message = refused(ARCH, "hf:someone/model@v9")
     assert words in message
     assert "someone/model" in message
@@ -545,7 +644,7 @@ def test_an_interrupted_download_is_an_interrupt(monkeypatch):
     def download(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(weights, "hf_hub_download", download)
+    monkeypatch.setattr(hub, "hf_hub_download", download)
     with pytest.raises(KeyboardInterrupt):
         weights.load(ARCH, "hf:someone/model")
 
@@ -571,7 +670,7 @@ def test_a_hub_that_cannot_be_reached_is_told_by_the_real_library(tmp_path):
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"exporter: {weights.CANT_REACH} and facebook/dinov2-small is not in its cache")
+    assert done.stderr.startswith(f"exporter: {hub.CANT_REACH} and facebook/dinov2-small is not in its cache")
     assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == []
 
@@ -583,7 +682,7 @@ def test_random_weights_leave_no_tensor_at_zeros_or_ones(arch):
         assert values.unique().numel() >= min(values.numel(), 12) * 0.9, name
         assert not torch.isin(values, torch.tensor([0.0, 1.0])).any(), name
         assert torch.isfinite(values).all(), name
-    assert drawn(arch).keys() == checkpoint.meta_entries(arch).keys()
+    assert drawn(arch).keys() == naming.meta_entries(arch).keys()
 
 
 def test_random_weights_are_those_of_their_seed():

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from exporter import ExportSpec, export
-from exporter.models import checkpoint, weights
+from exporter.models import backbone, weights
 from exporter.models.architecture import Architecture
 from exporter.proof import gate, half_range
 from exporter.result import summary
@@ -94,7 +94,7 @@ def test_logits_beyond_float16_are_refused_in_fp16(tmp_path):
 
 
 def test_nan_in_what_is_watched_is_not_lost():
-    model = weights.build_model(ARCH, checkpoint.translate(weights.random_tensors(ARCH, 0), ARCH, "test"))
+    model = weights.build_model(ARCH, backbone.translate(weights.random_tensors(ARCH, 0), ARCH, "test").parameters)
     with half_range.watch(model) as seen:
         projection = model.encoder.layer[0].mlp.fc1
         for number in (1.0, float("nan"), 2.0):

@@ -9,7 +9,7 @@ import pytest
 
 from exporter import pipeline, trace
 from exporter.methods.itae.options import ItaeConfig
-from exporter.models import checkpoint, position, weights
+from exporter.models import backbone, position, weights
 from exporter.models.architecture import Architecture
 from exporter.options import ExportSpec
 from exporter.surgery import materialize, runner
@@ -127,7 +127,7 @@ def test_weights_above_the_limit_go_to_a_file_of_their_own(precision, traced, tm
 def test_a_weight_beyond_float16_is_named(tmp_path):
     tensors = weights.random_tensors(TINY, 5)
     tensors["blocks.1.mlp.fc1.weight"][3, 4] = 7e4
-    model = weights.build_model(TINY, checkpoint.translate(tensors, TINY, "test"))
+    model = weights.build_model(TINY, backbone.translate(tensors, TINY, "test").parameters)
     position.bake_position_embedding(model, SPEC.facts.grid, TINY, SPEC.pos_embed)
     path = trace.to_onnx(model, SPEC.facts, tmp_path)
     operated, _ = operate(path, dataclasses.replace(SPEC, precision="fp16", itae=ItaeConfig()))

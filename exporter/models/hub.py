@@ -1,0 +1,133 @@
+"""The Hugging Face hub: first its cache on this machine, which needs no network, then a download."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import huggingface_hub.constants
+from huggingface_hub import errors as hub_errors
+from huggingface_hub import hf_hub_download
+
+from exporter.models import checkpoint
+from exporter.models.architecture import Architecture
+from runtime.contract.errors import UsageError, WeightsError
+
+CANT_REACH = "can't reach the Hugging Face hub"
+"""scripts/quickstart looks for these words."""
+MAX_REF_BYTES = 1000
+_REPOSITORY = re.compile(r"models--[\w.-]+")
+
+
+def load(arch: Architecture, reference: str) -> tuple[checkpoint.Entries, str]:
+    """Content and commit of `REPO[@REVISION]`.
+
+    A model that the hub's cache holds is read from there, without a look at the hub; the rest is downloaded into it.
+
+    Raises:
+        UsageError: that is not the name of a repository.
+        WeightsError: it can't be had, or is another model.
+    """
+    repository, _, revision = reference.partition("@")
+    found = _cached(repository, revision)
+    config = found / "config.json" if found is not None else _download(repository, revision, "config.json")
+    checkpoint.check_config(config, arch)
+    commit = config.parent.name  # the cache calls a snapshot's folder after its commit
+    if found is None or not _is_whole(found):
+        _download_weights(repository, commit)
+    return checkpoint.read_checkpoint(config.parent), commit
+
+
+def snapshot(folder: Path) -> Path | None:
+    """The snapshot in a `models--...` folder of the hub's cache; None if the folder is no such folder.
+
+    Raises:
+        WeightsError: it holds none, or several and doesn't say which is the main one.
+    """
+    if not (_REPOSITORY.fullmatch(folder.resolve().name) and (folder / "snapshots").is_dir()):
+        return None
+    found = _snapshot(folder, "main")
+    if found is None:
+        names = sorted(one.name for one in (folder / "snapshots").iterdir())
+        held = f"several snapshots ({', '.join(names[:3])})" if names else "no snapshot"
+        raise WeightsError(
+            f"{folder} holds {held} and none is its main one: give the folder of one, or hf:REPO@REVISION"
+        )
+    return found
+
+
+def _cached(repository: str, revision: str) -> Path | None:
+    """The snapshot of a repository in the hub's cache, which has at least `config.json`; None if there is none."""
+    folder = Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    try:
+        if not (_REPOSITORY.fullmatch(folder.name) and folder.is_dir()):
+            return None
+        found = _snapshot(folder, revision or "main")
+        return found if found is not None and (found / "config.json").is_file() else None
+    except OSError:  # another user's cache: the download says what is wrong
+        return None
+
+
+def _snapshot(folder: Path, revision: str) -> Path | None:
+    """The snapshot of a commit or of a name in `refs`; if `main` has no file there, the only one."""
+    snapshots = folder / "snapshots"
+    if ".." in Path(revision).parts or Path(revision).is_absolute() or not snapshots.is_dir():
+        return None
+    commit, ref = revision, folder / "refs" / revision
+    if ref.is_file() and ref.stat().st_size <= MAX_REF_BYTES:
+        commit = ref.read_text(errors="replace").strip()  # some tools end it with a line break
+    if commit and Path(commit).name == commit and (snapshots / commit).is_dir():
+        return snapshots / commit
+    all_of_them = [one for one in snapshots.iterdir() if one.is_dir()]
+    return all_of_them[0] if revision == "main" and not ref.exists() and len(all_of_them) == 1 else None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a snapshot has weights, and if these are in shards, all of them."""
+    for name in checkpoint.FOLDER_FILES:
+        if (folder / name).is_file():
+            return not name.endswith(".json") or all(
+                (folder / one).is_file() for one in checkpoint.shards_of(folder / name)
+            )
+    return False
+
+
+def _download_weights(repository: str, commit: str) -> None:
+    """Download the weights of a commit: one safetensors file, else shards, else PyTorch's files."""
+    single, index = "model.safetensors", "model.safetensors.index.json"
+    for name in (single, index, "pytorch_model.bin", "pytorch_model.bin.index.json"):
+        try:
+            path = _download(repository, commit, name)
+        except _NoSuchFileError:
+            continue
+        for shard in checkpoint.shards_of(path) if name.endswith(".json") else ():
+            _download(repository, commit, shard)
+        return
+    raise WeightsError(f"{repository}@{commit} on the Hugging Face hub has no {single} or pytorch_model.bin")
+
+
+class _NoSuchFileError(WeightsError):
+    """The repository has no file of this name."""
+
+
+def _download(repository: str, revision: str, filename: str) -> Path:
+    name = f"{repository}@{revision}" if revision else repository
+    try:
+        return Path(hf_hub_download(repository, filename, revision=revision or None))
+    except hub_errors.HFValidationError as error:
+        raise UsageError(f"--weights hf:{name}: not the name of a repository, such as facebook/dinov2-base") from error
+    except hub_errors.RepositoryNotFoundError as error:
+        raise WeightsError(f"the Hugging Face hub has no repository {repository}, or it is private") from error
+    except hub_errors.RevisionNotFoundError as error:
+        raise WeightsError(f"the Hugging Face hub has no revision {revision} of {repository}") from error
+    except hub_errors.RemoteEntryNotFoundError as error:
+        raise _NoSuchFileError(f"{name} on the Hugging Face hub has no file {filename}") from error
+    except (hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled) as error:
+        raise WeightsError(
+            f"{CANT_REACH} and {name} is not in its cache: check the network, or give "
+            "--weights a file (.pth, .safetensors), a folder, or random:SEED to try things out"
+        ) from error
+    except (hub_errors.HfHubHTTPError, OSError) as error:
+        raise WeightsError(f"the Hugging Face hub did not give {filename} of {name}: {error}") from error
+    except Exception as error:  # its HTTP library's own, which is one or another by version
+        raise WeightsError(f"{CANT_REACH} for {filename} of {name}: {error or type(error).__name__}") from error
