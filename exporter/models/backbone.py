@@ -1,4 +1,4 @@
-"""The backbone in a checkpoint: found under any prefix, told from its heads, and checked tensor by tensor."""
+"""The backbone in a checkpoint: found under any prefix, without its heads, and checked tensor by tensor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_NAMED = 3
 MAX_LEFT_OUT = 6
 """How many groups of left out tensors a note names."""
 _WRAPPERS = {"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod", "_fpw_module"}
-"""What PyTorch's wrappers put between the names of modules: FSDP, activation checkpointing, `torch.compile`."""
+"""Names that PyTorch's wrappers put between the names of modules: FSDP, activation checkpointing, `torch.compile`."""
 _BESIDE = {
     *(
         "head",
@@ -46,9 +46,9 @@ class Backbone:
     """A DINOv2 out of a checkpoint."""
 
     parameters: Tensors
-    """Of transformers' modules, float32."""
+    """By the names of transformers' modules, float32."""
     notes: tuple[str, ...] = ()
-    """What the user should know: which of several backbones was taken, and what was left out."""
+    """Notes for the user: which of several backbones was taken, and what was left out."""
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,11 @@ FOLDER_FILES = (
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
 )
-"""What a Hugging Face folder's weights are called, whole or in shards; the first that is there is read."""
+"""Names of the weights in a Hugging Face folder, whole or in shards; the first that is there is read."""
 
 
 def read_checkpoint(path: Path) -> Entries:
-    """What a file of PyTorch or safetensors, or a folder with one, holds by dotted name.
+    """The content of a file of PyTorch or safetensors, or of a folder with one, by dotted name.
 
     Raises:
         WeightsError: it can't be read, is damaged, or would run code.
@@ -97,7 +97,7 @@ def _flat(held: object, path: Path) -> Entries:
 
 
 def _read_folder(folder: Path) -> Entries:
-    """What a folder of Hugging Face holds, whole or in shards; of another folder, its one checkpoint."""
+    """The content of a Hugging Face folder, whole or in shards; of another folder, its one checkpoint."""
     for name in FOLDER_FILES:
         if (folder / name).is_file():
             return _read_shards(folder / name) if name.endswith(".json") else read_checkpoint(folder / name)

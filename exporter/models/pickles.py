@@ -23,7 +23,7 @@ import torch
 from runtime.contract.errors import WeightsError
 
 MAX_PICKLE_BYTES = 256 << 20
-"""Of the pickle in a zip file, without the tensors."""
+"""Size of the pickle in a zip file, without the tensors."""
 MAX_LOOKED_AT = 1_000_000
 """Number of values of a pickle that are looked at to find the entry that is refused."""
 _DATA_CALLS = re.compile(
@@ -44,7 +44,7 @@ class _StandInClass(type):
     full_name: str
     calls: int
     container: type | None
-    """What the pickle fills its instances as: a list or a dictionary, which PyTorch wants to be a real one."""
+    """List or dictionary, if the pickle fills its instances as one: PyTorch wants a real one there."""
 
     def __call__(cls, *args: object, **_: object) -> object:
         """Make a stand-in of the result, and count the call."""
@@ -125,7 +125,7 @@ class _Inspector(pickle._Unpickler):  # in Python: the one in C takes the memory
 
 
 def read_pickle(path: Path) -> object:
-    """What a file of `torch.save` holds; a value of a class that torch does not know is a `StandIn`.
+    """The content of a file of `torch.save`; a value of a class that torch does not know is a `StandIn`.
 
     Raises:
         WeightsError: it is damaged, or its pickle calls functions.

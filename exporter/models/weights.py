@@ -34,7 +34,7 @@ class LoadedModel:
     """A DINOv2 of transformers, float32, in eval mode, its position embedding as trained."""
     origin: Weights
     notes: tuple[str, ...] = ()
-    """What the user should know of the checkpoint, such as what was left out of it."""
+    """Notes for the user on the checkpoint, such as what was left out of it."""
 
 
 def load(arch: Architecture, weights: str) -> LoadedModel:
