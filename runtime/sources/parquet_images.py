@@ -70,6 +70,15 @@ class ParquetImages:
         if not found:
             yield Unreadable(self.roots[0], "", f"holds no image: all lists in column `{self._column.name}` are empty")
 
+    def places(self) -> Iterator[Key]:
+        """The files that images without bytes may lie in; only paths are read. Lists of images are left out."""
+        with open_columns(self.roots[0]) as file:
+            for group, rows in enumerate(_row_groups(file)):
+                for path in _paths(file, self._column, group, rows):
+                    with contextlib.suppress(InputError):  # as of most images that have bytes
+                        if path:
+                            yield _place(path, self.roots[0])
+
 
 class _Group:
     """Reads the row groups of an open file."""

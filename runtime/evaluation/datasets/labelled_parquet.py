@@ -15,8 +15,14 @@ from typing import Any
 import numpy as np
 
 from runtime.contract.errors import InputError
-from runtime.contract.keys import Key
-from runtime.evaluation.datasets.dataset import Dataset, check_labels, identity_of_content, identity_of_file
+from runtime.contract.keys import Key, location
+from runtime.evaluation.datasets.dataset import (
+    Dataset,
+    check_labels,
+    identity_of_content,
+    identity_of_file,
+    identity_of_files,
+)
 from runtime.images.decode import MAX_PIXELS, max_bytes
 from runtime.sources.item import Entry, IsWanted, Unreadable, reason
 from runtime.sources.names import printable
@@ -85,8 +91,15 @@ def load_parquet(path: Path, expected: Expected) -> Dataset:
         labels=labels,
         keys=keys,
         images=_Shards(shards),
-        identity=identity_of_content(*(identity_of_file(shard.file).encode() for shard in shards)),
+        identity=_identity(shards),
     )
+
+
+def _identity(shards: Sequence[_Shard]) -> str:
+    """The identity of the files, and of the images that lie beside them since they have no bytes."""
+    contents = [identity_of_file(shard.file).encode() for shard in shards]
+    places = [location(*place) for shard in shards for place in shard.images.places()]
+    return identity_of_content(*contents, *([identity_of_files("", places).encode()] if places else []))
 
 
 class _Shard:
@@ -143,7 +156,7 @@ def _checked_rows(rows: int, expected: Expected, where: str) -> int:
 def _images(parquet: Any, where: str) -> ImageColumn:  # noqa: ANN401  # pyarrow ships no types
     column = find_images(parquet, where)
     if column is None or column.is_list:
-        what = "no column of images" if column is None else f"column `{column.name}` holds lists of images, no images"
+        what = "no column of images" if column is None else f"column `{column.name}` holds lists of images, not images"
         found = list_columns(parquet.schema_arrow)
         raise InputError(f"{where}: {what} (bytes, or a struct with bytes), as img or image; {found}")
     return column

@@ -160,6 +160,24 @@ def test_names_of_another_number_are_refused(tmp_path) -> None:
     assert "column `label` has 9 classes, expected 10" in refused(f"cifar10:{file}")
 
 
+def test_images_without_bytes_are_read_from_their_paths_and_are_part_of_the_identity(tmp_path) -> None:
+    for number in (1, 2):
+        (tmp_path / f"{number}.png").write_bytes(PICTURES[number])
+    rows = [{"bytes": None, "path": "1.png"}, {"bytes": None, "path": str(tmp_path / "2.png")}]
+    parquet.write_table(pa.table({"image": pa.array(rows, IMAGE), "label": [0, 1]}), tmp_path / "a.parquet")
+    before = open_dataset(f"parquet:{tmp_path / 'a.parquet'}")
+    assert [np.asarray(load_item(item))[0, 0, 0] for item in before.entries(before.keys)] == [1, 2]
+    assert open_dataset(f"parquet:{tmp_path / 'a.parquet'}").identity == before.identity
+    (tmp_path / "2.png").write_bytes(PICTURES[3] + b" ")
+    assert open_dataset(f"parquet:{tmp_path / 'a.parquet'}").identity != before.identity
+
+
+def test_lists_of_images_are_refused_since_a_row_has_one_label(tmp_path) -> None:
+    rows = [[{"bytes": PICTURES[0], "path": "a"}]] * 2
+    parquet.write_table(pa.table({"images": pa.array(rows, pa.list_(IMAGE)), "label": [0, 1]}), tmp_path / "a.parquet")
+    assert "column `images` holds lists of images, not images" in refused(f"parquet:{tmp_path / 'a.parquet'}")
+
+
 def test_a_file_without_images_or_damaged_is_refused(tmp_path) -> None:
     parquet.write_table(pa.table({"label": [0, 1]}), tmp_path / "a.parquet")
     assert "no column of images" in refused(f"parquet:{tmp_path / 'a.parquet'}")
