@@ -16,6 +16,7 @@ from runtime.commands import options
 from runtime.contract.console import add_threads
 from runtime.contract.errors import CheckError, UsageError, plain
 from runtime.contract.machine import usable_cores
+from runtime.images.formats import SIXTEEN_BIT
 
 if TYPE_CHECKING:
     from runtime.contract.manifest import Manifest
@@ -28,6 +29,7 @@ EXAMPLES = """examples:
   %(prog)s itae.engine s3://bucket/photos/ --out embeddings/ --devices 0,1 --max-failures 0.01
   %(prog)s itae.onnx photos/ --out embeddings/ --exclude 'thumbs/' --exclude '*_small.*' --follow-links
   %(prog)s itae.onnx train.parquet --image-column front --key-column id --out embeddings/
+  %(prog)s itae.onnx microscope/ --out embeddings/ --sixteen-bit auto
   find photos -name '*.jpg' -print0 | %(prog)s itae.onnx - --out embeddings/
 
 IMAGES are image files; folders, searched through; lists of paths (LIST.txt, LIST.parquet, or - for standard input),
@@ -79,6 +81,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-pixels", metavar="N", type=_positive, help="larger images are not decoded (default: 178,956,970)"
     )
+    parser.add_argument(
+        "--sixteen-bit",
+        choices=SIXTEEN_BIT,
+        default="full",
+        help="white in images of 16 bits: 65535 (full), or the largest value of the 8, 10, 12, 14 or 16 bits that the "
+        "image uses (auto), for 12-bit cameras whose images come out nearly black otherwise (default: %(default)s)",
+    )
     options.add_selection(parser)
     options.add_image_column(parser)
     parser.add_argument(
@@ -116,7 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
     manifest = read_manifest(arguments.model)  # its files are checked where they are loaded
     check_names(manifest, ["embedding"])
     provider, devices = _placed(arguments, manifest)
-    with open_writer(arguments.out, origin_of(manifest, provider)) as writer:
+    with open_writer(arguments.out, origin_of(manifest, provider, arguments.sixteen_bit)) as writer:
         moved = options.moved(arguments, writer.stored_images)
         columns = Columns(arguments.image_column, arguments.key_column)
         sources = open_sources(
@@ -161,6 +170,7 @@ def _embedder(arguments: argparse.Namespace, provider: str, devices: Sequence[in
         "batch": arguments.batch,
         "workers": arguments.workers or max(1, cores // len(devices)),
         "max_pixels": arguments.max_pixels or MAX_PIXELS,
+        "sixteen_bit": arguments.sixteen_bit,
     }
     if len(devices) > 1:
         from runtime.embedding.workers import WorkerOptions, device_workers
@@ -196,6 +206,7 @@ def _report(arguments: argparse.Namespace, outcome: Outcome, seconds: float) -> 
         lines.append(f"{outcome.present:,} were there already")
     if outcome.failed:
         lines.append(f"{outcome.failed:,} failed: see {out / file_names(out).errors}")
+    lines += [f"{note.text}: {count:,}" for note, count in outcome.notes.items()]
     if outcome.skipped:
         lines.append(as_line(outcome.skipped))
     if outcome.missing:
@@ -206,7 +217,8 @@ def _report(arguments: argparse.Namespace, outcome: Outcome, seconds: float) -> 
     sys.stderr.write("".join(f"{plain(line)}\n" for line in lines))
     if arguments.json:
         counts = {name: getattr(outcome, name) for name in ("embedded", "present", "failed", "missing")}
-        summary = {"out": str(out), **counts, "skipped": dict(outcome.skipped), "seconds": round(seconds, 3)}
+        by_kind = {"skipped": dict(outcome.skipped), "notes": dict(outcome.notes)}
+        summary = {"out": str(out), **counts, **by_kind, "seconds": round(seconds, 3)}
         sys.stdout.write(json.dumps(summary, indent=2) + "\n")
     return 0
 

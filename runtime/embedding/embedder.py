@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,6 +11,7 @@ from runtime.contract.errors import CheckError
 from runtime.contract.keys import location
 from runtime.contract.progress import Progress
 from runtime.embedding.stream import Embedded
+from runtime.images.decode import Note
 from runtime.sources import Sources
 from runtime.sources.item import Entry, Unreadable
 from runtime.store.moved import Moved
@@ -45,6 +47,8 @@ class Outcome:
     """Locations of the first of them."""
     skipped: Mapping[str, int]
     """Number of files of folders and tars that were passed over, by reason; no images, or not to be read."""
+    notes: Mapping[Note, int]
+    """Number of images that were decoded and have a remark, by remark."""
 
 
 def embed_sources(
@@ -74,6 +78,7 @@ def embed_sources(
     for batch in embed(run.entries(), run.fail):
         writer.add([run.moved.recorded(root) for root in batch.roots], batch.paths, batch.vectors)
         run.embedded += len(batch.paths)
+        run.notes.update(batch.notes)
         progress.show(run.embedded, run.present, run.failed)
     if max_failures is not None and run.failed > max_failures * run.found:
         raise run.too_many()
@@ -92,6 +97,7 @@ class _Run:
         moved: Moved,
     ) -> None:
         self.moved = moved
+        self.notes: Counter[Note] = Counter()
         self.embedded = self.present = self.failed = 0
         self._images = 0  # keys that the sources had, whatever became of them
         self._sources, self._writer, self._progress = sources, writer, progress
@@ -144,6 +150,7 @@ class _Run:
             len(self._missing),
             tuple(first),
             self._sources.skipped,
+            dict(sorted(self.notes.items())),
         )
 
     def _is_wanted(self, root: str, path: str) -> bool:

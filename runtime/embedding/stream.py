@@ -8,10 +8,10 @@ import logging
 import queue
 import threading
 import warnings
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from runtime.backends.session import NOT_FINITE, Session, check_names, chosen_batch, stream_padded
 from runtime.contract.errors import InputError, one_line
-from runtime.images.decode import MAX_PIXELS
+from runtime.images.decode import MAX_PIXELS, Note
 from runtime.images.preprocess import preprocess
 from runtime.sources import load_item
 from runtime.sources.item import Entry, Item, Unreadable
@@ -40,6 +40,8 @@ class Embedded:
     paths: list[str]
     vectors: Float32
     """(n, C) float32, every number finite."""
+    notes: Mapping[Note, int] = field(default_factory=dict)
+    """Number of images that were decoded since the last batch and have a remark, by remark."""
 
 
 def embed_stream(
@@ -50,6 +52,7 @@ def embed_stream(
     batch: int | None = None,
     workers: int = 1,
     max_pixels: int = MAX_PIXELS,
+    sixteen_bit: str = "full",
 ) -> Iterator[Embedded]:
     """Embed images in the order in which they come, `batch` at a time; the last batch has the rest.
 
@@ -60,6 +63,7 @@ def embed_stream(
         batch: number of images to run at a time; None for the model's preferred number.
         workers: number of threads that decode.
         max_pixels: larger images are not decoded.
+        sixteen_bit: one of `runtime.images.formats.SIXTEEN_BIT`.
 
     Raises:
         UsageError: the model has no `embedding` output, or takes no such batch.
@@ -69,8 +73,13 @@ def embed_stream(
     size = chosen_batch(session.manifest, batch)
     how = session.manifest.preprocessing
 
+    notes: deque[Note] = deque()
+
     def decode(item: Item) -> Array:
-        return preprocess(load_item(item, max_pixels), how)
+        found: list[Note] = []
+        prepared = preprocess(load_item(item, max_pixels, sixteen_bit, found.append), how)
+        notes.extend(found)
+        return prepared
 
     with contextlib.closing(_decoded(entries, decode, workers, ahead=2 * size + workers)) as decoded:
         batches = _Batches(decoded, on_unreadable, size)
@@ -81,7 +90,8 @@ def embed_stream(
             for row in np.flatnonzero(~good):
                 on_unreadable(Unreadable(items[row].root, items[row].path, NOT_FINITE))
             kept = [item for item, is_good in zip(items, good, strict=True) if is_good]
-            yield Embedded([item.root for item in kept], [item.path for item in kept], vectors[good])
+            since = Counter(notes.popleft() for _ in range(len(notes)))  # other threads go on adding
+            yield Embedded([item.root for item in kept], [item.path for item in kept], vectors[good], since)
 
 
 def silence_pillow() -> None:

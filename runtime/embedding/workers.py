@@ -36,6 +36,7 @@ class WorkerOptions:
     threads: int | None
     """Threads of the model on a CPU, of one device; the backend's own choice if None."""
     max_pixels: int
+    sixteen_bit: str
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,7 @@ def _work(connection: Connection, device: int | None, options: WorkerOptions) ->
                     batch=options.batch,
                     workers=options.workers,
                     max_pixels=options.max_pixels,
+                    sixteen_bit=options.sixteen_bit,
                 ):
                     send(batch)
             send(None)

@@ -56,20 +56,23 @@ class Note(enum.StrEnum):
 
     @property
     def text(self) -> str:
-        """Words that follow the number of such pictures."""
+        """A name for such pictures."""
         return _NOTES[self]
 
 
 _NOTES = {
-    Note.NO_END_MARKER: "are JPEGs without their end marker, otherwise whole",
-    Note.THREE_BANDS: "are TIFFs of three bands that call themselves grey: taken for red, green, blue",
-    Note.FEW_BITS: "use 14 bits or less of their 16 and came out dark: --sixteen-bit auto widens them",
-    Note.WIDENED: "use 14 bits or less of their 16: widened, each from 8, 10, 12 or 14 bits",
+    Note.NO_END_MARKER: "JPEGs without their end marker, otherwise whole",
+    Note.THREE_BANDS: "TIFFs of three bands that call themselves grey, taken for red, green, blue",
+    Note.FEW_BITS: "images of 16 bits that use 14 or less and come out dark; --sixteen-bit auto widens them",
+    Note.WIDENED: "images of 16 bits that use 14 or less, widened",
 }
 OnNote = Callable[[Note], None]
-SIXTEEN_BIT = ("full", "auto")
-"""White in pictures of 16 bits: always 65535, or the largest value of the 8, 10, 12, 14 or 16 bits that a picture
-uses."""
+
+
+def no_note(note: Note) -> None:
+    """Take a note and forget it."""
+
+
 _BITS = (8, 10, 12, 14, 16)
 
 
@@ -95,7 +98,7 @@ def load_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def decode_file(
-    path: Path, max_pixels: int = MAX_PIXELS, sixteen_bit: str = "full", on_note: OnNote = lambda note: None
+    path: Path, max_pixels: int = MAX_PIXELS, sixteen_bit: str = "full", on_note: OnNote = no_note
 ) -> Image.Image:
     """Decode a picture like `decode_image`, with an error that doesn't name the file."""
     try:
@@ -114,14 +117,14 @@ def decode_file(
 
 
 def decode_image(
-    data: bytes, max_pixels: int = MAX_PIXELS, sixteen_bit: str = "full", on_note: OnNote = lambda note: None
+    data: bytes, max_pixels: int = MAX_PIXELS, sixteen_bit: str = "full", on_note: OnNote = no_note
 ) -> Image.Image:
     """Decode the content of a file like `load_image`; the error names no file.
 
     Args:
         data: the file's content.
         max_pixels: a larger picture is refused.
-        sixteen_bit: one of `SIXTEEN_BIT`.
+        sixteen_bit: one of `runtime.images.formats.SIXTEEN_BIT`.
         on_note: called, in the caller's thread, with what a user should know of the picture.
     """
     return _decode(io.BytesIO(data), len(data), _How(max_pixels, sixteen_bit, on_note))
@@ -305,7 +308,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         InputError: the picture's values have no known range (32-bit grey), or Pillow can't convert its mode.
     """
-    return _to_rgb(image, _How(MAX_PIXELS, "full", lambda note: None))
+    return _to_rgb(image, _How(MAX_PIXELS, "full", no_note))
 
 
 def _to_rgb(image: Image.Image, how: _How) -> Image.Image:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIC")
 """Formats that are decoded, by content. Pillow reads many more, each with a parser that could be attacked."""
+SIXTEEN_BIT = ("full", "auto")
+"""White in pictures of 16 bits: always 65535, or the largest value of the 8, 10, 12, 14 or 16 bits that a picture
+uses."""
 HEAD = 1024
 """Number of bytes at a file's beginning that are looked at."""
 

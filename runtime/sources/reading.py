@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from runtime.contract.errors import BackendError, InputError, UsageError
-from runtime.images.decode import MAX_PIXELS, decode_file, decode_image, max_bytes
+from runtime.images.decode import MAX_PIXELS, OnNote, decode_file, decode_image, max_bytes, no_note
 from runtime.sources.item import Item
 from runtime.sources.names import TAR_SUFFIXES, check_inside, is_remote
 from runtime.sources.parquet_images import read_row
@@ -15,19 +15,23 @@ from runtime.sources.remote import is_folder, read_file
 from runtime.sources.tars import read_member
 
 
-def load_item(item: Item, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_item(
+    item: Item, max_pixels: int = MAX_PIXELS, sixteen_bit: str = "full", on_note: OnNote = no_note
+) -> Image.Image:
     """Decode an item as `decode_image` does; raises InputError, whose message does not name the image."""
     if item.data is not None:
-        return decode_image(item.data, max_pixels)
+        return decode_image(item.data, max_pixels, sixteen_bit, on_note)
     if item.place is not None:
         try:
-            return _read_file(*item.place, max_pixels)
+            return _read_file(*item.place, max_pixels, sixteen_bit, on_note)
         except (InputError, BackendError, UsageError) as error:
             raise InputError(f"holds no bytes (null), and its path can't be read: {error}") from error
-    return read_image(item.root, item.path, max_pixels)
+    return read_image(item.root, item.path, max_pixels, sixteen_bit, on_note)
 
 
-def read_image(root: str, path: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(
+    root: str, path: str, max_pixels: int = MAX_PIXELS, sixteen_bit: str = "full", on_note: OnNote = no_note
+) -> Image.Image:
     """Decode the image of a key of the store: a file, a member of a tar, a row of a parquet file, local or remote.
 
     A member of a packed tar is unpacked from the tar's beginning on.
@@ -38,17 +42,17 @@ def read_image(root: str, path: str, max_pixels: int = MAX_PIXELS) -> Image.Imag
     limit = max_bytes(max_pixels)
     kind = container(root)
     if kind == "tar":
-        return decode_image(read_member(root, path, limit), max_pixels)
+        return decode_image(read_member(root, path, limit), max_pixels, sixteen_bit, on_note)
     if kind == "parquet":
-        return load_item(read_row(root, path, limit), max_pixels)
+        return load_item(read_row(root, path, limit), max_pixels, sixteen_bit, on_note)
     check_inside(path)
-    return _read_file(root, path, max_pixels)
+    return _read_file(root, path, max_pixels, sixteen_bit, on_note)
 
 
-def _read_file(root: str, path: str, max_pixels: int) -> Image.Image:
+def _read_file(root: str, path: str, max_pixels: int, sixteen_bit: str, on_note: OnNote) -> Image.Image:
     if is_remote(root):
-        return decode_image(read_file(root, path, max_bytes(max_pixels)), max_pixels)
-    return decode_file(Path(root, path), max_pixels)
+        return decode_image(read_file(root, path, max_bytes(max_pixels)), max_pixels, sixteen_bit, on_note)
+    return decode_file(Path(root, path), max_pixels, sixteen_bit, on_note)
 
 
 def container(root: str) -> str | None:

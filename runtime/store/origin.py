@@ -16,16 +16,19 @@ CONSTANT_PREPROCESSING = ("exif_orientation", "color", "alpha", "gray16", "resiz
 """Fields of the preprocessing that have one value in each manifest format, in other words in each."""
 _LATER_PREPROCESSING = {"fit": "crop"}
 """Fields that came later, with the value that there was before: stores of before have none."""
+_USUAL = {"sixteen_bit": "full"}
+"""Values of fields that are left out of an origin where they have them."""
 _SHOWN = 3
 """Number of differences that a message names."""
 
 
-def origin_of(manifest: Manifest, provider: str) -> dict[str, Any]:
+def origin_of(manifest: Manifest, provider: str, sixteen_bit: str = "full") -> dict[str, Any]:
     """Return what makes the embeddings of a model, as JSON for `_store.json`.
 
     Args:
         manifest: of the model.
         provider: what runs the model: `cpu`, `cuda`, `openvino`, `tensorrt`, `tensorrt-rtx`.
+        sixteen_bit: white of 16-bit images, one of `runtime.images.formats.SIXTEEN_BIT`.
     """
     weights = manifest.files.external_data
     how, later = manifest.preprocessing.model_dump(mode="json"), _LATER_PREPROCESSING.items()
@@ -37,6 +40,7 @@ def origin_of(manifest: Manifest, provider: str) -> dict[str, Any]:
         "weights": manifest.model.weights.model_dump(mode="json"),
         "preprocessing": {name: value for name, value in how.items() if (name, value) not in later},
         "provider": provider,
+        **({} if sixteen_bit == "full" else {"sixteen_bit": sixteen_bit}),
     }
 
 
@@ -94,7 +98,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for name in sorted(there.keys() | here.keys()):
-        old, new = there.get(name), here.get(name)
+        old, new = (fields.get(name, _USUAL.get(prefix + name)) for fields in (there, here))
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _differences(old, new, f"{prefix}{name}.")
         elif old != new:

@@ -313,7 +313,7 @@ def test_large_files_do_not_pile_up_in_memory(tiny, monkeypatch) -> None:
             nonlocal alive
             alive -= 1
 
-    def decode(item, max_pixels):
+    def decode(item, *how):
         time.sleep(0.005)
         return Image.new("RGB", (20, 20))
 
@@ -343,7 +343,7 @@ def test_threads_end_with_the_stream(tiny) -> None:
 
 
 def test_a_decoder_out_of_memory_is_an_error_of_that_image(tiny, monkeypatch) -> None:
-    def decode(item, max_pixels):
+    def decode(item, *how):
         if item.path == "1.png":
             raise MemoryError
         return Image.new("RGB", (20, 20))
