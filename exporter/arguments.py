@@ -25,6 +25,8 @@ examples:
       the paper's own form; 30 stands for its θ, which it sets per data set
   python -m exporter --weights eval/training_124999/teacher_checkpoint.pth --out own.onnx
       a checkpoint of your own training: the teacher's backbone, without its heads
+  python -m exporter --size vitb14 --fit pad --out whole.onnx
+      sees the whole of each picture, on a ground of the mean colour, instead of its centre
   python -m exporter --size vits14 --weights random:0 --out try.onnx
       random weights, to try things out where there is no network
 """

@@ -30,6 +30,7 @@ EXAMPLES = """examples:
   %(prog)s itae.onnx photos/ --out embeddings/ --exclude 'thumbs/' --exclude '*_small.*' --follow-links
   %(prog)s itae.onnx train.parquet --image-column front --key-column id --out embeddings/
   %(prog)s itae.onnx microscope/ --out embeddings/ --sixteen-bit auto
+  %(prog)s itae.onnx photos/ --out embeddings/ --threads 4
   find photos -name '*.jpg' -print0 | %(prog)s itae.onnx - --out embeddings/
 
 IMAGES are image files; folders, searched through; lists of paths (LIST.txt, LIST.parquet, or - for standard input),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from manifests import reseal
 from PIL import Image
 
 import runtime
@@ -481,3 +482,18 @@ def test_closing_under_threads_that_embed_ends_in_results_or_a_clear_error(make_
             for task in tasks:
                 ended[task.result(60)] += 1
     assert ended["the model is closed"] > 0
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_a_model_embeds_what_its_manifests_fit_shows_it(fit, make_model, tmp_path) -> None:
+    path = make_model(tmp_path / "model")
+    if fit != "crop":
+        reseal(path, lambda fields: fields["preprocessing"].update(fit=fit, resize_cover=None))
+    first = Image.fromarray(np.random.default_rng(9).integers(0, 256, (80, 120, 3), dtype=np.uint8))
+    second = first.copy()
+    second.paste((255, 0, 255), (0, 0, 6, 80))
+    with load(path) as model:
+        vectors = model.embed([first, second])
+        expected = model.run(np.stack([preprocess(one, model.manifest.preprocessing) for one in (first, second)]))
+    np.testing.assert_array_equal(vectors, expected["embedding"])
+    assert np.array_equal(*vectors) == (fit == "crop")
