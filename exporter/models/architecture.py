@@ -36,9 +36,9 @@ class Architecture:
     """Side of a patch in pixels."""
     trained_grid: int = 37
     """Side, in patches, of the grid that the position embedding was trained on (518 px)."""
-    position: Literal["offset", "antialiased"] = "offset"
+    position: Literal["offset", "antialiased"] | None = None
     """How Meta's code resizes the position embedding: by a scale that is off by a tenth of a patch, or to the size of
-    the grid with antialiasing."""
+    the grid with antialiasing. None: antialiased if there are registers, else offset, as in Meta's models."""
     mean: Channels = (0.485, 0.456, 0.406)
     """Subtracted from each channel of a picture, whose values are from 0 to 1. `exporter.proof` states it again."""
     std: Channels = (0.229, 0.224, 0.225)
@@ -48,6 +48,11 @@ class Architecture:
     def head_dim(self) -> int:
         """Channels of one head (d)."""
         return self.width // self.heads
+
+    @property
+    def resizes_position(self) -> Literal["offset", "antialiased"]:
+        """How the position embedding is resized, the default filled in."""
+        return self.position or ("antialiased" if self.registers else "offset")
 
     @property
     def prefix(self) -> int:
@@ -74,7 +79,7 @@ class Architecture:
     def with_registers(self) -> Architecture:
         """The `_reg` model of this size."""
         hub = self.hub and self.hub.replace("dinov2-", "dinov2-with-registers-")
-        return replace(self, name=f"{self.name}_reg", registers=REGISTERS, position="antialiased", hub=hub)
+        return replace(self, name=f"{self.name}_reg", registers=REGISTERS, hub=hub)
 
 
 _PLAIN = (

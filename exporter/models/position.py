@@ -36,7 +36,7 @@ def position_embedding(
         return trained
     C = trained.shape[-1]
     patches = trained[:, 1:].reshape(1, side, side, C).permute(0, 3, 1, 2)
-    if arch.position == "antialiased":
+    if arch.resizes_position == "antialiased":
         resized = interpolate(patches, size=grid, mode="bicubic", antialias=True)
     elif variant == "hf":
         resized = interpolate(patches, size=grid, mode="bicubic")

@@ -26,7 +26,7 @@ from exporter.models.architecture import Architecture
 from runtime.contract.errors import WeightsError, one_line
 
 PLAIN = Architecture("tiny", width=12, heads=3, depth=4)
-REGISTERS = Architecture("tiny_reg", width=12, heads=3, depth=4, registers=4, position="antialiased")
+REGISTERS = Architecture("tiny_reg", width=12, heads=3, depth=4, registers=4)
 SWIGLU = Architecture("tiny_swiglu", width=12, heads=3, depth=2, swiglu=True)
 SEED = 7
 Tensors = dict[str, torch.Tensor]

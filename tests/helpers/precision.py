@@ -19,7 +19,7 @@ from exporter.models.architecture import Architecture
 from exporter.options import ExportSpec, Precision
 from exporter.proof import golden_sample
 
-SWIGLU = Architecture("swiglu", width=256, heads=4, depth=6, registers=4, swiglu=True, position="antialiased")
+SWIGLU = Architecture("swiglu", width=256, heads=4, depth=6, registers=4, swiglu=True)
 """ViT-g's MLP in a small model."""
 NARROW = dataclasses.replace(SWIGLU, name="narrow", width=128, heads=2)
 """With fewer channels to average over, where rounding shows more."""

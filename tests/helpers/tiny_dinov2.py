@@ -81,7 +81,7 @@ MODELS = {
     "mlp": (Architecture("tiny", width=48, heads=3, depth=3), (4 * PATCH, 5 * PATCH)),
     # P = 15, odd; registers and SwiGLU, and the position embedding of models with registers
     "swiglu-reg": (
-        Architecture("tiny_reg", width=32, heads=2, depth=3, registers=4, swiglu=True, position="antialiased"),
+        Architecture("tiny_reg", width=32, heads=2, depth=3, registers=4, swiglu=True),
         (3 * PATCH, 5 * PATCH),
     ),
 }
