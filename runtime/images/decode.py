@@ -177,9 +177,11 @@ def _by_pillow(file: BinaryIO, kind: str | None, how: _How) -> Image.Image:
     with Image.open(file, formats=("HEIF",) if is_heic else _OF_PILLOW) as image:
         if (pixels := image.width * image.height) > how.max_pixels:
             raise InputError(f"has {pixels:,} pixels ({image.width} x {image.height}), more than {how.max_pixels:,}")
-        if has_unnamed_bands(image):
+        if has_unnamed_bands(image) or (kind == "TIFF" and image.mode in ("I", "F")):  # the latter are refused there
             return _of_bands(read_bands(file, how.max_pixels, max_bytes(how.max_pixels)), how)
         form = _raw_form(image)
+        if form == "I;12":  # a TIFF that says so itself
+            return to_rgb(Image.fromarray(_narrowed(np.asarray(image), (1 << 12) - 1)))
         if ";16" not in form or image.mode not in ("RGB", "RGBA"):
             return _to_rgb(image, how)
         image.load()

@@ -136,7 +136,7 @@ def _layout(file: BinaryIO) -> _Layout:
 
 def _chosen(layout: _Layout) -> tuple[int, int | None]:
     """Number of colours (the first bands) and the band of alpha; raises InputError if the bands are no picture."""
-    if layout.kind == 3:
+    if layout.kind in (2, 3) or max(layout.bits) > 16:
         raise InputError(f"{layout}, whose range is not known: convert it to 8 or 16 bits")
     can_be_read = (
         layout.kind == 1

@@ -75,6 +75,20 @@ def test_grey_with_one_further_band_is_grey(wide) -> None:
     assert notes == []
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_tiff_that_says_12_bits_is_scaled_by_them_without_a_note(orientation) -> None:
+    wanted = BANDS[:, :36, 0]
+    values = np.round(wanted * (4095 / 255)).astype(np.uint16)
+    first, second = values[:, ::2], values[:, 1::2]
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=2).astype(np.uint8)
+    data = written(packed.reshape(50, 54, 1), 1, orientation=orientation, rows=50)
+    data = data.replace(struct.pack("<HHII", 256, 4, 1, 54), struct.pack("<HHII", 256, 4, 1, 36))
+    data = data.replace(struct.pack("<HHII", 258, 3, 1, 8), struct.pack("<HHII", 258, 3, 1, 12))
+    got, notes = decoded(data)
+    np.testing.assert_array_equal(got[..., 0], wanted if orientation == 1 else np.rot90(wanted, -1))
+    assert notes == []
+
+
 def test_a_turned_tiff_of_many_bands_is_put_upright() -> None:
     got, _ = decoded(written(BANDS[..., :7], 2, (0,) * 4, orientation=6))
     np.testing.assert_array_equal(got, np.rot90(BANDS[..., :3], -1))
@@ -95,9 +109,10 @@ REFUSED = {
     "double grey": (written(BANDS[..., :1] / 255, 1), r"1 band \(grey\) of 64-bit floating-point numbers"),
     "signed": (
         written(BANDS[..., :3].astype(np.int16), 2),
-        r"3 bands \(RGB\) of 16-bit signed numbers, which isn't read",
+        r"3 bands \(RGB\) of 16-bit signed numbers, whose range is not known",
     ),
-    "32 bits": (written(BANDS[..., :3].astype(np.uint32), 2), r"32-bit whole numbers, which isn't read"),
+    "32 bits": (written(BANDS[..., :3].astype(np.uint32), 2), r"32-bit whole numbers, whose range is not known"),
+    "signed grey": (written(BANDS[..., :1].astype(np.int16), 1), r"1 band \(grey\) of 16-bit signed numbers"),
     "CMYK and more": (written(BANDS[..., :7], 5, (0,) * 3), r"7 bands \(CMYK and 3 more\)"),
 }
 
