@@ -18,6 +18,7 @@ VALUES = {
     "k": ["7", "auto"],
     "k_range": ["2:3", "5:50"],
     "images_root": ["/old=/new", "a b", "-x=y"],
+    "threads": ["1", "4"],
     "data": ["folder:my photos", "cifar10:$HOME/c.tar.gz", "folder:it's"],
 }
 """By destination: values that the option's own type takes; other options have those of their type below."""
