@@ -16,7 +16,6 @@ from runtime.commands import options
 from runtime.contract.console import add_threads
 from runtime.contract.errors import CheckError, UsageError, plain
 from runtime.contract.machine import usable_cores
-from runtime.images.formats import SIXTEEN_BIT
 
 if TYPE_CHECKING:
     from runtime.contract.manifest import Manifest
@@ -82,13 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-pixels", metavar="N", type=_positive, help="larger images are not decoded (default: 178,956,970)"
     )
-    parser.add_argument(
-        "--sixteen-bit",
-        choices=SIXTEEN_BIT,
-        default="full",
-        help="white in images of 16 bits: 65535 (full), or the largest value of the 8, 10, 12, 14 or 16 bits that the "
-        "image uses (auto), for 12-bit cameras whose images come out nearly black otherwise (default: %(default)s)",
-    )
+    options.add_sixteen_bit(parser)
     options.add_selection(parser)
     options.add_image_column(parser)
     parser.add_argument(

@@ -79,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cache.add_argument("--cache", metavar="DIR", type=options.path, help=where)
     cache.add_argument("--no-cache", action="store_true", help="keep no embeddings")
     parser.add_argument("--batch", metavar="N", type=int, help="images to run at a time (default: 8; an engine's own)")
+    options.add_sixteen_bit(parser)
     options.add_selection(parser, "folder:PATH")
     options.add_provider(parser)
     add_threads(parser)
@@ -267,19 +268,23 @@ def _embed_by(
     # No --no-verify-hash here: embeddings are kept under the hash that the manifest claims.
     provider = options.provider_of(arguments, manifest)
     found = []
-    with _loaded_when_asked(model, provider, arguments.batch) as embedder:
+    with _loaded_when_asked(model, provider, arguments.batch, arguments.sixteen_bit) as embedder:
         for dataset, rows in chosen:
             load = functools.partial(embedder, f"embedding {dataset.name} by {name}")
             with progress(len(rows)) as shown:
-                one = embed_dataset(name, manifest, provider, dataset, rows, cache, load, shown)
+                one = embed_dataset(name, manifest, provider, dataset, rows, cache, load, shown, arguments.sixteen_bit)
             left = f", {len(one.left_out):,} can't be embedded" if one.left_out else ""
             _say(f"{dataset.name}, {name}: {one.computed:,} images embedded in {one.seconds:.1f} s{left}")
+            for note, count in one.notes.items():
+                _say(f"{dataset.name}: {note.text}: {count:,}")
             found.append(one)
     return found
 
 
 @contextlib.contextmanager
-def _loaded_when_asked(model: Path, provider: str, batch: int | None) -> Iterator[Callable[[str], Embedder]]:
+def _loaded_when_asked(
+    model: Path, provider: str, batch: int | None, sixteen_bit: str
+) -> Iterator[Callable[[str], Embedder]]:
     """A function that returns the loaded model and reports why it is needed; the first call loads it."""
     from runtime.backends import open_session
     from runtime.embedding.stream import embed_stream
@@ -292,7 +297,9 @@ def _loaded_when_asked(model: Path, provider: str, batch: int | None) -> Iterato
 
         def embedder(why: str) -> Embedder:
             _say(why)
-            return functools.partial(embed_stream, session(), batch=batch, workers=usable_cores())
+            return functools.partial(
+                embed_stream, session(), batch=batch, workers=usable_cores(), sixteen_bit=sixteen_bit
+            )
 
         yield embedder
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from runtime.backends import PROVIDERS, resolve_provider
 from runtime.contract.errors import InputError, plain
+from runtime.images.formats import SIXTEEN_BIT
 
 if TYPE_CHECKING:
     from runtime.contract.keys import Key
@@ -82,6 +83,17 @@ def add_provider(parser: argparse.ArgumentParser) -> None:
 def provider_of(arguments: argparse.Namespace, manifest: Manifest) -> str:
     """Return what runs one of several models: --provider is for the ONNX models among them, an engine has no choice."""
     return resolve_provider(manifest, arguments.provider if manifest.builder.name == "onnx" else "auto")
+
+
+def add_sixteen_bit(parser: argparse.ArgumentParser) -> None:
+    """Declare --sixteen-bit."""
+    parser.add_argument(
+        "--sixteen-bit",
+        choices=SIXTEEN_BIT,
+        default="full",
+        help="white in images of 16 bits: 65535 (full), or the largest value of the 8, 10, 12, 14 or 16 bits that the "
+        "image uses (auto), for 12-bit cameras whose images come out nearly black otherwise (default: %(default)s)",
+    )
 
 
 def add_images_root(parser: argparse.ArgumentParser, what: str) -> None:

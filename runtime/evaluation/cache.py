@@ -8,8 +8,8 @@ import functools
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from runtime.contract.manifest import Manifest
 from runtime.contract.progress import Progress
 from runtime.embedding.embedder import Embedder, embed_sources
 from runtime.evaluation.datasets.dataset import Dataset
+from runtime.images.decode import Note
 from runtime.sources import Sources
 from runtime.sources.item import NONE_SKIPPED, Entry, IsWanted
 from runtime.store import Store
@@ -51,6 +52,8 @@ class EmbeddedDataset:
     """Number of images that this run embedded; the others were in the cache."""
     seconds: float
     """That took."""
+    notes: Mapping[Note, int] = field(default_factory=dict)
+    """Number of images that this run decoded and that have a remark, by remark."""
 
     @property
     def keys(self) -> list[Key]:
@@ -102,6 +105,7 @@ def embed_dataset(
     cache: Path,
     embedder: Callable[[], Embedder],
     progress: Progress,
+    sixteen_bit: str = "full",
 ) -> EmbeddedDataset:
     """Embed the images that the cache lacks, and read all embeddings.
 
@@ -114,6 +118,7 @@ def embed_dataset(
         cache: the folder of all such stores; made if it is missing.
         embedder: loads the model; called only if there is something to embed.
         progress: shows each batch.
+        sixteen_bit: one of `runtime.images.formats.SIXTEEN_BIT`, as `embedder` takes images.
 
     Raises:
         InputError: the content of the cache can't be used.
@@ -121,7 +126,10 @@ def embed_dataset(
         CheckError: not one image could be embedded.
         ItaeError: the model failed; what was embedded before is in the cache.
     """
-    made_by = {**origin_of(manifest, provider), "data": {"sha256": dataset.identity}}  # whatever their labels
+    made_by = {
+        **origin_of(manifest, provider, sixteen_bit),
+        "data": {"sha256": dataset.identity},
+    }  # whatever their labels
     folder = cache_folder(cache, made_by)
     make_cache(cache)
     # The cache knows roots by their number: a data set that was moved is still the same.
@@ -129,12 +137,13 @@ def embed_dataset(
     wanted = [dataset.keys[row] for row in rows]
     start, computed = time.monotonic(), 0
     first_error: str | None = None
+    notes: Mapping[Note, int] = {}
     with contextlib.ExitStack() as stack:
         with _usable(folder):
             writer = stack.enter_context(open_writer(folder, made_by))
         if missing := {key for key in wanted if not _is_stored(writer, moved, key)}:
             outcome = embed_sources(embedder(), Sources([_Chosen(dataset, missing)]), writer, progress, moved=moved)
-            computed = outcome.embedded
+            computed, notes = outcome.embedded, outcome.notes
             if (first := outcome.first_failure) is not None:
                 first_error = f"{location(first.root, first.path)}: {first.error}"
     if computed == 0 and len(missing) == len(wanted):
@@ -144,7 +153,9 @@ def embed_dataset(
         vectors, is_found = _read(folder, moved, wanted)
     left_out = tuple(key for key, good in zip(wanted, is_found.tolist(), strict=True) if not good)
     seconds = time.monotonic() - start
-    return EmbeddedDataset(name, manifest, dataset, rows[is_found], vectors, left_out, first_error, computed, seconds)
+    return EmbeddedDataset(
+        name, manifest, dataset, rows[is_found], vectors, left_out, first_error, computed, seconds, notes
+    )
 
 
 def of_common_images(models: Sequence[EmbeddedDataset]) -> list[EmbeddedDataset]:

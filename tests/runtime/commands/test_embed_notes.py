@@ -62,3 +62,19 @@ def test_twelve_bits_are_widened_on_demand_and_never_mixed_in_a_store(tiny, odd,
     assert np.abs(vectors(dark)["twelve.png"] - rows["sound.png"]).max() > 0.5
     assert main(["embed", str(tiny), str(odd), "--out", str(wide)]) != 0
     assert "sixteen_bit is auto there, full here" in capsys.readouterr().err
+
+
+def test_evaluate_counts_remarks_and_widens_into_another_cache(tiny, tmp_path, capsys) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a/0", "a/1", "a/2", "b/0", "b/1", "b/2"):
+        path = tmp_path / "classes" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 4096, (20, 20), np.uint16)).save(path)
+    command = ["evaluate", str(tiny), "--data", f"folder:{tmp_path / 'classes'}", "--cache", str(tmp_path / "cache")]
+    command += ["--seeds", "2", "--n-init", "1"]
+    assert main(command) == 0
+    assert "--sixteen-bit auto widens them: 6\n" in capsys.readouterr().err
+    assert main([*command, "--sixteen-bit", "auto"]) == 0
+    said = capsys.readouterr().err
+    assert "6 images embedded" in said
+    assert "images of 16 bits that use 14 or less, widened: 6\n" in said
