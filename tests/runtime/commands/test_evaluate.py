@@ -349,7 +349,7 @@ def test_an_interrupted_run_keeps_what_it_has_and_the_next_goes_on(call, tiny, c
         seen.append(item.path)
         if len(seen) > 20:
             raise KeyboardInterrupt
-        return real(item, max_pixels)
+        return real(item, *how)
 
     monkeypatch.setattr("runtime.embedding.stream.load_item", interrupt)
     out = tmp_path / "out"
