@@ -12,6 +12,7 @@ import torch
 
 from exporter.models import naming
 from exporter.models.architecture import ARCHITECTURES, Architecture
+from exporter.models.pickles import SHARDED
 from runtime.contract.errors import WeightsError
 
 Tensors = dict[str, torch.Tensor]
@@ -208,7 +209,8 @@ def _check(
             continue
         given |= dict.fromkeys(name.targets, name.full)
         if not isinstance(value, torch.Tensor):
-            wrong.append(f"{name.full} is no tensor but {_kind(value)}")
+            kind = _kind(value)
+            wrong.append(f"{name.full} is no tensor but {kind}{f', {SHARDED}' if 'torch.distributed' in kind else ''}")
             continue
         rows, *rest = shapes[name.targets[0]]
         expected = (len(name.targets) * rows, *rest)
@@ -291,6 +293,9 @@ def _no_backbone(entries: Mapping[str, object], source: str) -> str:
     tensors = [name for name, value in entries.items() if isinstance(value, torch.Tensor)]
     if not tensors:
         return f"{source} is not a state dict: it holds no tensors by name"
+    flat = next((name for name in tensors if name.rpartition(".")[2].lstrip("_") == "flat_param"), None)
+    if flat is not None:
+        return f"{source} holds {flat}, {SHARDED}"
     more = ", …" if len(tensors) > MAX_NAMED else ""
     return (
         f"{source} holds no DINOv2 under a name of Meta's, Hugging Face's or timm's: cls_token is missing, and it has "

@@ -107,6 +107,9 @@ def _read_folder(folder: Path) -> Entries:
     if found:
         shown = ", ".join(one.name for one in found[:3]) + (", …" if len(found) > 3 else "")
         raise WeightsError(f"{folder} holds {len(found)} checkpoints ({shown}): give one of them")
+    if any(one.suffix == ".distcp" for one in folder.iterdir()):
+        convert = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} whole.pth"
+        raise WeightsError(f"{folder} is a checkpoint in pieces: make one file of it, {convert}")
     raise WeightsError(
         f"{folder} holds no model.safetensors or pytorch_model.bin: not a Hugging Face folder of a model"
     )

@@ -30,12 +30,14 @@ def load(arch: Architecture, reference: str) -> tuple[checkpoint.Entries, str]:
     """
     repository, _, revision = reference.partition("@")
     found = _cached(repository, revision)
-    config = found / "config.json" if found is not None else _download(repository, revision, "config.json")
-    checkpoint.check_config(config, arch)
-    commit = config.parent.name  # the cache calls a snapshot's folder after its commit
-    if found is None or not _is_whole(found):
-        _download_weights(repository, commit)
-    return checkpoint.read_checkpoint(config.parent), commit
+    if found is None:
+        config = _download(repository, revision, "config.json")
+        checkpoint.check_config(config, arch)
+        found = config.parent
+        _download_weights(repository, found.name)
+    elif (found / "config.json").is_file():
+        checkpoint.check_config(found / "config.json", arch)
+    return checkpoint.read_checkpoint(found), found.name  # the cache calls a snapshot's folder after its commit
 
 
 def snapshot(folder: Path) -> Path | None:
@@ -44,6 +46,8 @@ def snapshot(folder: Path) -> Path | None:
     Raises:
         WeightsError: it holds none, or several and doesn't say which is the main one.
     """
+    if folder.name == "snapshots":
+        folder = folder.parent
     if not (_REPOSITORY.fullmatch(folder.resolve().name) and (folder / "snapshots").is_dir()):
         return None
     found = _snapshot(folder, "main")
@@ -57,13 +61,13 @@ def snapshot(folder: Path) -> Path | None:
 
 
 def _cached(repository: str, revision: str) -> Path | None:
-    """The snapshot of a repository in the hub's cache, which has at least `config.json`; None if there is none."""
+    """The snapshot of a repository in the hub's cache, if all its weights are there; else None."""
     folder = Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     try:
         if not (_REPOSITORY.fullmatch(folder.name) and folder.is_dir()):
             return None
         found = _snapshot(folder, revision or "main")
-        return found if found is not None and (found / "config.json").is_file() else None
+        return found if found is not None and _is_whole(found) else None
     except OSError:  # another user's cache: the download says what is wrong
         return None
 

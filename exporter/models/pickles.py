@@ -37,6 +37,11 @@ _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 """Python 2's modules, whose names pickles keep using."""
 SAVE_TENSORS = "in the program that made it, save the tensors alone: torch.save(model.state_dict(), 'weights.pth')"
 
+SHARDED = (
+    "one process's piece of a sharded model. Give a file with whole tensors, such as the teacher_checkpoint.pth "
+    "that Meta's training writes to its folder eval"
+)
+
 
 class _StandInClass(type):
     """The class of stand-ins, which notices that a pickle calls one."""
@@ -175,6 +180,8 @@ def _load_with_stand_ins(path: Path, refusal: Exception) -> object:
 
 def _refused(path: Path, structure: object, name: str) -> str:
     where = next((entry for entry, found in _named(structure) if found == name), None)
+    if name.startswith("torch.distributed."):
+        return f"{path} holds {name} in {where or 'it'}: {SHARDED}"
     entry = "it" if where is None else "the file as a whole" if where == "" else f"its entry {where}"
     return (
         f"{path} was not loaded, since it could run code: {entry} needs {name}. Convert it safely: {SAVE_TENSORS}, "

@@ -137,6 +137,13 @@ def _seed(weights: str, text: str) -> int:
 
 
 def _from_path(arch: Architecture, path: Path) -> checkpoint.Entries:
+    try:
+        return _read_path(arch, path)
+    except OSError as error:
+        raise WeightsError(f"--weights {path} can't be read: {error.strerror or error}") from error
+
+
+def _read_path(arch: Architecture, path: Path) -> checkpoint.Entries:
     if not path.exists():
         raise WeightsError(
             f"--weights {path}: no such file or folder (and neither `auto`, `hf:REPO[@REVISION]` nor `random[:SEED]`)"

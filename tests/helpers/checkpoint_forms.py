@@ -415,6 +415,16 @@ REFUSED: dict[str, tuple[Architecture, Make, str]] = {
         lambda f: save({"model": meta() | {"norm.bias": Config()}}, f / "a.pth"),
         "model.norm.bias is no tensor but ",
     ),
+    "a piece of a sharded model": (
+        PLAIN,
+        lambda f: save({"model": {"_fsdp_wrapped_module._flat_param": torch.ones(99)}}, f / "model_0001.rank_0.pth"),
+        "one process's piece of a sharded model",
+    ),
+    "a checkpoint in pieces": (
+        PLAIN,
+        lambda f: ((f / "__0_0.distcp").write_bytes(b"x"), (f / ".metadata").write_bytes(b"x"), f)[-1],
+        "dcp_to_torch",
+    ),
     "a pointer of Git LFS": (
         PLAIN,
         lambda f: (p := f / "model.safetensors", p.write_text("version https://git-lfs.github.com/spec/v1\noid"))[0],

@@ -11,6 +11,7 @@ import random
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
@@ -279,6 +280,27 @@ class RunsCode:
         return os.mkdir, (str(self.mark),)
 
 
+CALLS = {
+    "posix.mkdir": b"cposix\nmkdir\n(X\x01\x00\x00\x00xtR",
+    "builtins.eval": b"c__builtin__\neval\n(X\x01\x00\x00\x00xtR",
+    "subprocess.Popen": b"csubprocess\nPopen\n(X\x01\x00\x00\x00xtR",
+    "torch.hub.load": b"ctorch.hub\nload\n(X\x01\x00\x00\x00xtR",
+}
+
+
+@pytest.mark.parametrize(("name", "call"), CALLS.items(), ids=CALLS)
+def test_the_entry_that_calls_is_named(tmp_path, name, call):
+    torch.save({"model": meta(), "hooks": {"first": "HERE"}}, tmp_path / "plain.pth")
+    text = b"X\x04\x00\x00\x00HERE"
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "a.pth", "w") as altered:
+        for one in plain.infolist():
+            data = plain.read(one)
+            assert text in data or not one.filename.endswith("data.pkl")
+            altered.writestr(one.filename, data.replace(text, call))
+    message = refused(ARCH, tmp_path / "a.pth")
+    assert f"it could run code: its entry hooks.first needs {name}. Convert it safely" in message
+
+
 @pytest.mark.parametrize("form", ["zip", "legacy", "bare pickle"])
 @pytest.mark.parametrize("name", ["a.pth", "a.bin"])
 def test_a_pickle_with_code_is_refused_and_the_code_does_not_run(tmp_path, form, name):
@@ -533,7 +555,25 @@ def test_a_revision_that_is_not_cached_is_asked_for(weights_cache, revision):
 def test_weights_that_are_not_cached_beside_their_config_are_asked_for(weights_cache):
     (weights_cache / "snapshots" / COMMIT / "model.safetensors").unlink()
     message = refused(ARCH, "hf:someone/model")
-    assert f"for model.safetensors of someone/model@{COMMIT}" in message
+    assert "socksio" in message
+
+
+def test_cached_weights_without_their_config_are_used(weights_cache):
+    (weights_cache / "snapshots" / COMMIT / "config.json").unlink()
+    assert weights.load(ARCH, "hf:someone/model").origin.sha256 == expected_sha256(ARCH)
+    assert weights.load(ARCH, str(weights_cache / "snapshots")).origin.sha256 == expected_sha256(ARCH)
+
+
+def test_cached_weights_of_another_model_are_refused_by_their_config(weights_cache):
+    edit_json(weights_cache / "snapshots" / COMMIT / "config.json", num_attention_heads=4)
+    assert "says num_attention_heads 4" in refused(ARCH, "hf:someone/model")
+
+
+def test_a_link_of_the_cache_to_a_file_that_is_gone_counts_as_not_cached(weights_cache):
+    held = weights_cache / "snapshots" / COMMIT / "model.safetensors"
+    held.unlink()
+    held.symlink_to(weights_cache / "blobs" / "gone")
+    assert "socksio" in refused(ARCH, "hf:someone/model")
 
 
 def test_of_several_snapshots_without_a_main_none_is_guessed(weights_cache):
