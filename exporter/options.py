@@ -192,6 +192,7 @@ class ExportSpec:
     require_fusion: Annotated[
         bool, Option("fail if an attention that the options allow to be one fused kernel is not", ENGINE)
     ] = False
+    replay: Annotated[bool, Option("publish an engine that was not run, where a GPU could have run it", ENGINE)] = True
     parity_samples: Annotated[
         int, Option("number of golden images", CHECKS, Whole("N", 1, 64), record=("parity_samples", "parity_samples"))
     ] = 4
@@ -219,7 +220,11 @@ class ExportSpec:
                 raise UsageError(f"--keep-onnx {kept}: must end in .onnx")
             if not self.makes_engine:
                 raise UsageError("--keep-onnx is for engines: --out is an ONNX file already")
-        for option, given in (("--timing-cache", self.timing_cache), ("--require-fusion", self.require_fusion)):
+        for option, given in (
+            ("--timing-cache", self.timing_cache),
+            ("--require-fusion", self.require_fusion),
+            ("--no-replay", not self.replay),
+        ):
             if given and not self.makes_engine:
                 raise UsageError(f"{option} is for engines: --out is an ONNX file")
         published = [file.absolute() for file in self._published()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import platform
 import shutil
@@ -14,9 +15,9 @@ import onnx
 import torch
 
 from exporter import trace
-from exporter.build import engine, fusion, timing_cache
+from exporter.build import engine, fusion, replay, timing_cache
 from exporter.build.engine import Choice
-from exporter.build.publish import Product, publish
+from exporter.build.publish import Product, publish, write_for_replay
 from exporter.methods.itae.graph.inject import inject_itae, offered_outputs
 from exporter.models import position, weights
 from exporter.models.weights import LoadedModel
@@ -37,7 +38,7 @@ from exporter.surgery.uint8_input import uint8_input
 from runtime.contract.atomic import cannot_write, work_folder, write_atomically
 from runtime.contract.file_set import recover
 from runtime.contract.machine import thread_limit
-from runtime.contract.manifest import Builder, Fusion, Manifest, ParityCheck, Weights
+from runtime.contract.manifest import Builder, Fusion, ParityCheck, Weights
 
 
 def export(spec: ExportSpec, progress: Progress) -> ExportResult:
@@ -66,8 +67,11 @@ def export(spec: ExportSpec, progress: Progress) -> ExportResult:
             if choice is not None:
                 with progress.step("build", f"{spec.resolved_precision} engine by {choice.backend}"):
                     built = _build(spec, model, work / "model.plan", choice, timings, progress)
+            products = _products(spec, model, data, built, work)
+            if choice is not None:
+                products[-1] = _replay(spec, choice, products[-1], origin, samples[0], checks, progress)
             with progress.step("publish", f"{spec.path} and its manifest"):
-                manifest = _publish(spec, model, data, built, origin, samples[0], checks, work)
+                manifest = publish(products, spec, origin, samples[0], checks, work)[-1]
     except OSError as error:
         raise cannot_write(spec.path, error) from error
     return ExportResult(spec.path, manifest, progress.seconds, choice.reason if choice is not None else None)
@@ -222,17 +226,10 @@ def _build(
     return built.builder, found
 
 
-def _publish(
-    spec: ExportSpec,
-    model: Path,
-    data: Path | None,
-    built: tuple[Builder, Fusion | None] | None,
-    origin: Weights,
-    sample: Sample,
-    checks: tuple[ParityCheck, ...],
-    work: Path,
-) -> Manifest:
-    """Publish the ONNX file, the engine, or both; gives the manifest of `spec.out`."""
+def _products(
+    spec: ExportSpec, model: Path, data: Path | None, built: tuple[Builder, Fusion | None] | None, work: Path
+) -> list[Product]:
+    """The ONNX file, the engine, or both; the last is that of `spec.out`."""
     by_onnx = Builder(
         name="onnx", version=onnx.__version__, platform=f"{platform.system()}-{platform.machine()}".lower()
     )
@@ -242,4 +239,28 @@ def _publish(
         products.append(Product(target, model, data, by_onnx))
     if built is not None:
         products.append(Product(spec.path, work / "model.plan", None, *built))
-    return publish(products, spec, origin, sample, checks, work)[-1]
+    return products
+
+
+def _replay(
+    spec: ExportSpec,
+    choice: Choice,
+    product: Product,
+    origin: Weights,
+    sample: Sample,
+    checks: tuple[ParityCheck, ...],
+    progress: Progress,
+) -> Product:
+    """The engine with the figures of its run, where a GPU here runs it.
+
+    Raises:
+        ParityError: its results are off.
+        BuildError: it does not run.
+    """
+    reason = "--no-replay was given" if not spec.replay else replay.cannot_replay(choice.backend)
+    if reason is not None:
+        progress.note(f"the engine was not run: {reason}; check it by `verify` where it will run")
+        return product
+    with progress.step("replay", "golden sample and batches on the GPU"):
+        model = write_for_replay(product, spec, origin, sample, checks)
+        return dataclasses.replace(product, replay=replay.replay(model))

@@ -14,12 +14,14 @@ from runtime.contract.golden import golden_bytes
 from runtime.contract.manifest import (
     Backbone,
     Builder,
+    FileRecord,
     Files,
     Fusion,
     Manifest,
     Options,
     ParityCheck,
     ParityReport,
+    Replay,
     Weights,
     manifest_path,
     parity_path,
@@ -42,6 +44,25 @@ class Product:
     builder: Builder
     fusion: Fusion | None = None
     """The fused attentions of an engine; None for ONNX, and if the builder names no kernels."""
+    replay: Replay | None = None
+    """The figures of an engine that was run; None for ONNX, and if it was not."""
+
+
+def write_for_replay(
+    product: Product, spec: ExportSpec, origin: Weights, sample: Sample, checks: tuple[ParityCheck, ...]
+) -> Path:
+    """Write golden sample and manifest beside a product in the work folder, so that it can be run there."""
+    model = product.model
+    files = Files(model=record_file(model), external_data=None, parity=_write_golden(model, sample, parity_path(model)))
+    manifest_path(model).write_bytes(_manifest(product, spec, origin, checks, files).to_json())
+    return model
+
+
+def _write_golden(model: Path, sample: Sample, called: Path) -> FileRecord:
+    """Write the golden sample beside `model` in the work folder; it will be `called` so, where it isn't yet."""
+    golden = parity_path(model)
+    golden.write_bytes(golden_bytes(sample.golden))
+    return record_file(golden, called.name)
 
 
 def publish(
@@ -61,17 +82,19 @@ def publish(
     for product in products:
         target = product.target
         data_name = f"{target.name}.data"
-        golden = product.model.with_name("golden.npz")
-        golden.write_bytes(golden_bytes(sample.golden))
         files = Files(
             model=record_file(product.model, target.name),
             external_data=record_file(product.data, data_name) if product.data else None,
-            parity=record_file(golden, parity_path(target).name),
+            parity=_write_golden(product.model, sample, parity_path(target)),
         )
         manifest = _manifest(product, spec, origin, checks, files)
         written = product.model.with_name("manifest.json")
         written.write_bytes(manifest.to_json())
-        sources = {target.name: product.model, files.parity.name: golden, manifest_path(target).name: written}
+        sources = {
+            target.name: product.model,
+            files.parity.name: parity_path(product.model),
+            manifest_path(target).name: written,
+        }
         if product.data is not None:
             sources[data_name] = product.data
         # A larger model that was here before has a file of data.
@@ -107,6 +130,7 @@ def _manifest(
         builder=product.builder,
         parity=ParityReport(limits=spec.limits, checks=checks),
         fusion=product.fusion,
+        replay=product.replay,
         files=files,
         versions={name: _version(name) for name in VERSIONS},
     )

@@ -65,6 +65,8 @@ def _check_gpu(model: CheckedModel, gpu: GpuInfo) -> None:
             f"{model.path} is TensorRT-RTX's and can't run on {gpu}, which is not one of "
             f"{', '.join(RTX_CAPABILITIES)}: build it again with --backend tensorrt, {_TWIN}"
         )
+    if model.manifest.replay is None:
+        _log.warning("%s was never run by its exporter; check it on this GPU by `verify`", model.path)
     precision = model.manifest.options.precision
     for warning in known_faults(built_by.name, built_by.version, gpu.compute_capability, precision):
         _log.warning("%s: %s", model.path, warning)

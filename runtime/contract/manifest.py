@@ -40,6 +40,7 @@ from runtime.contract.schema import (
     ParityReport,
     Preprocessing,
     Purpose,
+    Replay,
     TensorInfo,
     Weights,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "ParityReport",
     "Preprocessing",
     "Purpose",
+    "Replay",
     "TensorInfo",
     "Weights",
     "check_file",

@@ -255,6 +255,26 @@ class Fusion(_Record):
     """All kernels of the engine."""
 
 
+class Replay(_Record):
+    """What came out when the exporter ran an engine on a GPU, before it was published."""
+
+    backend: str
+    """The library that ran it, with its version and GPU."""
+    gpu: str
+    compute_capability: str
+    driver: str | None
+    """Version of NVIDIA's driver; null if it does not say it."""
+    samples: Annotated[int, Field(ge=0)]
+    """Number of golden images."""
+    max_abs: float
+    """Largest absolute difference to the golden sample."""
+    min_cosine: float
+    batch_sizes: tuple[int, ...]
+    """Sizes of the batches whose rows were compared with the same images alone."""
+    batch_distance: float
+    """Largest distance of such a row, as a share of its length."""
+
+
 class FileRecord(_Record):
     """A file beside the manifest."""
 
@@ -283,6 +303,8 @@ class Manifest(_Record):
     builder: Builder
     parity: ParityReport
     fusion: Fusion | None = None
+    replay: Replay | None = None
+    """Null for ONNX, and for an engine that its exporter never ran."""
     files: Files
     versions: dict[str, str]
     manifest_sha256: Sha256 = NO_HASH

@@ -498,10 +498,10 @@ def test_options_cannot_be_changed_after_they_were_checked():
         spec.itae.threshold = "ratio:0.5"
 
 
-@pytest.mark.parametrize("given", [{"timing_cache": "cache"}, {"require_fusion": True}])
+@pytest.mark.parametrize("given", [{"timing_cache": "cache"}, {"require_fusion": True}, {"replay": False}])
 def test_what_is_for_engines_is_refused_for_onnx(given):
     (name,) = given
-    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} is for engines"):
+    with pytest.raises(UsageError, match=f"--(no-)?{name.replace('_', '-')} is for engines"):
         ExportSpec("a.onnx", **given)
     assert ExportSpec("a.engine", **given).makes_engine
 
@@ -616,7 +616,11 @@ def test_the_python_call_raises_the_error_that_the_command_prints(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *((name, value) for name in ("normalize", "cls_only", "require_fusion") for value in (1, 0, "no", None)),
+        *(
+            (name, value)
+            for name in ("normalize", "cls_only", "require_fusion", "replay")
+            for value in (1, 0, "no", None)
+        ),
         *(("parity_samples", value) for value in (2.5, "4", True, None)),
         *(("workspace_mib", value) for value in (1.5, "4", True)),
     ],

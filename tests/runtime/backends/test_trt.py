@@ -18,7 +18,7 @@ from runtime.backends.checked_model import CheckedModel
 from runtime.backends.gpu_session import GpuSession
 from runtime.backends.kernel_cache import KEY_VARIABLE, MAGIC, KernelCache, cache_path, secret_path
 from runtime.contract.errors import BackendError, ManifestError
-from runtime.contract.manifest import read_manifest
+from runtime.contract.manifest import Replay, read_manifest
 from runtime.contract.tensorrt import shared_logger
 
 bindings = pytest.importorskip("tensorrt_rtx", reason="pip install 'itae[rtx]'")
@@ -69,12 +69,24 @@ def test_the_log_of_the_process_takes_what_its_logger_is_given_and_forgets_it(ca
 
 # The GPU
 
+REPLAY = Replay(
+    backend="TensorRT 10", gpu="NVIDIA L4", compute_capability="8.9", driver=None, samples=2, max_abs=0.1,
+    min_cosine=1.0, batch_sizes=(2, 3), batch_distance=0.0,
+)  # fmt: skip
+
+
+def test_an_engine_that_its_exporter_never_ran_says_so_once(opened, caplog) -> None:
+    opened(["9.0"], "tensorrt", "10.16.1.11", ran=False)
+    assert [one.getMessage().partition(" was ")[2] for one in caplog.records] == [
+        "never run by its exporter; check it on this GPU by `verify`"
+    ]
+
 
 @pytest.fixture
 def opened(monkeypatch, make_model, tmp_path):
     """Open an engine of a builder on a machine with GPUs of these compute capabilities, as far as to its program."""
 
-    def run(gpus: list[str], builder: str, version: str, device: int = 0, precision: str = "fp32"):
+    def run(gpus: list[str], builder: str, version: str, device: int = 0, precision: str = "fp32", *, ran: bool = True):
         monkeypatch.setattr(ctypes, "CDLL", lambda _: FakeDriver(gpus))
         monkeypatch.setattr(engines, "open_gpu", lambda number, _: FakeGpu(number=number))
         monkeypatch.setattr(engines, "import_library", lambda *_: None)
@@ -82,7 +94,8 @@ def opened(monkeypatch, make_model, tmp_path):
         model = CheckedModel(make_model(tmp_path, "tiny.engine", builder=builder, batch=(1, 2, 4)))
         options = model.manifest.options.model_copy(update={"precision": precision})
         built_by = model.manifest.builder.model_copy(update={"version": version})
-        model.manifest = model.manifest.model_copy(update={"builder": built_by, "options": options})
+        update = {"builder": built_by, "options": options, "replay": REPLAY if ran else None}
+        model.manifest = model.manifest.model_copy(update=update)
         return engines.open_engine(model, device)
 
     return run

@@ -1,0 +1,143 @@
+"""Engines are run before they are published: the whole street, with the stand-in for a GPU in the child process."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from exporter.__main__ import main
+from exporter.build import replay
+from exporter.models import architecture
+from exporter.models.architecture import Architecture
+from runtime.contract.driver import Driver, GpuInfo
+from runtime.contract.errors import BackendError, CheckError, one_line
+from runtime.contract.manifest import read_manifest
+
+ON_FAKE_GPU = Path(__file__).parents[2] / "helpers" / "verify_on_fake_gpu.py"
+ARGV = ["--size", "tiny", "--weights", "random:1", "--image-size", "56", "--parity-samples", "2", "--batch", "1,2,4"]
+TINY = Architecture("tiny", width=128, heads=2, depth=3)
+SPOILT = {
+    "off": "the engine is off on NVIDIA L4 (compute capability 8.9): ",
+    "later rows": "the engine is off on NVIDIA L4",
+    "largest batch": "the engine is off on NVIDIA L4",
+    "odd batch": "the engine is off on NVIDIA L4",
+    "nan": "the engine does not run on NVIDIA L4 (compute capability 8.9): runtime: ",
+    "crash": "the engine does not run on NVIDIA L4 (compute capability 8.9): its process died",
+    "refused": "TensorRT can't load model.plan: it said so",
+}
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch):
+    monkeypatch.setitem(architecture.ARCHITECTURES, "tiny", TINY)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def export(tmp_path, monkeypatch):
+    """Export an engine on a machine with a GPU of a compute capability, or none; it is spoilt in one way, or not."""
+
+    def run(*argv: str, spoilt: str = "", capability: str | None = "8.9") -> int:
+        def driver() -> Driver:
+            if capability is None:
+                raise BackendError("CUDA needs an NVIDIA GPU, and there is no driver here")
+            return Driver("580.82.07", "13.0", (GpuInfo(0, "NVIDIA L4", capability, 24 << 30),))
+
+        monkeypatch.setattr(replay, "read_driver", driver)
+        monkeypatch.setattr(replay, "VERIFY", (sys.executable, str(ON_FAKE_GPU), "verify"))
+        monkeypatch.setenv("SPOILT", spoilt)
+        return main([*ARGV, "--backend", "tensorrt-rtx", "--out", str(tmp_path / "m.engine"), *argv])
+
+    return run
+
+
+def test_a_good_engine_is_run_and_its_figures_lie_in_the_manifest(export, tmp_path, capfd):
+    assert export() == 0
+    assert "replay" in capfd.readouterr().err
+    found = read_manifest(tmp_path / "m.engine").replay
+    assert found is not None
+    assert (found.gpu, found.compute_capability, found.driver) == ("NVIDIA L4", "8.9", "580.82.07")
+    assert "Fake" in found.backend
+    assert found.samples == 2
+    assert {1, 2, 3, 4} >= set(found.batch_sizes) >= {2, 3, 4}
+    assert found.min_cosine > 0.9999
+    assert {path.name for path in tmp_path.iterdir()} == {"m.engine", "m.engine.json", "m.engine.parity.npz"}
+
+
+def test_a_spoilt_engine_is_not_published(export, tmp_path, capfd):
+    kept = tmp_path / "m.onnx"
+    assert export("--quiet", "--keep-onnx", str(kept), spoilt="later rows") == 1
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1
+    assert SPOILT["later rows"] in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    """A work folder as it is when an engine is run."""
+    folder = tmp_path_factory.mktemp("export")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(architecture.ARCHITECTURES, "tiny", TINY)
+        patched.setattr(replay, "cannot_replay", lambda _: None)
+        patched.setattr(replay, "replay", lambda model: shutil.copytree(model.parent, folder / "work") and None)
+        assert main([*ARGV, "--quiet", "--backend", "tensorrt-rtx", "--out", str(folder / "m.engine")]) == 0
+    return folder / "work"
+
+
+@pytest.mark.parametrize(("spoilt", "words"), SPOILT.items(), ids=SPOILT)
+def test_every_way_to_be_wrong_is_found_and_the_message_says_what_helps(work, spoilt, words, monkeypatch):
+    monkeypatch.setattr(replay, "read_driver", lambda: Driver(None, "13.0", (GpuInfo(0, "NVIDIA L4", "8.9", 1),)))
+    monkeypatch.setattr(replay, "VERIFY", (sys.executable, str(ON_FAKE_GPU), "verify"))
+    monkeypatch.setenv("SPOILT", spoilt)
+    with pytest.raises(CheckError, match=re.escape(words)) as caught:
+        replay.replay(work / "model.plan")
+    assert caught.value.exit_code == 1
+    assert one_line(caught.value) == str(caught.value)
+    assert "try another --precision" in str(caught.value)
+    assert "--no-replay" in str(caught.value)
+    assert str(work) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "capability", "reason"),
+    [
+        (["--no-replay"], "8.9", "--no-replay was given"),
+        ([], None, "there is no driver here"),
+        ([], "9.0", "TensorRT-RTX does not run on NVIDIA L4 (compute capability 9.0)"),
+    ],
+    ids=["asked for", "no GPU", "a GPU that the library does not support"],
+)
+def test_an_engine_that_is_not_run_is_published_and_says_so(export, tmp_path, argv, capability, reason, capfd):
+    assert export(*argv, spoilt="crash", capability=capability) == 0
+    said = " ".join(capfd.readouterr().err.split())
+    assert "note: the engine was not run: " in said
+    assert reason in said
+    assert read_manifest(tmp_path / "m.engine").replay is None
+
+
+def test_tensorrt_is_replayed_on_every_gpu(monkeypatch):
+    monkeypatch.setattr(replay, "read_driver", lambda: Driver(None, "13.0", (GpuInfo(0, "NVIDIA H200", "9.0", 1),)))
+    assert replay.cannot_replay("tensorrt") is None
+    assert replay.cannot_replay("tensorrt-rtx") == "TensorRT-RTX does not run on NVIDIA H200 (compute capability 9.0)"
+
+
+def test_the_command_is_that_of_this_project_wherever_the_user_stands(tmp_path, monkeypatch):
+    (tmp_path / "runtime").mkdir()
+    (tmp_path / "runtime" / "__main__.py").write_text("raise SystemExit('of another')")
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    real = subprocess.run
+    monkeypatch.setattr(replay.subprocess, "run", lambda *a, **k: seen.append(real(*a, **k)) or seen[0])
+    monkeypatch.setattr(replay, "read_driver", lambda: Driver(None, "13.0", (GpuInfo(0, "NVIDIA L4", "8.9", 1),)))
+    with pytest.raises(replay.BuildError, match=r"x\.plan: no such model file"):
+        replay.replay(tmp_path / "x.plan")
+    assert len(seen) == 1
