@@ -256,7 +256,7 @@ class Fusion(_Record):
 
 
 class Replay(_Record):
-    """What came out when the exporter ran an engine on a GPU, before it was published."""
+    """The figures of an engine that the exporter ran on a GPU, before it was published."""
 
     backend: str
     """The library that ran it, with its version and GPU."""
