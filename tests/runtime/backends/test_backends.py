@@ -529,6 +529,7 @@ def test_engine_is_refused_in_one_line_before_tensorrt_is_touched(driver, messag
 
 def test_engine_without_its_library_says_what_to_install(engine, monkeypatch) -> None:
     monkeypatch.setattr(trt, "open_gpu", lambda number, what: FakeGpu())
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(("8.6",)))
     for module in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(BackendError, match=r"pip install 'itae\[(gpu|rtx)\]'; or export the .onnx twin"):
