@@ -18,9 +18,10 @@ def as_path(value: object, name: str) -> Path:
     """
     try:
         text = os.fspath(cast("str", value))
-    except TypeError:
-        text = None
-    if not isinstance(text, str) or "\0" in text:
+        is_name = isinstance(text, str) and b"\0" not in os.fsencode(text)
+    except (TypeError, UnicodeEncodeError):  # half of a surrogate pair has no bytes
+        is_name = False
+    if not is_name:
         raise UsageError(f"{name} {shown(value)}: must be a path, as text or pathlib.Path")
     return Path(text)
 

@@ -134,6 +134,7 @@ def test_every_public_name_is_among_them() -> None:
         (lambda model: model.embed("cat.jpg", True), "batch True: must be a whole number"),
         (lambda _: runtime.load(None), "path None: must be a path, as text or pathlib.Path"),
         (lambda _: runtime.load(b"x.onnx"), "path b'x.onnx': must be a path"),
+        (lambda _: runtime.load("\ud800"), r"path '\ud800': must be a path"),
         (lambda _: runtime.load("x.onnx", device="0"), "device '0': must be a whole number"),
         (lambda _: runtime.load("x.onnx", verify_hash=1), "verify_hash 1: must be True or False"),
     ],
