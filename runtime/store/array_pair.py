@@ -167,9 +167,10 @@ def _check_place(out: Path) -> None:
         except OSError as error:
             raise cannot_write(path, error) from error
     is_ours = _is_ours(lines)
-    if is_ours is False or (is_ours is None and out.exists()):
-        there = lines if is_ours is False else out
-        raise OutputFileError(f"{there} is there, and `export` did not write it: give another name, or move it away")
+    if is_ours is False:
+        raise OutputFileError(f"{lines} does not begin as `export` writes it: give another name, or move it away")
+    if is_ours is None and out.exists():
+        raise OutputFileError(f"{out} is there without {lines.name}: give another name, or move it away")
 
 
 def _is_ours(lines: Path) -> bool | None:
