@@ -130,7 +130,7 @@ def test_a_pair_may_be_exported_over_itself(pair) -> None:
 FOREIGN = {
     "an array alone": ({"x.npy": b"mine"}, "x.npy is there without x.jsonl: give another name"),
     "other lines": ({"x.jsonl": b'{"mine": 1}\n'}, "x.jsonl does not begin as `export` writes it"),
-    "an array and other lines": ({"x.npy": b"mine", "x.jsonl": b""}, "x.jsonl is there, and `export` did not"),
+    "an array and other lines": ({"x.npy": b"mine", "x.jsonl": b""}, "x.jsonl does not begin as `export` writes it"),
 }
 
 
