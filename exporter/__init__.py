@@ -61,7 +61,10 @@ def export(spec: ExportSpec, progress: Progress | None = None) -> ExportResult:
     require_supported_platform()
     if not isinstance(spec, ExportSpec):
         raise UsageError(f"export takes an ExportSpec, not {type(spec).__name__}")
-    from exporter import pipeline  # torch takes seconds to import: not for --help
-    from exporter.steps import Progress as Silence
+    from exporter.steps import Progress as Shown
 
-    return pipeline.export(spec, progress or Silence(quiet=True))
+    if progress is not None and not isinstance(progress, Shown):
+        raise UsageError(f"progress must be an exporter.steps.Progress or None, not {type(progress).__name__}")
+    from exporter import pipeline  # torch takes seconds to import: not for --help
+
+    return pipeline.export(spec, progress or Shown(quiet=True))

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from runtime.contract.argument_types import as_path
-from runtime.contract.errors import InputError
+from runtime.contract.argument_types import as_path, shown
+from runtime.contract.errors import InputError, UsageError
 from runtime.contract.keys import Key
 from runtime.store.array_pair import ArrayPair, is_array
 from runtime.store.origin import fingerprint
@@ -70,10 +70,16 @@ class Store:
         return self._rows.parts()
 
     def load(self, tell: Callable[[str], None] = lambda line: None) -> Float32:
-        """All embeddings in memory, (n, C) float32, and hardly more than that while they are read; raises InputError.
+        """All embeddings in memory, (n, C) float32, and hardly more than that while they are read.
 
         The array is new and may be written to. `tell` is called after each thousand rows with how far it is.
+
+        Raises:
+            UsageError: `tell` is no function.
+            InputError: the store can't be read.
         """
+        if not callable(tell):
+            raise UsageError(f"Store.load reports to a function of one text, not to {shown(tell)}")
         vectors = np.empty((len(self), self.width), np.float32)
         first = 0
         for block in self._rows.blocks(_BLOCK_ROWS):
