@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import graphlib
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from loaded import HEAVY, loaded_after
+
+from runtime.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 _BELOW = {"contract", "images", "backends", "sources", "store", "embedding", "clustering"}
@@ -171,10 +172,37 @@ def test_every_module_says_what_it_is_for(path):
 
 
 @pytest.mark.parametrize(
-    "statement", ["import runtime", "import exporter, runtime.contract.manifest", "import runtime.__main__"]
+    ("statement", "more"),
+    [
+        ("import runtime", ("numpy", "PIL", "pydantic")),
+        ("import exporter, runtime.contract.manifest", ()),
+        ("import runtime.__main__", ()),
+    ],
+    ids=str,
 )
-def test_importing_a_package_stays_light(statement):
-    heavy = ("torch", "transformers", "onnx", "onnxruntime", "tensorrt_rtx", "sklearn", "pyarrow")
-    code = f"{statement}\nimport sys\nprint([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout == "[]\n"
+def test_importing_a_package_stays_light(statement, more):
+    loaded = loaded_after(statement)
+    assert "runtime" in loaded
+    assert loaded.isdisjoint([*HEAVY, *more])
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_the_help_of_a_command_loads_nothing_heavy(command):
+    argv = [*filter(None, [command]), "--help"]
+    loaded = loaded_after(
+        "from runtime.__main__ import main\nimport contextlib\n"
+        f"with contextlib.suppress(SystemExit), contextlib.redirect_stdout(sys.stderr): main({argv})"
+    )
+    assert "runtime.__main__" in loaded
+    assert loaded.isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize("path", files("runtime"), ids=name_of)
+def test_a_module_of_runtime_imports_torch_never_and_heavy_libraries_in_functions(path):
+    allowed = {"torch"} if path.name == "torch_points.py" else set()  # which runs on a GPU where it is asked for
+    top = {one.split(".")[0] for one in HOUSE[name_of(path)]}
+    assert top.isdisjoint({"torch", "transformers", "onnx"} - allowed)
+    for node in ast.parse(path.read_text()).body:
+        names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert {one.split(".")[0] for one in names}.isdisjoint(HEAVY)

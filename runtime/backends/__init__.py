@@ -1,4 +1,8 @@
-"""Backends: what runs a model. One file each, all behind `session.Session`."""
+"""Backends: the libraries that run a model, one file each, all behind the protocol `session.Session`.
+
+Imports `contract` alone. `open_session` checks a model's files and loads it on the backend that serves it,
+`resolve_provider` gives the name of the one that does.
+"""
 
 from __future__ import annotations
 

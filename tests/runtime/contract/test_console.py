@@ -1,6 +1,5 @@
 """The command as a user meets it: output, one line of error, exit code; and what the package may import."""
 
-import ast
 import errno
 import json
 import os
@@ -10,14 +9,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from loaded import loaded_after
 
-import runtime
 from runtime.__main__ import main
 from runtime.contract.errors import plain
 from runtime.contract.manifest import manifest_path, parity_path, read_manifest
 from runtime.store import Store
 
-HEAVY = ("torch", "sklearn", "scipy", "onnxruntime", "onnx", "pyarrow", "tensorrt", "tensorrt_rtx", "transformers")
 COMMANDS = ("embed", "cluster", "export", "evaluate", "verify", "bench", "info", "doctor")
 
 
@@ -328,19 +326,6 @@ def test_version_is_printed(call) -> None:
     assert out.startswith("itae ")
 
 
-def loaded_after(code: str) -> set[str]:
-    """Which modules a fresh Python has loaded after `code`."""
-    script = f"import sys\n{code}\nprint('\\n'.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
-
-
-def test_import_of_runtime_loads_nothing_heavy() -> None:
-    loaded = loaded_after("import runtime")
-    assert "runtime" in loaded
-    assert loaded.isdisjoint([*HEAVY, "numpy", "PIL", "pydantic"])
-
-
 def test_embedding_needs_no_torch(tiny, pictures) -> None:
     loaded = loaded_after(
         "from runtime import load\n"
@@ -348,44 +333,6 @@ def test_embedding_needs_no_torch(tiny, pictures) -> None:
     )
     assert "onnxruntime" in loaded
     assert loaded.isdisjoint(["torch", "transformers", "sklearn", "exporter"])
-
-
-@pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)], ids=lambda command: command or "top")
-def test_help_loads_nothing_heavy(command) -> None:
-    loaded = loaded_after(
-        "from runtime.__main__ import main\nimport contextlib\n"
-        f"with contextlib.suppress(SystemExit), contextlib.redirect_stdout(sys.stderr): main({[*command, '--help']})"
-    )
-    assert "runtime.__main__" in loaded
-    assert loaded.isdisjoint(HEAVY)
-
-
-def imports(path: Path) -> set[str]:
-    """The top-level packages that a file imports, wherever in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {name.name.split(".")[0] for name in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0
-            found.add(node.module.split(".")[0])
-    return found
-
-
-def test_runtime_never_imports_exporter_nor_torch_but_where_k_means_runs_on_a_gpu() -> None:
-    files = sorted(Path(runtime.__file__).parent.rglob("*.py"))
-    assert len(files) > 15
-    for path in files:
-        allowed = {"torch"} if path.name == "torch_points.py" else set()  # in a function: see below
-        assert imports(path).isdisjoint({"exporter", "torch", "transformers", "onnx"} - allowed), path
-
-
-def test_onnxruntime_and_pyarrow_are_imported_in_functions_alone() -> None:
-    for path in Path(runtime.__file__).parent.rglob("*.py"):
-        for node in ast.parse(path.read_text()).body:
-            names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module] if isinstance(node, ast.ImportFrom) else []
-            assert {name.split(".")[0] for name in names}.isdisjoint(HEAVY), path
 
 
 # what is common to all
