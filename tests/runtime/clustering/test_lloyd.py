@@ -1,7 +1,5 @@
 """Lloyd's iterations over numpy and torch: the same as scikit-learn's from the same start, and what is special."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
@@ -10,24 +8,13 @@ from sklearn.metrics import adjusted_rand_score
 from runtime.clustering import torch_points
 from runtime.clustering.kmeans import cluster
 from runtime.clustering.lloyd import Fit, lloyd
-from runtime.clustering.points import NumpyPoints, Points, distances_to
+from runtime.clustering.points import distances_to
 from runtime.clustering.torch_points import TorchPoints
 from runtime.contract.errors import BackendError, InputError, UsageError
 
 RTOL = 1e-4
 """Of inertia: float32 scores move a point on a border now and then, in scikit-learn's as in ours."""
 FOUR = np.array([[1, 0], [-0.8, -0.6], [0.8, 0.6], [-1, 0]], np.float32)
-
-MAKERS: dict[str, Callable[[np.ndarray], Points]] = {
-    "numpy": NumpyPoints,
-    "torch": lambda points: TorchPoints(points, "torch-cpu"),
-    "cuda": lambda points: TorchPoints(points, "cuda"),
-}
-
-
-@pytest.fixture(params=["numpy", "torch", pytest.param("cuda", marks=pytest.mark.gpu)])
-def on(request) -> Callable[[np.ndarray], Points]:
-    return MAKERS[request.param]
 
 
 def blobs(

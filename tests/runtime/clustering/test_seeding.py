@@ -13,17 +13,6 @@ from runtime.clustering.seeding import plus_plus, sample_rows
 from runtime.clustering.torch_points import TorchPoints
 from runtime.contract.errors import InputError
 
-MAKERS: dict[str, Callable[[np.ndarray], Points]] = {
-    "numpy": NumpyPoints,
-    "torch": lambda points: TorchPoints(points, "torch-cpu"),
-    "cuda": lambda points: TorchPoints(points, "cuda"),
-}
-
-
-@pytest.fixture(params=["numpy", "torch", pytest.param("cuda", marks=pytest.mark.gpu)])
-def on(request) -> Callable[[np.ndarray], Points]:
-    return MAKERS[request.param]
-
 
 def step_by_step(points: np.ndarray, k: int, generator: np.random.Generator) -> list[int]:
     """Greedy k-means++ as its authors have it, in float64, each candidate drawn when it is needed."""
@@ -136,7 +125,8 @@ def test_every_point_may_be_chosen(on):
 
 def test_a_device_chooses_the_points_that_numpy_does():
     points = np.random.default_rng(0).standard_normal((3000, 24)).astype(np.float32)
-    one, other = (plus_plus(MAKERS[name](points), 200, np.random.default_rng(5)) for name in ("numpy", "torch"))
+    places = NumpyPoints(points), TorchPoints(points, "torch-cpu")
+    one, other = (plus_plus(place, 200, np.random.default_rng(5)) for place in places)
     assert np.array_equal(one, other)
 
 
