@@ -1,0 +1,6 @@
+#pragma once
+
+/// All public headers of the library.
+#include "itae/bytes.hpp"
+#include "itae/error.hpp"
+#include "itae/version.hpp"
