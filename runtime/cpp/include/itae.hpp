@@ -3,4 +3,7 @@
 /// All public headers of the library.
 #include "itae/bytes.hpp"
 #include "itae/error.hpp"
+#include "itae/golden.hpp"
+#include "itae/manifest.hpp"
+#include "itae/preprocess.hpp"
 #include "itae/version.hpp"
