@@ -192,6 +192,14 @@ class ExportSpec:
     require_fusion: Annotated[
         bool, Option("fail if an attention that the options allow to be one fused kernel is not", ENGINE)
     ] = False
+    unfused: Annotated[
+        bool,
+        Option(
+            "write attention so that no builder makes one kernel of it: slower, for where its fused kernel is wrong",
+            WHAT,
+            record=("unfused", "unfused"),
+        ),
+    ] = False
     replay: Annotated[bool, Option("publish an engine that was not run, where a GPU could have run it", ENGINE)] = True
     parity_samples: Annotated[
         int, Option("number of golden images", CHECKS, Whole("N", 1, 64), record=("parity_samples", "parity_samples"))
@@ -227,6 +235,8 @@ class ExportSpec:
         ):
             if given and not self.makes_engine:
                 raise UsageError(f"{option} is for engines: --out is an ONNX file")
+        if self.require_fusion and self.unfused:
+            raise UsageError("--require-fusion and --unfused contradict each other: leave one out")
         published = [file.absolute() for file in self._published()]
         if self.timing_cache is not None and Path(self.timing_cache).absolute() in published:
             raise UsageError(f"--timing-cache {self.timing_cache}: is a file of the export itself; name another")

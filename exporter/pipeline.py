@@ -35,6 +35,7 @@ from exporter.surgery.scale_queries import scale_queries
 from exporter.surgery.select_outputs import Outputs, select_outputs
 from exporter.surgery.split_bias_gelu import split_bias_gelu
 from exporter.surgery.uint8_input import uint8_input
+from exporter.surgery.unfuse_attention import unfuse_attention
 from runtime.contract.atomic import cannot_write, work_folder, write_atomically
 from runtime.contract.file_set import recover
 from runtime.contract.machine import thread_limit
@@ -109,6 +110,8 @@ def passes(spec: ExportSpec) -> list[Pass]:
         chosen.append(partial(cls_only, facts=facts, keep_query=keep_query))
     if itae is not None:
         chosen.append(partial(inject_itae, facts=facts, itae=itae))
+    if spec.unfused:
+        chosen.append(partial(unfuse_attention, facts=facts))
     outputs = Outputs(spec.outputs, spec.pooling == "cls+mean", spec.normalize, offered_outputs(spec.layers))
     chosen.append(partial(select_outputs, facts=facts, outputs=outputs))
     chosen.append(partial(split_bias_gelu))
@@ -223,6 +226,8 @@ def _build(
     found = fusion.read_fusion(attention_nodes(model), built.kernels, fusion.unfusable_layers(spec))
     if spec.require_fusion:
         fusion.require(found)
+    if spec.unfused:
+        fusion.require_none(found)
     return built.builder, found
 
 
@@ -263,4 +268,4 @@ def _replay(
         return product
     with progress.step("replay", "golden sample and batches on the GPU"):
         model = write_for_replay(product, spec, origin, sample, checks)
-        return dataclasses.replace(product, replay=replay.replay(model))
+        return dataclasses.replace(product, replay=replay.replay(model, unfused=spec.unfused))

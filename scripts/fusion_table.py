@@ -1,4 +1,4 @@
-"""Fused attentions and kernels of TensorRT-RTX's engines, as a markdown table: `fusion_table.py [SIZE...]`.
+"""Fused attentions and kernels of TensorRT-RTX's engines, as a markdown table: `fusion_table.py [--unfused] [SIZE...]`.
 
 A row for each size, precision and extent of the last block, a column for plain DINOv2 and for each attenuation in
 the last and in all layers. A cell: attentions that are one kernel each, all kernels of the engine, and how many of them
@@ -38,14 +38,14 @@ class Built:
     seconds: float
 
 
-def main(sizes: tuple[str, ...]) -> None:
+def main(sizes: tuple[str, ...], *, unfused: bool) -> None:
     """Print the table, row by row."""
     titles = ["plain" if itae is None else f"{itae.attenuate} {itae.layers}" for itae in COLUMNS]
     print(f"| size | precision | last block | {' | '.join(titles)} | plan, MB | build, s |")
     print("|---" * (5 + len(titles)) + "|")
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            base = ExportSpec("unused.engine", size=size, weights="random:0", itae=None)
+            base = ExportSpec("unused.engine", size=size, weights="random:0", itae=None, unfused=unfused)
             _, traced = pipeline.load_and_trace(base, Path(folder))
             for precision, cls_only in itertools.product(PRECISIONS, (True, False)):
                 spec = dataclasses.replace(base, precision=precision, cls_only=cls_only)
@@ -79,4 +79,5 @@ def build(spec: ExportSpec, traced: Path) -> Built:
 
 
 if __name__ == "__main__":
-    main(tuple(sys.argv[1:]) or SIZES)
+    words = [word for word in sys.argv[1:] if word != "--unfused"]
+    main(tuple(words) or SIZES, unfused="--unfused" in sys.argv)

@@ -19,8 +19,11 @@ FUSES = ("fp16", "bf16")
 """Precisions in which TensorRT fuses attention over all queries; that of a single query it may fuse in fp32 too."""
 _REASONS = {
     "precision": f"TensorRT fuses attention over all queries in {' and '.join(FUSES)} only",
+    "unfused": "--unfused was given",
     None: "the builder chose otherwise",
 }
+Reason = Literal["precision", "unfused"]
+"""An option that keeps an attention from being one kernel."""
 
 
 class Kernel(Protocol):
@@ -35,18 +38,20 @@ class Kernel(Protocol):
         """The ONNX nodes that it computes."""
 
 
-def unfusable_layers(spec: ExportSpec) -> dict[int, Literal["precision"]]:
+def unfusable_layers(spec: ExportSpec) -> dict[int, Reason]:
     """The layers whose attention the options keep from being one kernel, each with the option that does.
 
-    It is the precision alone: the surgery writes every attenuation so that the attention can stay one kernel.
+    No attenuation does: the surgery writes each so that the attention can stay one kernel.
     """
+    if spec.unfused:
+        return dict.fromkeys(range(spec.backbone.depth), "unfused")
     if spec.resolved_precision in FUSES:
         return {}
     return dict.fromkeys(range(spec.backbone.depth), "precision")
 
 
 def read_fusion(
-    sites: Sequence[frozenset[str]], kernels: Sequence[Kernel], unfusable: Mapping[int, Literal["precision"]]
+    sites: Sequence[frozenset[str]], kernels: Sequence[Kernel], unfusable: Mapping[int, Reason]
 ) -> Fusion | None:
     """Find the kernels that serve each attention; returns None if the builder names no kernels.
 
@@ -89,12 +94,28 @@ def require(fusion: Fusion | None) -> None:
         )
 
 
+def require_none(fusion: Fusion | None) -> None:
+    """Check an engine for `--unfused`; one whose kernels are not named passes.
+
+    Raises:
+        FusionError: an attention is one kernel all the same.
+    """
+    if fusion is None or not fusion.fused:
+        return
+    fused = [layer for layer in range(fusion.sites) if layer not in fusion.unfused_layers]
+    raise FusionError(
+        f"--unfused: the builder made one kernel of the attention in {_layers(fused)} all the same "
+        f"({', '.join(fusion.kernels[fused[0]])} in layer {fused[0]}): try another version of the builder, or leave "
+        "--unfused out to take the engine as it is"
+    )
+
+
 def describe(fusion: Fusion | None) -> str:
     """One line for people."""
     if fusion is None:
         return "not known: the builder names no kernels"
     text = f"attention fused: {fusion.fused} of {fusion.sites}"
-    why: dict[Literal["precision"] | None, list[int]] = {}
+    why: dict[Reason | None, list[int]] = {}
     for layer, reason in zip(fusion.unfused_layers, fusion.reasons, strict=True):
         why.setdefault(reason, []).append(layer)
     for reason, layers in why.items():

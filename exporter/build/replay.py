@@ -22,7 +22,7 @@ VERIFY = (sys.executable, "-P", "-m", "runtime", "verify")
 """`-P`: a folder called `runtime` where the user stands is another's."""
 _ROOT = Path(__file__).parents[2]
 """Where the packages `exporter` and `runtime` lie."""
-CURES = "try another --precision, or another version of the builder; --no-replay publishes the engine as it is"
+_UNFUSED = "--unfused, whose attention is no fused kernel, "
 
 
 def cannot_replay(backend: LibraryName) -> str | None:
@@ -36,13 +36,21 @@ def cannot_replay(backend: LibraryName) -> str | None:
     return None
 
 
-def replay(model: Path) -> Replay:
+def replay(model: Path, *, unfused: bool) -> Replay:
     """Run an engine that lies beside its manifest and golden sample, on the first GPU, and return its figures.
+
+    Args:
+        model: the engine.
+        unfused: whether its attention is written so that it is not fused.
 
     Raises:
         ParityError: its results are off, or rows of a batch differ from the same images alone.
         BuildError: it does not run.
     """
+    cures = (
+        f"try another --precision, {'' if unfused else _UNFUSED}or another version of the builder; "
+        "--no-replay publishes the engine as it is"
+    )
     driver, gpu = _first_gpu()
     command = [*VERIFY, os.fspath(model), "--json"]
     paths = [os.fspath(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -59,11 +67,11 @@ def replay(model: Path) -> Replay:
     except ValueError:
         found = {}
     if found.get("failures"):
-        raise ParityError(f"the engine is off on {gpu}: {'; '.join(found['failures'])}; {CURES}")
+        raise ParityError(f"the engine is off on {gpu}: {'; '.join(found['failures'])}; {cures}")
     if done.returncode != 0 or not found.get("passed"):
         said = done.stderr.strip().splitlines()
         reason = said[-1] if said and done.returncode > 0 else f"its process died ({done.returncode})"
-        raise BuildError(f"the engine does not run on {gpu}: {reason.replace(str(model), model.name)}; {CURES}")
+        raise BuildError(f"the engine does not run on {gpu}: {reason.replace(str(model), model.name)}; {cures}")
     return Replay(
         backend=found["backend"],
         gpu=gpu.name,

@@ -51,7 +51,8 @@ ATTENUATED = AnyOf(
         IN_FLOAT32,
     )
 )
-SOFTMAX = Op("Softmax", (ATTENUATED,), bind="softmax")
+UNFUSED = maybe("Max", ATTENUATED, Var("smallest"), bind="barrier")
+SOFTMAX = Op("Softmax", (UNFUSED,), bind="softmax")
 CONTEXT = Op("MatMul", (maybe("Cast", SOFTMAX), _by_head("value")), bind="context")
 
 
@@ -76,6 +77,8 @@ class AttentionSite:
     softmax: gs.Node
     attenuation: gs.Node | None
     """The node that a method put before the softmax."""
+    barrier: gs.Node | None
+    """The node by which `unfuse_attention` keeps the attention from being one kernel."""
     context: gs.Node
     """The second MatMul, which ends it."""
 
@@ -205,6 +208,7 @@ def _site(found: Match, layer: int) -> AttentionSite:
         scale=float(scale.values.item()) if scale is not None else 1.0,
         softmax=found.nodes["softmax"],
         attenuation=found.nodes.get("attenuation"),
+        barrier=found.nodes.get("barrier"),
         context=found.nodes["context"],
     )
 

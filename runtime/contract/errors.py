@@ -10,7 +10,7 @@
     ├── OutputFileError           the result can't be written where it was asked for
     └── CheckError                something was made and found wrong; exit code 1
         ├── BuildError            TensorRT gave no engine
-        ├── FusionError           an attention that could be one kernel is not, and `--require-fusion` was given
+        ├── FusionError           kernels of attention are not as `--require-fusion` or `--unfused` asks
         └── ParityError           two computations of the same result disagree
 
 A message says what was wrong, with which input, and what to do. The command line prints it as one line.
@@ -71,7 +71,7 @@ class BuildError(CheckError):
 
 
 class FusionError(CheckError):
-    """An attention that could be one kernel is not, and `--require-fusion` was given."""
+    """The kernels of attention are not as `--require-fusion` or `--unfused` asks."""
 
 
 class ParityError(CheckError):

@@ -90,6 +90,8 @@ class Options(_Record):
     """Whether the last block computes the CLS token's row alone."""
     input: Literal["float32", "uint8"]
     pos_embed: Literal["meta", "hf"]
+    unfused: bool = False
+    """Whether attention is written so that no builder makes one kernel of it."""
     workspace_mib: Positive | None
     parity_samples: Positive
 
@@ -249,7 +251,7 @@ class Fusion(_Record):
     kernels: tuple[tuple[str, ...], ...]
     """By layer: the kernels that compute any of its MatMul, Softmax and MatMul; one where it is fused."""
     unfused_layers: tuple[int, ...]
-    reasons: tuple[Literal["precision"] | None, ...]
+    reasons: tuple[Literal["precision", "unfused"] | None, ...]
     """For each of `unfused_layers`: the option that keeps it from being fused; null: the builder chose so."""
     engine_kernels: Annotated[int, Field(ge=0)]
     """All kernels of the engine."""

@@ -618,7 +618,7 @@ def test_the_python_call_raises_the_error_that_the_command_prints(tmp_path):
     [
         *(
             (name, value)
-            for name in ("normalize", "cls_only", "require_fusion", "replay")
+            for name in ("normalize", "cls_only", "require_fusion", "unfused", "replay")
             for value in (1, 0, "no", None)
         ),
         *(("parity_samples", value) for value in (2.5, "4", True, None)),

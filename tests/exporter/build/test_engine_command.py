@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fake_driver import no_driver
 
-from exporter import ExportSpec
+from exporter import ExportSpec, pipeline
 from exporter import export as run_export
 from exporter.__main__ import main
 from exporter.build import engine, fusion, timing_cache
@@ -77,6 +77,30 @@ def test_summary_and_manifest_tell_which_attentions_are_fused_and_all_that_can_b
     assert f"; {found.engine_kernels} kernels in all" in fusion.describe(found)
     assert runtime_main(["info", str(tmp_path / "m.engine")]) == 0
     assert f'"fused": {found.fused}' in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("attenuate", [None, "min", "mask", "mean", "scale:0.1"])
+@pytest.mark.parametrize("argv", [["--precision", "fp16"], ["--precision", "bf16", "--no-cls-only"]], ids=" ".join)
+def test_unfused_leaves_no_attention_that_is_one_kernel_and_parity_as_it_was(tmp_path, capfd, argv, attenuate):
+    method = ["--no-itae"] if attenuate is None else ["--attenuate", attenuate, "--layers", "all"]
+    manifests = {}
+    for name, more in (("fused", ["--require-fusion"]), ("unfused", ["--unfused"])):
+        assert export(tmp_path / f"{name}.engine", *argv, *method, *more) == 0
+        manifests[name] = read_manifest(tmp_path / f"{name}.engine")
+        shown = "3 of 3;" if name == "fused" else "0 of 3; not layers 0-2: --unfused was given;"
+        assert f"\n  fusion   attention fused: {shown}" in capfd.readouterr().out
+        assert manifests[name].options.unfused == (name == "unfused")
+    fusion = manifests["unfused"].fusion
+    assert fusion is not None
+    assert (fusion.expected, fusion.fused, fusion.reasons) == (0, 0, ("unfused",) * 3)
+    assert manifests["unfused"].parity == manifests["fused"].parity
+
+
+def test_an_engine_whose_attention_is_fused_all_the_same_is_refused_with_unfused(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(pipeline, "unfuse_attention", lambda graph, facts: [])
+    assert export(tmp_path / "m.engine", "--unfused", "--quiet") == 1
+    assert "--unfused: the builder made one kernel of the attention in layers 0-2" in capfd.readouterr().err
+    assert names(tmp_path) == set()
 
 
 def test_less_fused_than_the_options_allow_is_exit_code_1_and_leaves_nothing(tmp_path, capfd, monkeypatch):

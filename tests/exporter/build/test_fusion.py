@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
 
 from exporter.build.build_log import Kernel
-from exporter.build.fusion import describe, read_fusion, require, unfusable_layers
+from exporter.build.fusion import describe, read_fusion, require, require_none, unfusable_layers
 from exporter.methods.itae.options import ItaeConfig
 from exporter.options import ExportSpec
 from runtime.contract.errors import FusionError, one_line
@@ -52,6 +53,7 @@ def engine(*unfused: int) -> list[Kernel]:
 def test_the_options_tell_which_attentions_can_be_one_kernel(precision, itae, unfusable):
     spec = ExportSpec("a.engine", size="vits14", precision=precision, itae=itae)
     assert tuple(unfusable_layers(spec)) == unfusable
+    assert unfusable_layers(dataclasses.replace(spec, unfused=True)) == dict.fromkeys(range(12), "unfused")
 
 
 def test_an_attention_is_fused_where_one_kernel_computes_all_of_it():
@@ -105,6 +107,12 @@ BY_PRECISION = "TensorRT fuses attention over all queries in fp16 and bf16 only"
             f"attention fused: 0 of 4; not layers 0-3: {BY_PRECISION}; 14 kernels in all",
             id="none can be",
         ),
+        pytest.param(
+            (0, 1, 2, 3),
+            dict.fromkeys(range(4), "unfused"),
+            "attention fused: 0 of 4; not layers 0-3: --unfused was given; 14 kernels in all",
+            id="none may be",
+        ),
     ],
 )
 def test_the_summary_says_which_layers_are_not_and_why(unfused, unfusable, text):
@@ -132,3 +140,15 @@ def test_less_than_the_options_allow_is_an_error_that_names_layers_and_kernels()
     assert caught.value.exit_code == 1
     assert one_line(caught.value) == str(caught.value)
     assert "leave --require-fusion out" in str(caught.value)
+
+
+def test_an_attention_that_is_fused_all_the_same_is_an_error_that_names_layers_and_kernels():
+    words = (
+        "--unfused: the builder made one kernel of the attention in layers 0,2 all the same (_gemm_mha_0 in layer 0)"
+    )
+    with pytest.raises(FusionError, match=re.escape(words)) as caught:
+        require_none(read_fusion(SITES, engine(1, 3), dict.fromkeys(range(4), "unfused")))
+    assert caught.value.exit_code == 1
+    assert one_line(caught.value) == str(caught.value)
+    require_none(read_fusion(SITES, engine(0, 1, 2, 3), dict.fromkeys(range(4), "unfused")))
+    require_none(None)

@@ -88,7 +88,9 @@ def work(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(architecture.ARCHITECTURES, "tiny", TINY)
         patched.setattr(replay, "cannot_replay", lambda _: None)
-        patched.setattr(replay, "replay", lambda model: shutil.copytree(model.parent, folder / "work") and None)
+        patched.setattr(
+            replay, "replay", lambda model, unfused: shutil.copytree(model.parent, folder / "work") and None
+        )
         assert main([*ARGV, "--quiet", "--backend", "tensorrt-rtx", "--out", str(folder / "m.engine")]) == 0
     return folder / "work"
 
@@ -99,12 +101,14 @@ def test_every_way_to_be_wrong_is_found_and_the_message_says_what_helps(work, sp
     monkeypatch.setattr(replay, "VERIFY", (sys.executable, str(ON_FAKE_GPU), "verify"))
     monkeypatch.setenv("SPOILT", spoilt)
     with pytest.raises(CheckError, match=re.escape(words)) as caught:
-        replay.replay(work / "model.plan")
+        replay.replay(work / "model.plan", unfused=False)
     assert caught.value.exit_code == 1
     assert one_line(caught.value) == str(caught.value)
-    assert "try another --precision" in str(caught.value)
+    assert "try another --precision, --unfused, whose attention is no fused kernel, or another" in str(caught.value)
     assert "--no-replay" in str(caught.value)
     assert str(work) not in str(caught.value)
+    with pytest.raises(CheckError, match="try another --precision, or another version of the builder"):
+        replay.replay(work / "model.plan", unfused=True)
 
 
 @pytest.mark.parametrize(
@@ -139,5 +143,5 @@ def test_the_command_is_that_of_this_project_wherever_the_user_stands(tmp_path, 
     monkeypatch.setattr(replay.subprocess, "run", lambda *a, **k: seen.append(real(*a, **k)) or seen[0])
     monkeypatch.setattr(replay, "read_driver", lambda: Driver(None, "13.0", (GpuInfo(0, "NVIDIA L4", "8.9", 1),)))
     with pytest.raises(replay.BuildError, match=r"x\.plan: no such model file"):
-        replay.replay(tmp_path / "x.plan")
+        replay.replay(tmp_path / "x.plan", unfused=False)
     assert len(seen) == 1

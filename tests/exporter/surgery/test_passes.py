@@ -22,6 +22,7 @@ from exporter.surgery.scale_queries import scale_queries
 from exporter.surgery.select_outputs import Outputs, select_outputs
 from exporter.surgery.split_bias_gelu import split_bias_gelu
 from exporter.surgery.uint8_input import uint8_input
+from exporter.surgery.unfuse_attention import unfuse_attention
 from runtime.contract.errors import SurgeryError
 
 ITAE = ItaeConfig("all", "key", "zscore:0.5", attenuate="mean")
@@ -29,6 +30,7 @@ EVERYTHING = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
 CLS_OUTPUTS = ("embedding", "artifact_mask", "artifact_norm")
 scale = partial(scale_queries, facts=FACTS)
 halve = partial(half_precision, precision="fp16")
+unfuse = partial(unfuse_attention, facts=FACTS)
 cut = partial(cls_only, facts=FACTS, keep_query=False)
 
 
@@ -43,7 +45,7 @@ def select(*names: str, **options) -> partial:
 def passes(names: tuple[str, ...]) -> list[partial]:
     """A whole street, but for the input: the text model's is no picture."""
     cutting = [] if "patch_tokens" in names else [cut]
-    return [scale, halve, *cutting, inject(), select(*names), partial(split_bias_gelu)]
+    return [scale, halve, *cutting, inject(), unfuse, select(*names), partial(split_bias_gelu)]
 
 
 def uint8(facts=FACTS) -> partial:
@@ -237,6 +239,37 @@ def optimized_ops(model: onnx.ModelProto, folder) -> set[str]:
 def test_a_gelu_without_a_bias_is_left_alone(tail):
     body = attention_text(0, "tokens_in") + "\n" + attention_text(1, "out0") + "\n" + tail
     assert run_pass(partial(split_bias_gelu), graph_of(make_model(body, "out2"))).changed == []
+
+
+@pytest.mark.parametrize("attenuate", [None, "min", "mask", "mean", "scale:0.5"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("cls_row", [False, True], ids=["all rows", "CLS row"])
+def test_unfused_attention_gives_the_same_bits_and_needs_the_logits_of_all_heads(attenuate, precision, cls_row):
+    graph = graph_of(two_layers())
+    before = [scale, *([halve] if precision == "fp16" else []), *([cut] if cls_row else [])]
+    for operate in before + ([] if attenuate is None else [inject(attenuate=attenuate)]):
+        run_pass(operate, graph)
+    fused = exported(graph)
+    assert run_pass(unfuse, graph).changed == ["layer0", "layer1"]
+    assert run_pass(unfuse, graph).changed == []
+    unfused = exported(graph)
+    onnx.checker.check_model(unfused, full_check=True)
+    for site in find_attention(graph, FACTS):
+        assert site.barrier is not None
+        assert [tuple(tensor.shape) for tensor in site.barrier.inputs] == [
+            ("batch", 2, site.rows, N),
+            ("batch", 1, site.rows, 1),
+        ]
+    for optimize in (False, True):
+        np.testing.assert_array_equal(run(unfused, optimize=optimize)[0], run(fused, optimize=optimize)[0])
+
+
+def test_attention_is_unfused_after_the_method():
+    graph = graph_of(two_layers())
+    run_pass(scale, graph)
+    run_pass(unfuse, graph)
+    with pytest.raises(SurgeryError, match="left 0 of 2 attention sites"):
+        run_pass(inject(attenuate="scale:0.5"), graph)
 
 
 def test_half_precision_stays_close_and_casts_at_every_border():
