@@ -111,7 +111,10 @@ def test_every_field_of_the_spec_has_an_option():
         (["--out", "a.onnx", "--no-itae", "--outputs", "artifact_mask"], "artifact_mask needs ITAE"),
         (["--out", "a.onnx", "--keep-onnx", "b.onnx"], "--keep-onnx is for engines"),
         (["--out", "a.onnx", "--require-fusion"], "--require-fusion is for engines"),
-        (["--out", "a.engine", "--require-fusion", "--unfused"], "--require-fusion and --unfused contradict each other"),
+        (
+            ["--out", "a.engine", "--require-fusion", "--unfused"],
+            "--require-fusion and --unfused contradict each other",
+        ),
         (["--out", "a.onnx", "--timing-cache", "c"], "--timing-cache is for engines"),
         (["--out", "a.txt"], "--out a.txt: must end in .engine or .plan"),
         (["--out", "a.onnx", "--size", "vith14"], "unknown size 'vith14': choose one of vits14"),
