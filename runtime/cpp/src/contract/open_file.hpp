@@ -5,16 +5,30 @@
 #include <string>
 
 #include "itae/bytes.hpp"
+#include "itae/error.hpp"
 
 namespace itae {
 
-/// A regular file that is open for reading; every failure is an `Error` of kind io that begins `can't read PATH: `.
+/// The error `can't read PATH: REASON`, of kind io.
+class CantRead : public Error {
+  public:
+    CantRead(const std::string& path, const std::string& reason)
+        : Error(ErrorKind::io, "can't read " + path + ": " + reason), reason_(reason) {}
+    const std::string& reason() const noexcept { return reason_; }
+
+  private:
+    std::string reason_;
+};
+
+/// A regular file that is open for reading; every failure is a `CantRead`.
 class OpenFile {
   public:
     explicit OpenFile(const std::string& path);
     ~OpenFile();
+    OpenFile(OpenFile&& other) noexcept;
     OpenFile(const OpenFile&) = delete;
     OpenFile& operator=(const OpenFile&) = delete;
+    OpenFile& operator=(OpenFile&&) = delete;
 
     /// Number of bytes when it was opened.
     std::uint64_t size() const noexcept { return size_; }

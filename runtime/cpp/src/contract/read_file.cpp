@@ -5,17 +5,15 @@
 #include <cerrno>
 #include <new>
 #include <system_error>
+#include <utility>
 
 #include "contract/open_file.hpp"
 #include "itae/bytes.hpp"
-#include "itae/error.hpp"
 
 namespace itae {
 namespace {
 
-[[noreturn]] void refuse(const std::string& path, const std::string& reason) {
-    throw Error(ErrorKind::io, "can't read " + path + ": " + reason);
-}
+[[noreturn]] void refuse(const std::string& path, const std::string& reason) { throw CantRead(path, reason); }
 
 std::string reason_of(int number) { return std::generic_category().message(number); }
 
@@ -37,7 +35,12 @@ OpenFile::OpenFile(const std::string& path) : path_(path) {
     refuse(path, S_ISDIR(found.st_mode) ? reason_of(EISDIR) : "it is not a regular file");
 }
 
-OpenFile::~OpenFile() { ::close(descriptor_); }
+OpenFile::OpenFile(OpenFile&& other) noexcept
+    : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)), size_(other.size_) {}
+
+OpenFile::~OpenFile() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+}
 
 std::size_t OpenFile::read(std::uint8_t* out, std::size_t count) {
     std::size_t done = 0;
