@@ -4,6 +4,7 @@
 #include "itae/bytes.hpp"
 #include "itae/error.hpp"
 #include "itae/golden.hpp"
+#include "itae/image.hpp"
 #include "itae/manifest.hpp"
 #include "itae/preprocess.hpp"
 #include "itae/version.hpp"

@@ -1,9 +1,14 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
+
+#include "itae/export.hpp"
+#include "itae/image.hpp"
 
 namespace itae {
 
@@ -24,6 +29,25 @@ struct Preprocessing {
     std::array<double, 3> stddev{};
     /// Whether a picture is given as uint8 (H, W, 3); else it is float32 (3, H, W), normalised.
     bool uint8_input = false;
+
+    /// Number of bytes of one picture as the model takes it.
+    std::size_t input_bytes() const {
+        return static_cast<std::size_t>(3 * height * width) * (uint8_input ? 1 : sizeof(float));
+    }
 };
+
+/// Resize a picture as Pillow 13 does, bicubic with antialias, and crop or pad it. Threads may call it at the same time.
+///
+/// @returns `height` x `width` x 3 bytes, row by row; every byte equals Python's.
+/// @throws Error image: the picture is too narrow a strip; the message doesn't name it. Error usage: `how` is incomplete.
+ITAE_EXPORT std::vector<std::uint8_t> resize_and_fit(const Image& image, const Preprocessing& how);
+
+/// Write one picture as the model takes it: uint8 (H, W, 3), or float32 (3, H, W) with the bits of Python's arithmetic.
+///
+/// @param pixels `height` x `width` x 3 bytes, as `resize_and_fit` gives them.
+/// @param how the preprocessing that they were made with.
+/// @param out `how.input_bytes()` bytes, aligned for float.
+/// @throws Error usage: `pixels` has another size.
+ITAE_EXPORT void to_input(const std::vector<std::uint8_t>& pixels, const Preprocessing& how, void* out);
 
 }  // namespace itae
