@@ -16,15 +16,16 @@ constexpr std::uint64_t max_image_bytes = 4 * static_cast<std::uint64_t>(max_pix
 
 /// A decoded picture.
 struct Image {
-    std::int64_t height = 0;         ///< in pixels
-    std::int64_t width = 0;          ///< in pixels
-    std::vector<std::uint8_t> rgb;   ///< height x width x 3, row by row, upright by its EXIF orientation
+    std::int64_t height = 0;        ///< in pixels
+    std::int64_t width = 0;         ///< in pixels
+    std::vector<std::uint8_t> rgb;  ///< height x width x 3, row by row, upright by its EXIF orientation
 };
 
-/// Decode a JPEG, a PNG or the first frame of a WebP, whichever the content is, to the pixels that Python's `embed` gets.
+/// Decode a JPEG, a PNG or the first frame of a WebP, whichever the content is, to the pixels that Python's `embed`
+/// gets.
 ///
-/// Transparent parts are blended over white; grey of 16 bits is divided by 257 and rounded. The size is read and limited
-/// before memory is taken for pixels. Threads may decode at the same time.
+/// Transparent parts are blended over white; grey of 16 bits is divided by 257 and rounded. The size is read and
+/// limited before memory is taken for pixels. Threads may decode at the same time.
 ///
 /// @param encoded all bytes of the file.
 /// @param name what the message calls the picture, mostly its path; empty if it has no name.

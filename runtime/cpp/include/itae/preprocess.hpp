@@ -36,10 +36,12 @@ struct Preprocessing {
     }
 };
 
-/// Resize a picture as Pillow 13 does, bicubic with antialias, and crop or pad it. Threads may call it at the same time.
+/// Resize a picture as Pillow 13 does, bicubic with antialias, and crop or pad it. Threads may call it at the same
+/// time.
 ///
 /// @returns `height` x `width` x 3 bytes, row by row; every byte equals Python's.
-/// @throws Error image: the picture is too narrow a strip; the message doesn't name it. Error usage: `how` is incomplete.
+/// @throws Error image: the picture is too narrow a strip; the message doesn't name it. Error usage: `how` is
+/// incomplete.
 ITAE_EXPORT std::vector<std::uint8_t> resize_and_fit(const Image& image, const Preprocessing& how);
 
 /// Write one picture as the model takes it: uint8 (H, W, 3), or float32 (3, H, W) with the bits of Python's arithmetic.

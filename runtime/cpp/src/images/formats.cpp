@@ -65,9 +65,7 @@ std::string_view part(std::string_view text, std::size_t place, std::size_t size
     return place < text.size() ? text.substr(place, size) : std::string_view();
 }
 
-bool begins(std::string_view text, std::string_view beginning) {
-    return text.substr(0, beginning.size()) == beginning;
-}
+bool begins(std::string_view text, std::string_view beginning) { return text.substr(0, beginning.size()) == beginning; }
 
 std::uint32_t number(std::string_view text, bool big_endian) {
     std::uint32_t value = 0;
@@ -130,8 +128,9 @@ std::string_view format_of_python(std::string_view start) {
 
 std::string_view text_format(std::string_view start) {
     std::string lower(start);
-    std::transform(lower.begin(), lower.end(), lower.begin(),
-                   [](char letter) { return letter >= 'A' && letter <= 'Z' ? static_cast<char>(letter + 32) : letter; });
+    std::transform(lower.begin(), lower.end(), lower.begin(), [](char letter) {
+        return letter >= 'A' && letter <= 'Z' ? static_cast<char>(letter + 32) : letter;
+    });
     const std::size_t first = start.find_first_not_of("\xef\xbb\xbf\r\n\t ");
     if (first == std::string_view::npos || start[first] != '<') {
         return {};

@@ -29,10 +29,10 @@ bool is_in_name(std::uint8_t letter) {
 struct Chunk {
     const std::uint8_t* start = nullptr;  ///< of its length
     std::string_view name;
-    ByteView content;         ///< as far as the file holds it
-    bool is_whole = false;    ///< all of its content is there
-    bool is_sound = false;    ///< and its checksum is right
-    std::size_t size = 0;     ///< of all of it, as far as the file holds it
+    ByteView content;       ///< as far as the file holds it
+    bool is_whole = false;  ///< all of its content is there
+    bool is_sound = false;  ///< and its checksum is right
+    std::size_t size = 0;   ///< of all of it, as far as the file holds it
 };
 
 /// The chunk at `place`; nothing where the file has no 8 bytes for its head.

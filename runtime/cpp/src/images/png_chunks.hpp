@@ -17,9 +17,9 @@ struct PngParts {
     int bits = 0;
     int colour = 0;
     bool interlaced = false;
-    ByteView palette;                     ///< empty if there is none
+    ByteView palette;  ///< empty if there is none
     std::optional<ByteView> transparency;
-    std::vector<ByteView> pixels;         ///< compressed, in the file's pieces
+    std::vector<ByteView> pixels;  ///< compressed, in the file's pieces
     Metadata metadata;
 };
 

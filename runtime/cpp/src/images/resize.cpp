@@ -119,8 +119,8 @@ void resize_column(const std::uint8_t* rows, std::size_t stride, const Window& w
 #if defined(__x86_64__)
 
 // With AVX2, two original pixels are multiplied at a time, as values of 16 bits. A weight w of 23 bits is split into
-// high * 2^15 + low, and both sums are put together at the end. Sums wrap at 2^32, and so does their sum, which fits: the
-// result is exact.
+// high * 2^15 + low, and both sums are put together at the end. Sums wrap at 2^32, and so does their sum, which fits:
+// the result is exact.
 constexpr int low_bits = 15;
 constexpr std::int32_t low_mask = (1 << low_bits) - 1;
 
@@ -147,8 +147,8 @@ std::vector<SplitPair> split(const std::vector<std::int32_t>& weights) {
 
 /// Sums of 22 bits behind the point as bytes: 8 of one lane come from `low`, 8 of the other from `high`.
 __attribute__((target("avx2"))) inline __m256i total(__m256i low, __m256i high) {
-    const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(low, _mm256_slli_epi32(high, low_bits)),
-                                         _mm256_set1_epi32(half));
+    const __m256i sum =
+        _mm256_add_epi32(_mm256_add_epi32(low, _mm256_slli_epi32(high, low_bits)), _mm256_set1_epi32(half));
     return _mm256_srai_epi32(sum, precision);
 }
 
@@ -157,18 +157,18 @@ __attribute__((target("avx2"))) void resize_two_rows(const std::uint8_t* one, co
                                                      const Filter& filter, const std::vector<SplitPair>& weights,
                                                      std::uint8_t* out_one, std::uint8_t* out_two) {
     // R0 R1 G0 G1 B0 B1 - - of the two pixels R0 G0 B0 R1 G1 B1, each as 16 bits
-    const __m256i spread = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1));
+    const __m256i spread =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1));
     for (const Window& window : filter.windows) {
         __m256i low = _mm256_setzero_si256();
         __m256i high = _mm256_setzero_si256();
         const SplitPair* pair = &weights[window.weights / 2];
         for (std::size_t number = 0; number < window.count; number += 2, ++pair) {
             const std::size_t place = channels * (window.first + number);
-            const __m256i pixels = _mm256_shuffle_epi8(
-                _mm256_set_m128i(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(two + place)),
-                                 _mm_loadl_epi64(reinterpret_cast<const __m128i*>(one + place))),
-                spread);
+            const __m256i pixels =
+                _mm256_shuffle_epi8(_mm256_set_m128i(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(two + place)),
+                                                     _mm_loadl_epi64(reinterpret_cast<const __m128i*>(one + place))),
+                                    spread);
             low = _mm256_add_epi32(low, _mm256_madd_epi16(pixels, _mm256_set1_epi32(pair->low)));
             high = _mm256_add_epi32(high, _mm256_madd_epi16(pixels, _mm256_set1_epi32(pair->high)));
         }
@@ -186,8 +186,8 @@ __attribute__((target("avx2"))) void resize_two_rows(const std::uint8_t* one, co
 /// `resize_column` for 16 bytes at a time, as many as fit; returns where it stopped.
 __attribute__((target("avx2"))) std::size_t resize_column_avx2(const std::uint8_t* rows, std::size_t stride,
                                                                const Window& window,
-                                                               const std::vector<SplitPair>& weights,
-                                                               std::size_t count, std::uint8_t* out) {
+                                                               const std::vector<SplitPair>& weights, std::size_t count,
+                                                               std::uint8_t* out) {
     std::size_t x = 0;
     for (; x + 16 <= count; x += 16) {
         __m256i low[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
@@ -211,8 +211,7 @@ __attribute__((target("avx2"))) std::size_t resize_column_avx2(const std::uint8_
         // packs works within halves of 128 bits: 0-3 8-11 | 4-7 12-15
         const __m256i words = _mm256_packs_epi32(total(low[0], high[0]), total(low[1], high[1]));
         const __m256i ordered = _mm256_permute4x64_epi64(words, 0xD8);
-        const __m128i bytes =
-            _mm_packus_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+        const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(out + x), bytes);
     }
     return x;

@@ -16,8 +16,8 @@ struct Size {
 
 /// Resize a picture to `size` and keep the `part` of it whose first row and column are `top` and `left`.
 ///
-/// Pillow's bicubic filter with antialias, in fixed point: coefficients of 22 bits, and the results of both passes rounded
-/// to 8 bits. The passes are in Pillow 13's order. Only what the part is made of is computed.
+/// Pillow's bicubic filter with antialias, in fixed point: coefficients of 22 bits, and the results of both passes
+/// rounded to 8 bits. The passes are in Pillow 13's order. Only what the part is made of is computed.
 ///
 /// @returns part.height x part.width x 3 bytes.
 std::vector<std::uint8_t> resized_part(const Image& image, Size size, std::int64_t top, std::int64_t left, Size part);

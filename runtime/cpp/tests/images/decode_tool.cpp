@@ -2,8 +2,8 @@
 //
 // stdin: for each picture 4 bytes of its size (little-endian) and its content. The arguments say the preprocessing:
 // FIT HEIGHT WIDTH [COVER_HEIGHT COVER_WIDTH], or nothing to decode alone.
-// stdout: for each picture a line, `decoded HEIGHT WIDTH SHA256` and, if it was preprocessed, the SHA-256 of the pixels and
-// of the float32 input; or `refused REASON`.
+// stdout: for each picture a line, `decoded HEIGHT WIDTH SHA256` and, if it was preprocessed, the SHA-256 of the pixels
+// and of the float32 input; or `refused REASON`.
 
 #include <openssl/evp.h>
 
