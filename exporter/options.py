@@ -211,13 +211,7 @@ class ExportSpec:
         self._check_numbers()
         self._check_outputs()
         if self.itae is not None:
-            self.itae.layer_indices(self.backbone.depth)
-            if self.makes_engine and self.itae.needs_median and self.facts.patches > MAX_MEDIAN_PATCHES:
-                raise UsageError(
-                    f"--threshold {self.itae.threshold} at {self.height}x{self.width} needs the median of "
-                    f"{self.facts.patches} patches, TensorRT can take at most {MAX_MEDIAN_PATCHES}: "
-                    "use --threshold zscore:λ or absolute:τ, or a smaller --image-size"
-                )
+            self._check_itae(self.itae)
 
     def _check_out(self) -> None:
         if self.path.suffix not in (*ENGINE_SUFFIXES, ".onnx") or self.path.name == self.path.suffix:
@@ -263,6 +257,31 @@ class ExportSpec:
         if "embedding" not in self.outputs and (self.pooling != "cls" or self.normalize):
             shaping = f"--pooling {self.pooling}" if self.pooling != "cls" else "--normalize"
             raise UsageError(f"{shaping} shapes the embedding, which is not among --outputs {','.join(self.outputs)}")
+
+    def _check_itae(self, itae: ItaeConfig) -> None:
+        itae.layer_indices(self.backbone.depth)
+        patches = self.facts.patches
+        if self.makes_engine and itae.needs_median and patches > MAX_MEDIAN_PATCHES:
+            raise UsageError(
+                f"--threshold {itae.threshold} at {self.height}x{self.width} needs the median of "
+                f"{patches} patches, TensorRT can take at most {MAX_MEDIAN_PATCHES}: "
+                "use --threshold zscore:λ or absolute:τ, or a smaller --image-size"
+            )
+        if itae.limit.kind == "positions":
+            if (last := itae.limit.indices[-1]) >= patches:
+                raise UsageError(
+                    f"--threshold {itae.threshold}: no patch {last}, an image of {self.height}x{self.width} has "
+                    f"patches 0 to {patches - 1}"
+                )
+            if "artifact_norm" in self.outputs:
+                raise UsageError(
+                    f"--outputs artifact_norm: --threshold {itae.threshold} looks at no norm; leave it out"
+                )
+        if itae.attenuation.kind == "none" and not any(name.startswith("artifact_") for name in self.outputs):
+            raise UsageError(
+                "--attenuate none changes nothing: add artifact_mask or artifact_norm to --outputs to see what is "
+                "found, or export plain DINOv2 by --no-itae"
+            )
 
     @property
     def path(self) -> Path:

@@ -112,7 +112,8 @@ def passes(spec: ExportSpec) -> list[Pass]:
         chosen.append(partial(inject_itae, facts=facts, itae=itae))
     if spec.unfused:
         chosen.append(partial(unfuse_attention, facts=facts))
-    outputs = Outputs(spec.outputs, spec.pooling == "cls+mean", spec.normalize, offered_outputs(spec.layers))
+    offered = offered_outputs(itae, facts.depth) if itae is not None else {}
+    outputs = Outputs(spec.outputs, spec.pooling == "cls+mean", spec.normalize, offered)
     chosen.append(partial(select_outputs, facts=facts, outputs=outputs))
     chosen.append(partial(split_bias_gelu))
     if spec.input == "uint8":
@@ -209,7 +210,8 @@ def _operate_and_check(
         for purpose, other, sample in further:
             progress.detail(purpose)
             checks.append(parity.check(run_other(other, sample.golden.input), sample, other, purpose))
-    if spec.itae is not None and all((one.effect or 0) < golden_sample.VISIBLE_EFFECT for one in checks):
+    attenuates = spec.itae is not None and spec.itae.attenuation.kind != "none"
+    if attenuates and all((one.effect or 0) < golden_sample.VISIBLE_EFFECT for one in checks):
         progress.note("ITAE changes next to nothing on the golden samples, so what it does was hardly checked")
     shutil.rmtree(traced.parent)
     return model, data, tuple(checks)

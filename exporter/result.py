@@ -60,7 +60,7 @@ def _itae(m: Manifest) -> str:
     if method.name == "none":
         return "none, plain DINOv2"
     layers = ",".join(map(str, method.layers))
-    return f"layers {layers}, {method.source} norm, {method.threshold} on {method.side}, attenuate {method.attenuate}"
+    return f"layers {layers}, {method.detection}, attenuate {method.attenuate}"
 
 
 def _check(check: ParityCheck) -> str:

@@ -76,7 +76,8 @@ def make_samples(model: torch.nn.Module, spec: ExportSpec, progress: Progress) -
     images, eager = _pool(model, spec, progress)
     best = _clearest(eager.is_mixed, eager.margin, S)
     samples = [_with_effect(model, eager.take(best), images[best], spec, spec.itae, progress)]
-    if samples[0].mixed * 2 < S or (samples[0].effect or 0) < VISIBLE_EFFECT:
+    shows_little = (samples[0].effect or 0) < VISIBLE_EFFECT and spec.itae.attenuation.kind != "none"
+    if spec.itae.limit.kind != "positions" and (samples[0].mixed * 2 < S or shows_little):
         found = _move_threshold(eager.norm, spec.itae, S)
         if found is not None:
             moved, best = found

@@ -15,7 +15,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from exporter.graph_facts import GraphFacts
-from exporter.surgery.edit import dtype_of, import_graph, is_ours, producer, shape_of
+from exporter.surgery.edit import dtype_of, import_graph, is_constant, is_ours, producer, shape_of
 from exporter.surgery.pattern import AnyOf, Const, Match, Miss, Op, Scalar, Var, match, maybe
 from runtime.contract.errors import SurgeryError
 
@@ -233,7 +233,24 @@ def logits_of(site: AttentionSite) -> gs.Tensor:
     return site.softmax.inputs[0]
 
 
-def is_injected(site: AttentionSite) -> bool:
-    """Whether this site was attenuated by an earlier run of the surgery."""
-    made = [site.attenuation, producer(site.key)]  # `mean` works on the keys
-    return any(node is not None and is_ours(node) for node in made)
+def block_input(site: AttentionSite) -> gs.Tensor:
+    """The tokens (B, N, C) that enter the block of this attention: what its first LayerNorm reads.
+
+    Raises:
+        SurgeryError: the keys are no projection of a LayerNormalization's output.
+    """
+    node = producer(site.key)
+    for op in ("Add", "MatMul"):
+        if node is None or node.op != op:
+            raise SurgeryError(f"{site.scope}: looked for {op} before {site.key.name!r}, found {_named(node)}")
+        node = next((producer(tensor) for tensor in node.inputs if not is_constant(tensor)), None)
+    if node is not None and node.op == "Cast":
+        node = producer(node.inputs[0])
+    if node is None or node.op != "LayerNormalization":
+        raise SurgeryError(f"{site.scope}: looked for LayerNormalization before the keys, found {_named(node)}")
+    tokens: gs.Tensor = node.inputs[0]
+    return tokens
+
+
+def _named(node: gs.Node | None) -> str:
+    return "nothing" if node is None else f"{node.op} {node.name!r}"

@@ -179,7 +179,7 @@ def _method(method: object) -> str:
         return str(method)
     if method.get("name") == "none":
         return "none (plain DINOv2)"
-    options = [f"{name} {_words(value)}" for name, value in method.items() if name != "name"]
+    options = [f"{name} {_words(value)}" for name, value in method.items() if name != "name" and value is not None]
     return ", ".join([str(method.get("name", "")), *options])
 
 

@@ -67,7 +67,7 @@ def sample_artifacts(
     patch = manifest.model.patch
     return Artifacts(
         model=model.name,
-        detection=f"{method.source} norms, {method.threshold}, side {method.side}",
+        detection=method.detection,
         grid=(height // patch, width // patch),
         preprocessing=manifest.preprocessing,
         images=[FlaggedImage(key, share.tolist()) for key, share in zip(found, mask.mean(axis=1), strict=True)],

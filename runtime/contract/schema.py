@@ -55,14 +55,25 @@ class ItaeMethod(_Record):
     name: Literal["itae"] = "itae"
     layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     """Blocks that it works in, ascending, counted from 0; outputs and golden sample have K of them."""
-    source: Literal["query", "key", "value"]
-    """Whose norm is compared with the threshold."""
+    source: Literal["query", "key", "value", "residual"] | None
+    """The vectors whose norm is compared with the threshold; `residual` is the block's input. Null with `positions`."""
     threshold: str
-    """`mad:λ`, `zscore:λ`, `ratio:λ` or `absolute:τ`."""
-    side: Literal["high", "low", "both"]
-    """Norms that count as artifacts."""
+    """`mad:λ`, `zscore:λ`, `ratio:λ` or `absolute:τ`; or `positions:LIST`, the patches that are artifacts in every
+    image, as in `positions:0,1,16-17`: counted from 0, row by row."""
+    side: Literal["high", "low", "both"] | None
+    """Norms that count as artifacts. Null with `positions`."""
     attenuate: str
-    """`min`, `mask`, `mean` or `scale:α`."""
+    """`min`, `mask`, `mean`, `scale:α`, or `none`: artifacts are found and nothing is attenuated."""
+    detect_layer: Annotated[int, Field(ge=0)] | None = None
+    """The block whose norms decide for all of `layers`, none of which is before it; null: each block's own."""
+
+    @property
+    def detection(self) -> str:
+        """How artifacts are found, in words."""
+        if self.source is None:
+            return self.threshold
+        where = "" if self.detect_layer is None else f" in layer {self.detect_layer}"
+        return f"{self.source} norm{where}, {self.threshold} on {self.side}"
 
 
 Method = Annotated[NoMethod | ItaeMethod, Field(discriminator="name")]

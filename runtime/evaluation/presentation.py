@@ -160,7 +160,7 @@ def describe(manifest: Manifest) -> str:
     what = "plain"
     if method.name == "itae":
         layers = ",".join(map(str, method.layers))
-        what = f"ITAE {method.attenuate} in layers {layers}, {method.source} norm, {method.threshold} on {method.side}"
+        what = f"ITAE {method.attenuate} in layers {layers}, {method.detection}"
     source = printable(manifest.model.weights.source)
     weights = "random weights" if manifest.has_random_weights else f"weights {source}"
     height, width = options.image_size

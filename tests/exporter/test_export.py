@@ -134,6 +134,7 @@ def test_the_manifest_tells_every_option_and_figure(published):
     text = json.loads((folder / "m.engine.json").read_text())
     assert text["options"]["method"] == {
         "name": "itae", "layers": [11], "source": "key", "threshold": "mad:5", "side": "both", "attenuate": "min",
+        "detect_layer": None,
     }  # fmt: skip
     assert text["options"]["batch"] == [1, 8, 64]
     assert text["model"]["registers"] == (4 if size.endswith("_reg") else 0)

@@ -62,7 +62,7 @@ MALFORMED = (
 
 
 def numbered(kinds):
-    return [name for name, kind in kinds.items() if kind.domain is not None]
+    return [name for name, kind in kinds.items() if kind.domain is not None and not kind.is_list]
 
 
 def bare(kinds):
@@ -146,7 +146,7 @@ def test_a_kind_without_a_number_refuses_one(kind, tail):
 
 
 @pytest.mark.parametrize(("option", "kinds"), [("threshold", THRESHOLDS), ("attenuate", ATTENUATIONS)])
-@pytest.mark.parametrize("text", ["", "none", "MAD:5", "5", ":5", " min", "min:5;mask"])
+@pytest.mark.parametrize("text", ["", "auto", "MAD:5", "5", ":5", " min", "min:5;mask"])
 def test_an_unknown_kind_is_refused_with_the_list_of_kinds(option, kinds, text):
     with pytest.raises(UsageError, match=f"--{option}") as refused:
         ItaeConfig(**{option: text})
@@ -169,7 +169,7 @@ def test_every_source_goes_with_every_side(source, side):
     ("field", "words"),
     [("source", SOURCES), ("side", SIDES)],
 )
-@pytest.mark.parametrize("bad", ["", "keys", "KEY", "left", None])
+@pytest.mark.parametrize("bad", ["", "keys", "KEY", "left", 1])
 def test_an_unknown_word_of_itae_is_refused_with_the_list(field, words, bad):
     with pytest.raises(UsageError, match=f"--{field} .*{', '.join(words)}"):
         ItaeConfig(**{field: bad})
@@ -180,6 +180,90 @@ def test_an_absolute_threshold_needs_its_side():
         ItaeConfig(threshold="absolute:30")
     for side in ("high", "low"):
         assert ItaeConfig(threshold="absolute:30", side=side).limit == Choice("absolute", 30.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "patches"),
+    [
+        ("0", (0,)),
+        ("0,1,16-17", (0, 1, 16, 17)),
+        ("17, 3-5 ,4", (3, 4, 5, 17)),
+        ("262143", (262143,)),  # the last of the largest grid
+    ],
+)
+def test_positions_are_patches_ascending_and_each_once(text, patches):
+    itae = ItaeConfig(threshold=f"positions:{text}")
+    assert itae.limit == Choice("positions", indices=patches)
+    assert (itae.source, itae.side, itae.detect_layer, itae.needs_median) == (None, None, None, False)
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1-", "1.5", "0,,1", "0;1", "9999999", "\N{ARABIC-INDIC DIGIT FIVE}"])
+def test_what_is_no_list_of_patches_is_refused(text):
+    with pytest.raises(UsageError, match=r"--threshold 'positions:.*': positions needs a list of patches such as 0,5"):
+        ItaeConfig(threshold=f"positions:{text}")
+    with pytest.raises(UsageError, match="the range 5-3 runs backwards"):
+        ItaeConfig(threshold="positions:5-3")
+
+
+@pytest.mark.parametrize("given", [{"source": "key"}, {"side": "high"}, {"detect_layer": 0}])
+def test_positions_refuse_what_is_about_norms(given):
+    ((name, value),) = given.items()
+    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} {value} is about norms, which --threshold pos"):
+        ItaeConfig(threshold="positions:0", **given)
+
+
+def test_positions_must_lie_in_the_image():
+    itae = ItaeConfig(threshold="positions:0,14-15")
+    assert ExportSpec("a.onnx", image_size=(28, 112), itae=itae).facts.patches == 16
+    with pytest.raises(UsageError, match="no patch 15, an image of 42x70 has patches 0 to 14"):
+        ExportSpec("a.onnx", image_size=(42, 70), itae=itae)
+
+
+def test_positions_offer_no_norms():
+    itae = ItaeConfig(threshold="positions:0")
+    assert ExportSpec("a.onnx", itae=itae, outputs=("embedding", "artifact_mask")).itae == itae
+    with pytest.raises(UsageError, match="--outputs artifact_norm: --threshold positions:0 looks at no norm"):
+        ExportSpec("a.onnx", itae=itae, outputs=("embedding", "artifact_norm"))
+
+
+def test_attenuate_none_without_an_output_of_artifacts_is_refused():
+    itae = ItaeConfig(attenuate="none")
+    for name in ("artifact_mask", "artifact_norm"):
+        assert ExportSpec("a.onnx", itae=itae, outputs=("embedding", name)).itae == itae
+    with pytest.raises(UsageError, match="--attenuate none changes nothing: add artifact_mask or artifact_norm"):
+        ExportSpec("a.onnx", itae=itae)
+
+
+@pytest.mark.parametrize(
+    ("layers", "detect_layer", "first"), [("last", 11, 11), ("3-5", 3, 3), ("all", 0, 0), ("8", 0, 8)]
+)
+def test_one_layer_may_detect_for_itself_and_those_after_it(layers, detect_layer, first):
+    itae = ItaeConfig(layers, detect_layer=detect_layer)
+    assert {itae.detects_in(layer) for layer in itae.layer_indices(12)} == {detect_layer}
+    assert itae.resolved(12).detect_layer == detect_layer
+    late = ItaeConfig(layers, detect_layer=first + 1)
+    with pytest.raises(UsageError, match=rf"--detect-layer {first + 1}: is after layer {first}, .*take a layer from 0"):
+        ExportSpec("a.onnx", itae=late)
+
+
+@pytest.mark.parametrize("bad", [-1, 1.0, "1", True])
+def test_the_layer_to_detect_in_is_a_whole_number(bad):
+    with pytest.raises(UsageError, match=r"--detect-layer .*must be"):
+        ItaeConfig(detect_layer=bad)
+
+
+@pytest.mark.parametrize(
+    ("itae", "all_queries"),
+    [
+        (ItaeConfig(source="query"), True),
+        (ItaeConfig(source="query", detect_layer=3), False),  # the last block's own queries decide nothing
+        (ItaeConfig("3", source="query"), False),
+        (ItaeConfig(), False),
+        (ItaeConfig(threshold="positions:0"), False),
+    ],
+)
+def test_the_last_block_keeps_all_queries_only_to_detect_by_them(itae, all_queries):
+    assert itae.reads_queries(11, 12) == all_queries
 
 
 def test_defaults_are_those_of_the_specification():

@@ -8,6 +8,8 @@ import numpy as np
 def is_artifact(norms: np.ndarray, threshold: str, side: str) -> np.ndarray:
     """(P,) norms -> (P,) bool."""
     kind, number = threshold.split(":")
+    if kind == "positions":
+        return np.isin(np.arange(len(norms)), [int(patch) for patch in number.split(",")])
     x = float(number)
     median, mean, std = np.median(norms), norms.mean(), norms.std()
     mad = np.median(np.abs(norms - median))
@@ -31,7 +33,7 @@ def attention(q, k, v, artifact, prefix, attenuate) -> np.ndarray:
     """q, k, v (H, N, d), artifact (P,) -> (H, N, d)."""
     H, N, d = q.shape
     out = np.zeros_like(v)
-    acts = artifact.any() and not artifact.all()
+    acts = artifact.any() and not artifact.all() and attenuate != "none"
     kind, _, alpha = attenuate.partition(":")
     for h in range(H):
         for i in range(N):

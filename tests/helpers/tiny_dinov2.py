@@ -64,14 +64,16 @@ class TinyDinov2:
         return reference.embed(self.float64, torch.from_numpy(images).double(), itae, pooling, **options)
 
 
-def open_session(path: Path) -> onnxruntime.InferenceSession:
+def open_session(path: Path, *, optimize: bool = True) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def run(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
-    session = open_session(path)
+def run(path: Path, images: np.ndarray, *, optimize: bool = True) -> dict[str, np.ndarray]:
+    session = open_session(path, optimize=optimize)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {session.get_inputs()[0].name: images}), strict=True))
 

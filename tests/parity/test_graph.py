@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from matrix import over
 from tiny_dinov2 import run
 
 from exporter.methods.itae import reference
-from exporter.methods.itae.options import ItaeConfig
+from exporter.methods.itae.options import SOURCES, ItaeConfig
 
 ATOL = 1e-4
 """The promise in float32 at real size; here about 5e-6 is seen."""
@@ -53,7 +54,7 @@ def assert_equal(got, want: reference.Eager) -> None:
         np.testing.assert_allclose(got["patch_tokens"], want.patch_tokens.numpy(), rtol=0, atol=ATOL)
 
 
-@over(detection=DETECTIONS, source=("query", "key", "value"), attenuate=ATTENUATIONS)
+@over(detection=DETECTIONS, source=SOURCES, attenuate=ATTENUATIONS)
 def test_graph_equals_eager_for_every_option(detection, source, attenuate, tiny, tmp_path):
     threshold, side = detection
     images = tiny.images(3, seed=7)
@@ -142,7 +143,89 @@ def test_graph_equals_eager_with_any_number_of_artifacts(flagged, attenuate, pre
         assert cosine.min() > COSINE
 
 
-@pytest.mark.parametrize("source", ["query", "key", "value"])
+@over(
+    layers=("last", "1,2", "1"),
+    detect_layer=(0, 1),
+    source=SOURCES,
+    outputs=((*CLS_OUTPUTS, "patch_tokens"), CLS_OUTPUTS),
+    attenuate=("min", "mean"),
+)
+def test_one_layer_detects_for_others(layers, detect_layer, source, outputs, attenuate, tiny, tmp_path):
+    itae = ItaeConfig(layers, source, "zscore:0.7", "both", attenuate, detect_layer)
+    images = tiny.images(3, seed=7)
+    want = tiny.eager(itae, images)
+    assert want.is_mixed.all()
+    path = tiny.export(itae, tmp_path, outputs=outputs)
+    assert_equal(run(path, images), want)
+    # Each chosen layer shows the flags and norms that decided for it, which are those of one layer of the plain model.
+    alone = tiny.run(ItaeConfig(str(detect_layer), source, "zscore:0.7", "both"), images, tmp_path)
+    for layer in range(len(itae.layer_indices(3))):
+        np.testing.assert_array_equal(want.artifact[:, layer].numpy(), alone["artifact_mask"][:, 0])
+    names = [node.name for node in onnx.load(path, load_external_data=False).graph.node]
+    assert sum(name.endswith("/token_norm") for name in names) == 1
+
+
+@over(
+    positions=("0", "2,4-6", "0-14"),
+    layers=("last", "all", "0,2"),
+    attenuate=(*ATTENUATIONS, "none"),
+    precision=("fp32", "fp16"),
+    outputs=(("embedding", "artifact_mask"), ("embedding", "patch_tokens", "artifact_mask")),
+)
+def test_positions_are_artifacts_in_every_image(positions, layers, attenuate, precision, outputs, tiny, tmp_path):
+    itae = ItaeConfig(layers, threshold=f"positions:{positions}", attenuate=attenuate)
+    for batch in (1, 3):
+        images = tiny.images(batch, seed=7)
+        want = tiny.eager(itae, images)
+        assert want.artifact.sum(dim=2).unique().tolist() == [{"0": 1, "2,4-6": 4, "0-14": 15}[positions]]
+        got = tiny.run(itae, images, tmp_path, precision=precision, outputs=outputs)
+        np.testing.assert_array_equal(got["artifact_mask"], want.artifact.numpy())
+        if precision == "fp32":
+            np.testing.assert_allclose(got["embedding"], want.embedding.numpy(), rtol=0, atol=ATOL)
+        else:
+            cosine = torch.cosine_similarity(torch.from_numpy(got["embedding"]).double(), want.embedding)
+            assert cosine.min() > COSINE
+    plain = tiny.eager(None, images)
+    moves = attenuate != "none" and not (positions == "0-14" and tiny.spec.facts.patches == 15)
+    assert ((want.patch_tokens - plain.patch_tokens).abs().max() > 100 * ATOL) == moves
+
+
+@pytest.mark.parametrize("outputs", [("embedding",), ("embedding", "patch_tokens")], ids=["CLS row", "all rows"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(
+    "itae",
+    [
+        *(ItaeConfig("all", source, "zscore:0.7", attenuate="none") for source in SOURCES),
+        ItaeConfig("last", "query", "mad:1", attenuate="none", detect_layer=1),
+        ItaeConfig("last", threshold="positions:1", attenuate="none"),
+    ],
+    ids=lambda itae: f"{itae.source}",
+)
+def test_attenuate_none_finds_artifacts_and_changes_nothing(itae, precision, outputs, tiny, tmp_path):
+    images = tiny.images(3, seed=17)
+    extra = ("artifact_mask",) if itae.source is None else ("artifact_mask", "artifact_norm")
+    plain = tiny.export(None, tmp_path / "plain", precision=precision, outputs=outputs)
+    found = tiny.export(itae, tmp_path / "found", precision=precision, outputs=(*outputs, *extra))
+    # Not a bit differs; with its optimisers on, one more reader of a tensor changes what ONNX Runtime fuses. In fp16
+    # it rounds where nodes are cut apart, as the queries of all rows are from the CLS token's.
+    want, got = (run(path, images, optimize=False) for path in (plain, found))
+    same_bits = precision == "fp32" or itae.source != "query" or "patch_tokens" in outputs
+    for name in outputs:
+        np.testing.assert_allclose(got[name], want[name], rtol=0, atol=0 if same_bits else 2e-3)
+    optimized = run(found, images)
+    for name in outputs:
+        np.testing.assert_allclose(optimized[name], want[name], rtol=0, atol=ATOL if precision == "fp32" else 2e-2)
+    eager = tiny.eager(itae, images)
+    assert eager.is_mixed.all()
+    np.testing.assert_array_equal(got["artifact_mask"], eager.artifact.numpy())
+    if "artifact_norm" in got:
+        np.testing.assert_allclose(
+            got["artifact_norm"], eager.norm.numpy(), rtol=NORM_RTOL if precision == "fp32" else 5e-3
+        )
+    np.testing.assert_array_equal(eager.embedding.numpy(), tiny.eager(None, images).embedding.numpy())
+
+
+@pytest.mark.parametrize("source", SOURCES)
 def test_a_huge_absolute_threshold_gives_the_plain_model(source, tiny, tmp_path):
     images = tiny.images(3, seed=17)
     itae = ItaeConfig("all", source, "absolute:1e9", "high")
@@ -150,7 +233,7 @@ def test_a_huge_absolute_threshold_gives_the_plain_model(source, tiny, tmp_path)
     got = tiny.run(itae, images, tmp_path)
     assert not got["artifact_mask"].any()
     for name in plain:
-        if source == "query":  # one more reader of the query changes what ONNX Runtime fuses
+        if source in ("query", "residual"):  # one more reader of these changes what ONNX Runtime fuses
             np.testing.assert_allclose(got[name], plain[name], rtol=0, atol=1e-6)
         else:
             np.testing.assert_array_equal(got[name], plain[name])
@@ -158,8 +241,8 @@ def test_a_huge_absolute_threshold_gives_the_plain_model(source, tiny, tmp_path)
 
 def test_a_constant_image_is_handled(tiny, tmp_path):
     images = np.full((2, 3, tiny.spec.height, tiny.spec.width), 0.25, np.float32)
-    for threshold in ("mad:3", "zscore:1.5", "ratio:1.05"):
-        itae = ItaeConfig("last", "key", threshold)
+    for source, threshold in itertools.product(("key", "residual"), ("mad:3", "zscore:1.5", "ratio:1.05")):
+        itae = ItaeConfig("last", source, threshold)
         assert_equal(tiny.run(itae, images, tmp_path), tiny.eager(itae, images))
 
 

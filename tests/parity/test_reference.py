@@ -18,6 +18,7 @@ THRESHOLDS = [
     ),
     ("absolute:1", "high"),
     ("absolute:1", "low"),
+    ("positions:0", None),
 ]
 
 
@@ -40,6 +41,39 @@ def test_a_norm_at_an_absolute_threshold_is_low_and_not_high(side, expected):
     assert got.tolist() == [expected]
 
 
+def test_nothing_is_near_the_threshold_with_positions():
+    got, distance = reference.detect(torch.ones(2, 3), ItaeConfig(threshold="positions:1-2"))
+    assert got.tolist() == [[False, True, True]] * 2
+    assert (distance == reference.FAR).all()
+
+
+def test_norms_of_all_sources_are_those_of_the_blocks_own_tensors(tiny):
+    model, images = tiny.float64, torch.from_numpy(tiny.images(2, seed=3)).double()
+    seen = {}
+    hooks = []
+    for number, block in enumerate(model.encoder.layer):
+
+        def see_block(_, inputs, __, number=number):
+            seen["residual", number] = inputs[0]
+
+        hooks.append(block.register_forward_hook(see_block))
+        for source in ("query", "key", "value"):
+
+            def see(_, __, output, at=(source, number)):
+                seen[at] = output
+
+            hooks.append(getattr(block.attention, f"{source[0]}_proj").register_forward_hook(see))
+    model(images)
+    for hook in hooks:
+        hook.remove()
+    got = reference.patch_norms(model, images, [2, 0])
+    assert list(got) == ["query", "key", "value", "residual"]
+    for source, norms in got.items():
+        want = [np.linalg.norm(seen[source, layer].detach().numpy()[:, tiny.prefix :], axis=2) for layer in (2, 0)]
+        np.testing.assert_allclose(norms.numpy(), np.stack(want, 1), rtol=1e-12)
+    assert not any(block._forward_pre_hooks for block in model.encoder.layer)  # nothing of it stays behind
+
+
 def test_equal_norms_have_no_artifacts_under_mad():
     got, _ = reference.detect(torch.full((1, 6), 3.25), ItaeConfig(threshold="mad:0.5"))
     assert not got.any()
@@ -51,7 +85,7 @@ def test_median_of_an_even_count_is_the_mean_of_the_two_middle_ones():
     assert got.tolist() == [[True, True, False, False]]  # below 3 / 1.4 = 2.14
 
 
-@pytest.mark.parametrize("attenuate", ["min", "mask", "scale:0.1", "mean"])
+@pytest.mark.parametrize("attenuate", ["min", "mask", "scale:0.1", "mean", "none"])
 @pytest.mark.parametrize("flags", ["none", "one", "all but one", "all"])
 @pytest.mark.parametrize("prefix", [1, 5])
 def test_attention_equals_the_formulas(attenuate, flags, prefix):
@@ -66,4 +100,4 @@ def test_attention_equals_the_formulas(attenuate, flags, prefix):
     want = oracle.attention(q, k, v, artifact, prefix, attenuate)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
     unchanged = np.array_equal(weakened.numpy(), logits.numpy())
-    assert unchanged == (flags in ("none", "all"))  # so the lines above can fail
+    assert unchanged == (flags in ("none", "all") or attenuate == "none")  # so the lines above can fail

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from transformers import AttentionInterface
 
-from exporter.methods.itae.options import Choice, ItaeConfig
+from exporter.methods.itae.options import SOURCES, Choice, ItaeConfig, Source
 
 ATTENTION = "itae_reference"
 FAR = 1e30
@@ -33,9 +34,9 @@ class Eager:
     artifact: torch.Tensor
     """(B, K, P) bool."""
     norm: torch.Tensor
-    """(B, K, P)."""
+    """(B, K, P); zeros with `positions`."""
     distance: torch.Tensor
-    """(B, K, P): how far each norm is from the threshold, as a share of itself."""
+    """(B, K, P): how far each norm is from the threshold, as a share of itself; `FAR` with `positions`."""
 
     @property
     def margin(self) -> torch.Tensor:
@@ -63,16 +64,73 @@ def _values(eager: Eager) -> list[torch.Tensor]:
     return [getattr(eager, field.name) for field in dataclasses.fields(eager)]
 
 
-@dataclass
-class _Recorder:
-    """Passed down to the attention function; collects what each chosen layer saw."""
+class _Norms:
+    """Sees the norms of all sources in every block of a model as it runs, (B, P) each; passed down to the attention."""
 
-    itae: ItaeConfig
-    layers: dict[torch.nn.Module, int]
-    prefix: int
-    artifact: list[torch.Tensor] = field(default_factory=list)
-    norm: list[torch.Tensor] = field(default_factory=list)
-    distance: list[torch.Tensor] = field(default_factory=list)
+    def __init__(self, model: Any, wanted: Callable[[int, Source], bool]) -> None:  # noqa: ANN401
+        self._layers = {block.attention: layer for layer, block in enumerate(model.encoder.layer)}
+        self._wanted = wanted
+        self.prefix = 1 + getattr(model.config, "num_register_tokens", 0)
+        self.norms: dict[tuple[int, Source], torch.Tensor] = {}
+
+    def run(self, model: Any, images: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
+        """All tokens after the final norm, (B, N, C), of images (B, 3, H, W)."""
+        hooks = [
+            block.register_forward_pre_hook(partial(self._see_residual, layer))
+            for layer, block in enumerate(model.encoder.layer)
+        ]
+        model.set_attn_implementation(ATTENTION)
+        try:
+            tokens: torch.Tensor = model(images.to(model.dtype), itae_recorder=self).last_hidden_state
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return tokens
+
+    def _see_residual(self, layer: int, _: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        self._see(layer, "residual", inputs[0][:, None])
+
+    def _see(self, layer: int, source: Source, vectors: torch.Tensor) -> None:
+        """Take the norms of (B, H, N, d), over all heads and channels."""
+        if self._wanted(layer, source):
+            norm = vectors[:, :, self.prefix :].square().sum(dim=(1, 3)).sqrt()
+            self.norms[layer, source] = norm
+
+    def enter(
+        self, attention: torch.nn.Module, logits: torch.Tensor, sources: Mapping[Source, torch.Tensor]
+    ) -> torch.Tensor:
+        """Called in each attention; returns the logits (B, H, N, N) that it goes on with."""
+        layer = self._layers[attention]
+        for source, vectors in sources.items():
+            self._see(layer, source, vectors)
+        return self._attenuated(layer, logits)
+
+    def _attenuated(self, layer: int, logits: torch.Tensor) -> torch.Tensor:
+        return logits
+
+
+class _Itae(_Norms):
+    """ITAE in the chosen layers of a model."""
+
+    def __init__(self, model: Any, itae: ItaeConfig) -> None:  # noqa: ANN401
+        self._itae = itae
+        chosen = itae.layer_indices(len(model.encoder.layer))
+        self._detects_in = {layer: itae.detects_in(layer) for layer in chosen}
+        super().__init__(model, lambda layer, source: source == itae.source and layer in self._detects_in.values())
+        self.found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        """For each chosen layer: which patches are artifacts, their norms, their distances, (B, P) each."""
+
+    def _attenuated(self, layer: int, logits: torch.Tensor) -> torch.Tensor:
+        if layer not in self._detects_in:
+            return logits
+        if self._itae.limit.kind == "positions":
+            norm = logits.new_zeros(len(logits), logits.shape[3] - self.prefix)
+        else:
+            assert self._itae.source is not None
+            norm = self.norms[self._detects_in[layer], self._itae.source]
+        artifact, distance = detect(norm, self._itae)
+        self.found.append((artifact, norm, distance))
+        return attenuate(logits, artifact, self.prefix, self._itae.attenuation)
 
 
 @torch.inference_mode()
@@ -102,26 +160,33 @@ def embed(
     return dataclasses.replace(eager, embedding=embedding)
 
 
-def _embed_one(model: Any, image: torch.Tensor, itae: ItaeConfig | None) -> Eager:  # noqa: ANN401
-    prefix = 1 + getattr(model.config, "num_register_tokens", 0)
-    attentions = [layer.attention for layer in model.encoder.layer]
-    recorder = None
-    if itae is not None:
-        chosen = itae.layer_indices(len(attentions))
-        recorder = _Recorder(itae, {attentions[layer]: layer for layer in chosen}, prefix)
-    model.set_attn_implementation(ATTENTION)
-    tokens = model(image.to(model.dtype), itae_recorder=recorder).last_hidden_state
-    P = tokens.shape[1] - prefix
-    if recorder is None:
-        none = tokens.new_zeros((1, 0, P))
-        return Eager(tokens[:, 0], tokens[:, prefix:], none.bool(), none, none)
-    return Eager(
-        tokens[:, 0],
-        tokens[:, prefix:],
-        torch.stack(recorder.artifact, 1),
-        torch.stack(recorder.norm, 1),
-        torch.stack(recorder.distance, 1),
-    )
+def _embed_one(model: torch.nn.Module, image: torch.Tensor, itae: ItaeConfig | None) -> Eager:
+    if itae is None:
+        plain = _Norms(model, lambda _layer, _source: False)
+        tokens = plain.run(model, image)
+        none = tokens.new_zeros((1, 0, tokens.shape[1] - plain.prefix))
+        return Eager(tokens[:, 0], tokens[:, plain.prefix :], none.bool(), none, none)
+    method = _Itae(model, itae)
+    tokens = method.run(model, image)
+    artifact, norm, distance = (torch.stack(one, 1) for one in zip(*method.found, strict=True))
+    return Eager(tokens[:, 0], tokens[:, method.prefix :], artifact, norm, distance)
+
+
+@torch.inference_mode()
+def patch_norms(
+    model: torch.nn.Module, images: torch.Tensor, layers: Sequence[int], sources: Sequence[Source] = SOURCES
+) -> dict[Source, torch.Tensor]:
+    """The norms of all patches in K layers of the plain model, (B, K, P) by source. Source: exporter/ITAE.md 1.
+
+    Args:
+        model: as `embed` takes it.
+        images: (B, 3, H, W), normalised; run as one batch.
+        layers: the K layers, counted from 0.
+        sources: whose norms.
+    """
+    seen = _Norms(model, lambda layer, source: layer in layers and source in sources)
+    seen.run(model, images)
+    return {source: torch.stack([seen.norms[layer, source] for layer in layers], 1) for source in sources}
 
 
 def attend(
@@ -131,21 +196,14 @@ def attend(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
-    itae_recorder: _Recorder | None = None,
+    itae_recorder: _Norms | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
     """Attention as transformers calls it: q, k, v (B, H, N, d) in, (B, N, H, d) out; ITAE where a layer is chosen."""
     assert attention_mask is None
     logits = query @ key.transpose(2, 3) * scaling  # (B, H, N, N)
-    if itae_recorder is not None and module in itae_recorder.layers:
-        source = {"query": query, "key": key, "value": value}[itae_recorder.itae.source]
-        patches = source[:, :, itae_recorder.prefix :]
-        norm = patches.square().sum(dim=(1, 3)).sqrt()  # (B, P), over all heads and channels
-        artifact, distance = detect(norm, itae_recorder.itae)
-        itae_recorder.norm.append(norm)
-        itae_recorder.artifact.append(artifact)
-        itae_recorder.distance.append(distance)
-        logits = attenuate(logits, artifact, itae_recorder.prefix, itae_recorder.itae.attenuation)
+    if itae_recorder is not None:
+        logits = itae_recorder.enter(module, logits, {"query": query, "key": key, "value": value})
     return (logits.softmax(dim=-1) @ value).transpose(1, 2).contiguous(), None
 
 
@@ -156,15 +214,20 @@ def detect(norm: torch.Tensor, itae: ItaeConfig) -> tuple[torch.Tensor, torch.Te
     """Which patches are artifacts. Source: exporter/ITAE.md 1.
 
     Args:
-        norm: (..., P), the L2 norm of each patch.
+        norm: (..., P), the L2 norm of each patch; with `positions` only its shape counts.
         itae: threshold and side.
 
     Returns:
-        artifact (..., P) bool, and distance (..., P): how far each norm is from the threshold, as a share of itself.
+        artifact (..., P) bool, and distance (..., P): how far each norm is from the threshold, as a share of itself;
+        `FAR` with `positions`.
     """
     number = itae.limit.number
     above: torch.Tensor
     below: torch.Tensor
+    if itae.limit.kind == "positions":
+        artifact = torch.zeros_like(norm, dtype=torch.bool)
+        artifact[..., list(itae.limit.indices)] = True
+        return artifact, torch.full_like(norm, FAR)
     if itae.limit.kind == "absolute":
         above, below = norm > number, norm <= number
         high = low = torch.full_like(norm[..., :1], number)
@@ -178,7 +241,7 @@ def detect(norm: torch.Tensor, itae: ItaeConfig) -> tuple[torch.Tensor, torch.Te
         above, below = z > number, z < -number
         high, low = centre + number * spread, centre - number * spread
     sides = {"high": (above, high), "low": (below, low)}
-    used = list(sides.values()) if itae.side == "both" else [sides[itae.side]]
+    used = [sides[side] for side in sides if itae.side in (side, "both")]
     artifact = torch.stack([flags for flags, _ in used]).any(dim=0)
     distance = torch.stack([(norm - limit).abs() / norm.clamp_min(1e-30) for _, limit in used])
     return artifact, distance.amin(dim=0).clamp_max(FAR)
@@ -187,7 +250,7 @@ def detect(norm: torch.Tensor, itae: ItaeConfig) -> tuple[torch.Tensor, torch.Te
 def score(norm: torch.Tensor, itae: ItaeConfig) -> torch.Tensor:
     """The score that is compared with the threshold's number, (..., P): a norm is flagged if its score is larger.
 
-    Only for `absolute` on the low side it is flagged if its score is not larger.
+    There is none with `positions`. Only for `absolute` on the low side it is flagged if its score is not larger.
     """
     if itae.limit.kind == "absolute":
         return norm
@@ -198,7 +261,7 @@ def score(norm: torch.Tensor, itae: ItaeConfig) -> torch.Tensor:
         centre, spread = _centre_and_spread(norm, itae.limit.kind)
         high = (norm - centre) / spread
         low = -high
-    return {"high": high, "low": low, "both": torch.maximum(high, low)}[itae.side]
+    return {"high": high, "low": low}.get(str(itae.side), torch.maximum(high, low))
 
 
 def _centre_and_spread(norm: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -227,6 +290,7 @@ def attenuate(logits: torch.Tensor, artifact: torch.Tensor, prefix: int, how: Ch
         "mask": lambda: logits.masked_fill(tokens, -math.inf),
         "scale": lambda: torch.where(tokens, logits + math.log(how.number), logits),
         "mean": lambda: torch.where(tokens, _mean_of_normal(patches, somewhere), logits),
+        "none": lambda: logits,
     }
     return rules[how.kind]()
 

@@ -34,7 +34,7 @@ def projections(model, tokens: np.ndarray) -> list[np.ndarray]:
 
 @over(
     attenuate=("min", "mask", "mean", "scale:0.2"),
-    source=("query", "key", "value"),
+    source=("query", "key", "value", "positions"),
     factor=(1, 100),
     rows=("all rows", "CLS row"),
 )
@@ -42,18 +42,23 @@ def test_attention_equals_the_formulas(attenuate, source, factor, rows):
     model = make_model(attention_text(0, "tokens_in"), "out0")
     tokens = TOKENS * np.float32(factor)
     q, k, v = projections(model, tokens)
-    chosen = {"query": q, "key": k, "value": v}[source][:, :, 1:]
-    norms = np.sqrt((chosen**2).sum(axis=(1, 3)))  # (B, P)
-    ordered = np.sort(norms, axis=None)
-    threshold = f"absolute:{(ordered[-4] + ordered[-3]) / 2:.6g}"  # three artifacts in three images
-    artifact = np.array([oracle.is_artifact(row, threshold, "high") for row in norms])
-    assert artifact.sum() == 3
+    if source == "positions":
+        artifact = np.tile(np.arange(N - 1) == 1, (3, 1))
+        itae = ItaeConfig("0", threshold="positions:1", attenuate=attenuate)
+    else:
+        chosen = {"query": q, "key": k, "value": v}[source][:, :, 1:]
+        norms = np.sqrt((chosen**2).sum(axis=(1, 3)))  # (B, P)
+        ordered = np.sort(norms, axis=None)
+        threshold = f"absolute:{(ordered[-4] + ordered[-3]) / 2:.6g}"
+        artifact = np.array([oracle.is_artifact(row, threshold, "high") for row in norms])
+        itae = ItaeConfig("0", source, threshold, "high", attenuate)
+    assert artifact.sum() == 3  # in three images
 
     facts = dataclasses.replace(FACTS, depth=1)
     passes = [partial(scale_queries, facts=facts)]
     if rows == "CLS row":
         passes.append(partial(cls_only, facts=facts, keep_query=source == "query"))
-    passes.append(partial(inject_itae, facts=facts, itae=ItaeConfig("0", source, threshold, "high", attenuate)))
+    passes.append(partial(inject_itae, facts=facts, itae=itae))
     graph = import_graph(model).toposort()
     for operate in passes:
         run_pass(operate, graph)
@@ -71,5 +76,7 @@ def test_attention_equals_the_formulas(attenuate, source, factor, rows):
     assert got.shape[1] == (1 if rows == "CLS row" else N)
     atol = 2e-5 * np.abs(v).max()
     # A fifth of a weight that outweighs all others by e^100 is still all the weight there is.
-    assert (np.abs(want - plain).max() > 100 * atol) == (factor == 1 or not attenuate.startswith("scale"))
+    assert source == "positions" or (np.abs(want - plain).max() > 100 * atol) == (
+        factor == 1 or not attenuate.startswith("scale")
+    )
     np.testing.assert_allclose(got, want, rtol=0, atol=atol)

@@ -39,7 +39,9 @@ def inject(**options) -> partial:
 
 
 def select(*names: str, **options) -> partial:
-    return partial(select_outputs, facts=FACTS, outputs=Outputs(names, by_layer=offered_outputs((0, 1)), **options))
+    return partial(
+        select_outputs, facts=FACTS, outputs=Outputs(names, by_layer=offered_outputs(ITAE, FACTS.depth), **options)
+    )
 
 
 def passes(names: tuple[str, ...]) -> list[partial]:

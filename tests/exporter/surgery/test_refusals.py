@@ -36,7 +36,9 @@ def inject(how: str) -> partial:
 SELECT = partial(
     select_outputs,
     facts=FACTS,
-    outputs=Outputs(("embedding", "patch_tokens", "artifact_mask"), True, True, offered_outputs((0, 1))),
+    outputs=Outputs(
+        ("embedding", "patch_tokens", "artifact_mask"), True, True, offered_outputs(ItaeConfig("all"), FACTS.depth)
+    ),
 )
 PASSES = {
     "scale_queries": partial(scale_queries, facts=FACTS),

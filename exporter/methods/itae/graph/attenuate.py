@@ -24,12 +24,14 @@ _AXES_1_2 = np.array([1, 2], np.int64)
 
 
 def attenuate(edit: Editor, site: AttentionSite, artifact: gs.Tensor, itae: ItaeConfig, facts: GraphFacts) -> None:
-    """Attenuate the artifacts (B, N) bool of one site, in every row of its logits (B, H, rows, N).
+    """Attenuate the artifacts (B or 1, N) bool of one site, in every row of its logits (B, H, rows, N).
 
     Raises:
         SurgeryError: the logits are scaled after their MatMul, and `min` would miss it.
     """
     how, prefix = itae.attenuation, facts.prefix
+    if itae.limit.kind == "positions" and itae.may_flag_all(facts.patches):
+        return
     if itae.may_flag_all(facts.patches):
         artifact = _unless_all(edit, artifact, prefix)
     if how.kind == "mean":
@@ -58,10 +60,15 @@ def _cls_keys(edit: Editor, key: gs.Tensor, artifact: gs.Tensor) -> gs.Tensor:
     -infinity itself would be right, but not fast: it makes ONNX Runtime's softmax six times slower on a CPU, which
     turns it into a denormal number, and TensorRT adds six kernels to skip blocks that are masked as a whole.
     """
-    batch, N, C = shape_of(key)
     cls = cut(edit, key, "cls_key", axis=1, start=0, stop=1)
-    rows = edit.node("Unsqueeze", [artifact, np.array([2], np.int64)], "rows", dtype=bool, shape=(batch, N, 1))
-    return edit.node("Where", [rows, cls, key], "attenuated_key", dtype=key.dtype, shape=(batch, N, C))
+    return _replaced(edit, key, artifact, cls)
+
+
+def _replaced(edit: Editor, key: gs.Tensor, artifact: gs.Tensor, by: gs.Tensor) -> gs.Tensor:
+    """The keys (B, N, C) with each artifact's replaced by another (B, 1, C)."""
+    shape = (*shape_of(artifact), 1)
+    rows = edit.node("Unsqueeze", [artifact, np.array([2], np.int64)], "rows", dtype=bool, shape=shape)
+    return edit.node("Where", [rows, by, key], "attenuated_key", dtype=key.dtype, shape=shape_of(key))
 
 
 def _unless_all(edit: Editor, artifact: gs.Tensor, prefix: int) -> gs.Tensor:
@@ -102,16 +109,14 @@ def _keys_of_mean_logit(edit: Editor, key: gs.Tensor, artifact: gs.Tensor, prefi
     every head and every row, and no logit need be seen. The mean is taken in float32.
     """
     batch, N, C = shape_of(key)
-    tokens = (batch, N)
+    flagged, _ = tokens = shape_of(artifact)
     none, is_patch = np.float32(0), for_tokens(prefix, int(N), 0, 1)
     normal = edit.node("Where", [artifact, none, is_patch], "normal", dtype=np.float32, shape=tokens)
-    count = edit.node("ReduceSum", [normal, _AXIS], "normal_count", dtype=np.float32, shape=(batch, 1), keepdims=1)
+    count = edit.node("ReduceSum", [normal, _AXIS], "normal_count", dtype=np.float32, shape=(flagged, 1), keepdims=1)
     share = edit.node("Div", [normal, count], "share", dtype=np.float32, shape=tokens)
-    last = np.array([2], np.int64)
-    shares = edit.node("Unsqueeze", [share, last], "shares", dtype=np.float32, shape=(batch, N, 1))
+    shares = edit.node("Unsqueeze", [share, np.array([2], np.int64)], "shares", dtype=np.float32, shape=(*tokens, 1))
     exact = edit.cast(key, np.float32, "key_to_average")
     parts = edit.node("Mul", [exact, shares], "key_shares", dtype=np.float32, shape=(batch, N, C))
     mean = edit.node("ReduceSum", [parts, _AXIS], "mean_key", dtype=np.float32, shape=(batch, 1, C), keepdims=1)
     instead = edit.cast(mean, key.dtype, "mean_key_as_key")
-    rows = edit.node("Unsqueeze", [artifact, last], "rows", dtype=bool, shape=(batch, N, 1))
-    return edit.node("Where", [rows, instead, key], "attenuated_key", dtype=key.dtype, shape=(batch, N, C))
+    return _replaced(edit, key, artifact, instead)

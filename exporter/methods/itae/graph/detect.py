@@ -6,13 +6,15 @@ and flags within few kernels, which slices and pads would cut apart. Evidence: e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from exporter.methods.itae.graph.median import for_tokens, median, median_and_mad
 from exporter.methods.itae.options import ItaeConfig
-from exporter.surgery.attention import AttentionSite
-from exporter.surgery.edit import Editor, shape_of
+from exporter.surgery.attention import AttentionSite, block_input
+from exporter.surgery.edit import PREFIX, Editor, shape_of
 
 MAD_TO_SIGMA = np.float32(1.4826)
 EPSILON = np.float32(1e-6)
@@ -26,13 +28,27 @@ _AXIS = np.array([1], np.int64)
 def token_norm(edit: Editor, site: AttentionSite, itae: ItaeConfig) -> gs.Tensor:
     """L2 norm over heads and channels of each token: (B, N, C) -> (B, N).
 
-    Taken from the projection as it leaves the MatMul, before it is cut into heads, so that nothing is transposed.
+    Taken from the projection as it leaves the MatMul, before it is cut into heads, so that nothing is transposed; or
+    from the tokens that enter the block.
     """
-    source: gs.Tensor = getattr(site, itae.source)
+    assert itae.source is not None
+    source: gs.Tensor = block_input(site) if itae.source == "residual" else getattr(site, itae.source)
     # A squared norm overflows float16.
     exact = edit.cast(source, np.float32, f"{itae.source}_float32")
     axes = np.array([2], np.int64)
     return edit.node("ReduceL2", [exact, axes], NORM, dtype=np.float32, shape=shape_of(source)[:2], keepdims=0)
+
+
+def at_positions(edit: Editor, site: AttentionSite, patches: Sequence[int], prefix: int) -> gs.Tensor:
+    """The same artifacts in every image: a constant (1, N) bool; for outputs, the same as (B, N)."""
+    batch, N, _ = shape_of(site.key)
+    row = np.zeros((1, int(N)), np.bool_)
+    row[0, [prefix + patch for patch in patches]] = True
+    images = edit.node("Shape", [site.key], "images", dtype=np.int64, shape=(1,), start=0, end=1)
+    whole = edit.node("Concat", [images, np.array([N], np.int64)], "mask_shape", dtype=np.int64, shape=(2,), axis=0)
+    constant = gs.Constant(f"{PREFIX}/{edit.scope}/positions", row)
+    edit.node("Expand", [constant, whole], ARTIFACT, dtype=bool, shape=(batch, N))
+    return constant
 
 
 def find_artifacts(edit: Editor, norm: gs.Tensor, itae: ItaeConfig, prefix: int) -> gs.Tensor:
