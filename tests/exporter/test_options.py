@@ -650,6 +650,7 @@ def test_the_python_call_exports_what_its_spec_says(tmp_path, capfd):
             "threshold": "ratio:1.01",
             "side": "high",
             "attenuate": "scale:0.25",
+            "detect_layer": None,
         },
         "pooling": "cls",
         "normalize": False,

@@ -64,7 +64,7 @@ def small_report(folder: Path, k: int = 3, each: int = 6, *, labels: bool = True
         map=draw_map(points.__getitem__, found, keys.__getitem__, classes=classes, seed=0),
         confusion=confusion(found, classes),
         artifacts=Artifacts(
-            "m.onnx", "key norms, mad:5, side both", (3, 3), standard_preprocessing((42, 42), "uint8"),
+            "m.onnx", "key norm, mad:5 on both", (3, 3), standard_preprocessing((42, 42), "uint8"),
             [FlaggedImage(keys[0], [1.0] + [0.0] * 8)], [Norms(11, [0.0, 1.0, 2.0], [5, 3], [0, 1])],
         ),
     )  # fmt: skip

@@ -38,7 +38,7 @@ def test_flags_and_norms_are_the_models(tmp_path, make_model, keys):
         assert not (flagged and high < threshold)
         assert not (normal and low > threshold)
     assert found.grid == (3, 3)
-    assert found.detection == "key norms, absolute:8.0, side high"
+    assert found.detection == "key norm, absolute:8.0 on high"
 
 
 def test_the_overlay_marks_the_flagged_patches_of_the_grid(tmp_path, make_model, keys):

@@ -104,7 +104,7 @@ def test_everything_that_it_was_given_is_told(page):
     for words in (
         "Clusters of pictures", "for a test", "0.9444", "These weights are random.", "command", "cluster pictures",
         "Models", "ITAE", "of one seed", "Chosen: k = 3", "All its images", "mostly class1 (100%)", "Layer 11",
-        "1 of 9 patches flagged", "key norms, mad:5, side both",
+        "1 of 9 patches flagged", "key norm, mad:5 on both",
     ):  # fmt: skip
         assert words in page.text + page.html, words
     for title in (
