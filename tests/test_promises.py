@@ -19,6 +19,7 @@ DOCUMENTS = (
     "README.md",
     "CHANGELOG.md",
     "tests/DECISIONS.md",
+    "scripts/gpu_checks/README.md",
     *(f"exporter/{name}.md" for name in ("README", "ITAE", "DECISIONS", "MEASUREMENTS")),
     *(f"runtime/{name}.md" for name in ("README", "DECISIONS", "MEASUREMENTS", "contract/README", "cpp/README")),
 )

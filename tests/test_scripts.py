@@ -168,9 +168,9 @@ def test_what_a_script_imports_is_there(script):
             assert hasattr(importlib.import_module(module), name), f"{script}: {module}.{name}"
 
 
-def test_gpu_check_runs_the_tests_that_need_a_gpu(checkout):
-    assert checkout.run("gpu-check").returncode == 0
-    assert checkout.calls("-m pytest") == ["-m gpu -rs"]
+def test_gpu_check_hands_its_arguments_on(checkout):
+    assert checkout.run("gpu-check", "--dry-run", "--only", "golden").returncode == 0
+    assert checkout.calls("-m scripts.gpu_checks") == ["--dry-run --only golden"]
 
 
 def test_quickstart_uses_the_official_weights_where_it_can(checkout):
@@ -297,5 +297,6 @@ def test_every_script_is_looked_at_here():
     assert files == {*SHELL, *tables, "make_digits.py"}
 
 
-def test_what_quickstart_makes_is_ignored_by_git():
-    assert "/quickstart/" in (ROOT / ".gitignore").read_text().splitlines()
+@pytest.mark.parametrize("folder", ["/quickstart/", "/gpu-check/"])
+def test_what_a_script_makes_is_ignored_by_git(folder):
+    assert folder in (ROOT / ".gitignore").read_text().splitlines()

@@ -49,10 +49,17 @@ flags and leaves them out; for users' pictures the distances are not known. A fe
 def default_limits(model: Manifest, other: Manifest) -> Limits:
     """The limits of `model` beside `other`: those of the less precise of the two; for batches, those of `model`."""
     precision = max((one.options.precision for one in (model, other)), key=PRECISIONS.index)
-    limits = dataclasses.replace(
-        _BY_PRECISION[precision], max_batch_distance=PARITY_LIMITS[model.options.precision].batch_distance
+    has_flags = bool(model.options.method.layers or other.options.method.layers)
+    return dataclasses.replace(
+        limits_of(precision, has_flags=has_flags),
+        max_batch_distance=PARITY_LIMITS[model.options.precision].batch_distance,
     )
-    if not (model.options.method.layers or other.options.method.layers):
+
+
+def limits_of(precision: str, *, has_flags: bool) -> Limits:
+    """The limits of a precision of `PRECISIONS`, and of a model that flags artifacts; none for batches."""
+    limits = _BY_PRECISION[precision]
+    if not has_flags:
         return limits
     return dataclasses.replace(
         limits,

@@ -76,13 +76,13 @@ def _bench(argv: Sequence[str] | None) -> int:
             raise OutputFileError(f"can't write {file}: there is no folder {file.parent}; make it first")
     if given.plot:
         require_matplotlib()
-    races: list[Race] = []
+    found: list[Race] = []
     skipped: list[Skipped] = []
     for arch in sizes:
         for device, team in teams.items():
-            races += _races(arch, device, team, batches, rounds, skipped)
-    here = machine(_cores(), gpu_name() if "cuda" in teams else None)
-    report = Report(here, rounds, tuple(races), tuple(skipped))
+            found += races(arch, device, team, batches, rounds, skipped)
+    here = machine(cores(), gpu_name() if "cuda" in teams else None)
+    report = Report(here, rounds, tuple(found), tuple(skipped))
     _write(report, given.json, given.plot)
     wrong = [one for one in skipped if one.reason.startswith("wrong")]
     if wrong:
@@ -90,7 +90,7 @@ def _bench(argv: Sequence[str] | None) -> int:
     return 0
 
 
-def _races(
+def races(
     arch: Architecture,
     device: Device,
     team: Sequence[Contestant],
@@ -119,15 +119,15 @@ def _races(
                 continue
             workers[contestant.name], accuracies[contestant.name] = worker, found
         reference = REFERENCE[device]
-        races = []
+        finished: list[Race] = []
         for batch in batches:
             if reference not in workers:
                 raise CheckError(f"the reference {reference} can't run: {skipped[-1].reason}")
             _warm(arch, batch, workers, prepared, skipped)
             count = round_up(rounds, len(workers))
             seconds = race(list(workers.values()), count, _progress(f"{arch.name}, batch {batch}, {device}", count))
-            races.append(Race(arch.name, batch, device, reference, timings(seconds, reference, batch, accuracies)))
-    return races
+            finished.append(Race(arch.name, batch, device, reference, timings(seconds, reference, batch, accuracies)))
+    return finished
 
 
 def _entered(
@@ -141,7 +141,7 @@ def _entered(
     if prepared.check is None:
         raise Refused(prepared.reason)
     start = time.monotonic()
-    worker = stack.enter_context(started(Job(contestant, arch, prepared.path, _cores())))
+    worker = stack.enter_context(started(Job(contestant, arch, prepared.path, cores())))
     version = worker.load()
     found = accuracy(contestant, worker.embed(prepared.check.images), prepared.check)
     _say(f"{arch.name}: {contestant.name}, {version}: max abs {found.max_abs:.1e} ({time.monotonic() - start:.0f} s)")
@@ -185,7 +185,7 @@ def _write(report: Report, json_file: str | None, png: Path | None) -> None:
         plot(on_cpu, f"{here['cpu']}, {here['threads']} threads, float32", png)
         on_gpu = [one for one in report.races if one.device == "cuda"]
         if on_gpu:
-            plot(on_gpu, f"{here['gpu']}, float16", png.with_stem(f"{png.stem}-cuda"))
+            plot(on_gpu, f"{here['gpu']}, half precision", png.with_stem(f"{png.stem}-cuda"))
 
 
 def _devices() -> list[Device]:
@@ -196,7 +196,7 @@ def _devices() -> list[Device]:
     return ["cpu", "cuda"]
 
 
-def _cores() -> int:
+def cores() -> int:
     """Physical cores that this process may use: the threads that ONNX Runtime takes by default, so all get as many."""
     allowed = os.sched_getaffinity(0)
     cores = set()

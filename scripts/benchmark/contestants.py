@@ -38,8 +38,8 @@ class Contestant:
     graph: str | None = None
     """The file that it runs, a key of `OURS` or `PLAIN`; None for PyTorch."""
     device: Device = "cpu"
-    half: bool = False
-    """Whether it computes in float16."""
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """The precision that it computes in."""
     by_name_only: bool = False
     """Whether it takes part only where `--contestants` names it."""
 
@@ -52,7 +52,7 @@ class Contestant:
     def file(self) -> str:
         """The name of the file that it runs; two contestants with one file share it."""
         suffix = ".engine" if self.engine == "tensorrt" else ".onnx"
-        return f"{self.graph}{'-fp16' if self.half else ''}{suffix}"
+        return f"{self.graph}{'' if self.precision == 'fp32' else f'-{self.precision}'}{suffix}"
 
 
 CONTESTANTS = (
@@ -69,12 +69,15 @@ CONTESTANTS = (
     Contestant("torch-eager", "transformers · PyTorch eager", "torch"),
     Contestant("torch-compile", "transformers · torch.compile", "torch-compile"),
     Contestant("transformers", "transformers · ONNX Runtime", "onnxruntime", PLAIN),
-    Contestant("itae-last-trt", "ITAE, last layer · TensorRT fp16", "tensorrt", "itae-last", "cuda", half=True),
-    Contestant("itae-mask-all-trt", "ITAE, mask, all · TensorRT fp16", "tensorrt", "itae-mask-all", "cuda", half=True),
-    Contestant("plain-cls-trt", "plain, CLS only · TensorRT fp16", "tensorrt", "plain-cls", "cuda", half=True),
-    Contestant("itae-last-cuda", "ITAE, last · ORT CUDA fp16", "onnxruntime-cuda", "itae-last", "cuda", half=True),
-    Contestant("torch-compile-fp16", "transformers · torch.compile fp16", "torch-compile", None, "cuda", half=True),
-    Contestant("torch-fp16", "transformers · PyTorch SDPA fp16", "torch", None, "cuda", half=True),
+    Contestant("itae-last-trt", "ITAE, last layer · TensorRT fp16", "tensorrt", "itae-last", "cuda", "fp16"),
+    Contestant("itae-mask-all-trt", "ITAE, mask, all · TensorRT fp16", "tensorrt", "itae-mask-all", "cuda", "fp16"),
+    Contestant("plain-cls-trt", "plain, CLS only · TensorRT fp16", "tensorrt", "plain-cls", "cuda", "fp16"),
+    Contestant("itae-last-cuda", "ITAE, last · ORT CUDA fp16", "onnxruntime-cuda", "itae-last", "cuda", "fp16"),
+    Contestant("itae-last-trt-bf16", "ITAE, last layer · TensorRT bf16", "tensorrt", "itae-last", "cuda", "bf16"),
+    Contestant("torch-compile-fp16", "transformers · torch.compile fp16", "torch-compile", None, "cuda", "fp16"),
+    Contestant("torch-fp16", "transformers · PyTorch SDPA fp16", "torch", None, "cuda", "fp16"),
+    Contestant("torch-compile-bf16", "transformers · torch.compile bf16", "torch-compile", None, "cuda", "bf16"),
+    Contestant("torch-bf16", "transformers · PyTorch SDPA bf16", "torch", None, "cuda", "bf16"),
 )  # fmt: skip
 REFERENCE: dict[Device, str] = {"cpu": "transformers", "cuda": "torch-fp16"}
 """Whose time is 1.00."""

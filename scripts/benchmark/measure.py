@@ -21,8 +21,8 @@ PAUSE = 0.02
 """Seconds before each run: the threads of the contestant before spin for a while, waiting for work."""
 MAX_ABS = 1e-4
 """Largest distance of a float32 embedding to eager PyTorch's, as in the exporter's own parity check."""
-MIN_COSINE = 0.999
-"""Smallest cosine of a float16 embedding and eager PyTorch's."""
+MIN_COSINES = {"fp16": 0.999, "bf16": 0.99}
+"""Smallest cosine of an embedding in half precision and eager PyTorch's."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,10 @@ def accuracy(contestant: Contestant, got: npt.NDArray[np.float32], check: Check)
         raise Refused(f"wrong: embeddings of shape {a.shape}, expected {b.shape}")
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     found = Accuracy(float(np.abs(a - b).max()), float(((a * b).sum(axis=1) / norms).min()))
-    right = found.min_cosine >= MIN_COSINE if contestant.half else found.max_abs <= MAX_ABS
+    lowest = MIN_COSINES.get(contestant.precision)
+    right = found.max_abs <= MAX_ABS if lowest is None else found.min_cosine >= lowest
     if not right:  # NaN too
-        limit = f"cosine at least {MIN_COSINE}" if contestant.half else f"max abs at most {MAX_ABS}"
+        limit = f"max abs at most {MAX_ABS}" if lowest is None else f"cosine at least {lowest}"
         raise Refused(f"wrong: max abs {found.max_abs:.2g}, cosine {found.min_cosine:.6f}; must be {limit}")
     return found
 

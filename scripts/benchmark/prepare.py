@@ -69,14 +69,14 @@ def _ours(arch: Architecture, contestant: Contestant, folder: Path) -> Prepared:
     itae = OURS[contestant.graph or ""]
     try:
         spec = ExportSpec(
-            path, arch, WEIGHTS, precision="fp16" if contestant.half else "fp32", image_size=IMAGE_SIZE, itae=itae,
+            path, arch, WEIGHTS, precision=contestant.precision, image_size=IMAGE_SIZE, itae=itae,
             parity_samples=SAMPLES,
         )  # fmt: skip
         result = export(spec)
     except (BackendError, BuildError) as error:  # no TensorRT here
         return Prepared(None, None, one_line(error))
     golden = read_golden(path, result.manifest)
-    margin = LIMITS["fp16" if contestant.half else "fp32"].flag_margin or 0.0
+    margin = LIMITS[contestant.precision].flag_margin or 0.0
     clear = (golden.flag_distance > margin).all(axis=(1, 2))  # a borderline flag may fall either way
     return Prepared(path, Check(np.asarray(golden.input[clear], np.float32), golden.embedding[clear]))
 

@@ -120,7 +120,8 @@ class Torch:
         weights.quiet_libraries()
         model: Any = weights.load(job.arch, WEIGHTS).model
         model.set_attn_implementation("sdpa")
-        self._device, self._dtype = job.contestant.device, torch.float16 if job.contestant.half else torch.float32
+        dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+        self._device, self._dtype = job.contestant.device, dtypes[job.contestant.precision]
         model = model.to(self._device, self._dtype)
         compiled = job.contestant.engine == "torch-compile"
         self._model = torch.compile(model, dynamic=False) if compiled else model

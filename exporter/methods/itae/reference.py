@@ -222,6 +222,7 @@ def detect(norm: torch.Tensor, itae: ItaeConfig) -> tuple[torch.Tensor, torch.Te
         `FAR` with `positions`.
     """
     number = itae.limit.number
+    norm = norm.to(torch.promote_types(norm.dtype, torch.float32))  # half precision holds no 1e30
     above: torch.Tensor
     below: torch.Tensor
     if itae.limit.kind == "positions":
