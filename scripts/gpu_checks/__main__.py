@@ -25,7 +25,7 @@ from scripts.gpu_checks.report import Report, in_words
 
 SURVEY_SECONDS = 300.0
 OLDER = ("*.json", "*.xml", "*.md", "*.txt", "*.log")
-"""What a run replaces in its folder, beside the folder `evidence`."""
+"""Files that a run replaces in its folder, beside the folder `evidence`."""
 
 
 def parser() -> Parser:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from runtime.contract.errors import ItaeError, UsageError, one_line
 
 Figures = dict[str, Any]
-"""What a check measured, by name, as JSON has it."""
+"""The figures of a check by name, as JSON has them."""
 LEFT_OUT = "left out: "
 """The beginning of the reason of a check that `--minutes` had no time for."""
 

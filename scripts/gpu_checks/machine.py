@@ -1,4 +1,4 @@
-"""What is on this machine, and what the checks are run with because of that."""
+"""The libraries and GPUs of this machine, and the target of the checks that follows from them."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Road:
 
 @dataclass(frozen=True)
 class Target:
-    """What the checks are run with: all that a dry run has otherwise is here."""
+    """Devices, sizes and limits of the checks: all that a dry run has otherwise is here."""
 
     dry: bool
     device: Literal["cuda", "cpu"]
-    """Of PyTorch."""
+    """The device of PyTorch."""
     gpu: str
     """Its name, or what stands in for it."""
     roads: tuple[Road, ...]

@@ -173,7 +173,7 @@ def _figures_of(one: Outcome | None, *names: str) -> str:
 
 
 def _skipped(outcomes: Sequence[Outcome]) -> list[str]:
-    """What was skipped, a line for each reason."""
+    """The skipped checks, a line for each reason."""
     reasons: dict[str, list[str]] = {}
     for one in outcomes:
         if one.status == "skipped":

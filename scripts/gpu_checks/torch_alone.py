@@ -18,7 +18,7 @@ from scripts.gpu_checks.models import Case, eager_embeddings, eager_path, judge
 K = 20
 """Clusters of k-means."""
 WIDTH = 384
-"""Of the points that it clusters."""
+"""Width of the points that k-means clusters."""
 SAME_INERTIA = 0.01
 """Largest relative difference of two inertias from the same starts: a point between two clusters changes the way."""
 SAME_LABELS = 0.9999
