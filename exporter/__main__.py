@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from exporter import export
-from exporter.arguments import parser, to_spec
+from exporter.arguments import parser, remarks, to_spec
 from exporter.result import summary
 from exporter.steps import Progress
 from runtime.contract.console import run
@@ -21,7 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser().parse_args(given)
         progress = Progress(quiet=arguments.quiet, verbose=arguments.verbose)
         with limited_threads(arguments.threads):
-            result = export(to_spec(arguments), progress)
+            spec = to_spec(arguments)
+            for remark in remarks(arguments):
+                progress.note(remark)
+            result = export(spec, progress)
         if not arguments.quiet:
             print("\n".join(summary(result)))  # noqa: T201
         return 0

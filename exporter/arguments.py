@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from exporter.declaration import add_options, declared
+from exporter.declaration import add_options, declared, given
 from exporter.methods.itae.options import GROUP as ITAE
-from exporter.methods.itae.options import ItaeConfig
+from exporter.methods.itae.options import PRESETS, ItaeConfig
 from exporter.options import CHECKS, ENGINE, WHAT, ExportSpec
 from runtime.contract.console import Parser, add_threads
 from runtime.contract.errors import UsageError
@@ -21,7 +21,7 @@ examples:
       an ONNX file for ONNX Runtime, fp32, 518x518 pixels
   python -m exporter --weights dinov2_vitb14_pretrain.pth --out itae.onnx
       Meta's own checkpoint from a file
-  python -m exporter --out paper.engine --layers last --side low --threshold absolute:30 --attenuate min
+  python -m exporter --out paper.engine --preset paper --threshold absolute:30
       the paper's own form; 30 stands for its θ, which it sets per data set
   python -m exporter --weights eval/training_124999/teacher_checkpoint.pth --out own.onnx
       a checkpoint of your own training: the teacher's backbone, without its heads
@@ -44,7 +44,13 @@ def parser() -> argparse.ArgumentParser:
     )
     groups = {heading: p.add_argument_group(heading) for heading in (WHAT, ITAE, ENGINE, CHECKS)}
     add_options(ExportSpec, groups)
-    add_options(ItaeConfig, groups)
+    add_options(ItaeConfig, groups, fill=False)
+    groups[ITAE].add_argument(
+        "--preset",
+        choices=PRESETS,
+        help="paper: the paper's own form, that is --layers last --side low --attenuate min with a --threshold "
+        "absolute:θ of yours, and --source key, since the paper's is not known; options that are given win",
+    )
     groups[ITAE].add_argument("--no-itae", action="store_true", help=declared(ExportSpec)["itae"].option.help)
     add_threads(groups[CHECKS])
     loud = groups[CHECKS].add_mutually_exclusive_group()
@@ -59,9 +65,38 @@ def to_spec(a: argparse.Namespace) -> ExportSpec:
     Raises:
         UsageError: a value means nothing, or two contradict each other.
     """
-    itae = ItaeConfig(**{name: getattr(a, name) for name in declared(ItaeConfig)})
-    if a.no_itae and itae != ItaeConfig():
-        flags = ", ".join(one.flag for one in declared(ItaeConfig).values())
-        raise UsageError(f"--no-itae contradicts {flags}: drop either")
-    given = {name: getattr(a, name) for name in declared(ExportSpec) if name != "itae"}
-    return ExportSpec(**given, itae=None if a.no_itae else itae)
+    options = {name: getattr(a, name) for name in declared(ExportSpec) if name != "itae"}
+    return ExportSpec(**options, itae=_itae(a))
+
+
+def remarks(a: argparse.Namespace) -> list[str]:
+    """The options that were taken in place of the preset's, a line each."""
+    if a.preset is None:
+        return []
+    wanted = PRESETS[a.preset]
+    flags = declared(ItaeConfig)
+    found = [
+        f"--preset {a.preset}: {flags[name].flag} {value} is taken in place of {wanted[name]}"
+        for name, value in given(ItaeConfig, a).items()
+        if name in wanted and value != wanted[name]
+    ]
+    if not a.threshold.startswith("absolute:"):
+        found.append(f"--preset {a.preset}: --threshold {a.threshold} is taken in place of absolute:θ")
+    return found
+
+
+def _itae(a: argparse.Namespace) -> ItaeConfig | None:
+    options = given(ItaeConfig, a)
+    if a.no_itae:
+        flags = [declared(ItaeConfig)[name].flag for name in options] + ["--preset"] * (a.preset is not None)
+        if flags:
+            raise UsageError(f"--no-itae contradicts {', '.join(flags)}: drop either")
+        return None
+    if a.preset is None:
+        return ItaeConfig(**options)
+    if "threshold" not in options:
+        raise UsageError(f"--preset {a.preset} needs --threshold absolute:θ: the paper sets θ for each data set")
+    base = dict(PRESETS[a.preset])
+    if options["threshold"].startswith("positions:"):  # looks at no norm
+        del base["source"], base["side"]
+    return ItaeConfig(**{**base, **options})

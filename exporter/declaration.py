@@ -266,12 +266,13 @@ def check_options(options: Any) -> None:  # noqa: ANN401  # any dataclass whose 
         object.__setattr__(options, name, one.check(getattr(options, name)))
 
 
-def add_options(options: type, groups: Mapping[str, argparse._ArgumentGroup]) -> None:
+def add_options(options: type, groups: Mapping[str, argparse._ArgumentGroup], *, fill: bool = True) -> None:
     """Add an argument for each option that the command line can give.
 
     Args:
         options: the dataclass that declares them.
         groups: the parser's groups, by heading.
+        fill: whether an option that is not given gets its default; otherwise `given` leaves it out.
     """
     for one in declared(options).values():
         group, form = groups[one.option.group], one.form
@@ -288,9 +289,14 @@ def add_options(options: type, groups: Mapping[str, argparse._ArgumentGroup]) ->
         if one.default is dataclasses.MISSING:
             reading["required"] = True
         else:
-            reading["default"] = one.default
+            reading["default"] = one.default if fill else argparse.SUPPRESS
         text = f"{one.option.help} (default: {shown})" if shown else one.option.help
         group.add_argument(one.flag, metavar=form.metavar, help=text, **reading)
+
+
+def given(options: type, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The values of the options that were given, by field, of a parser whose `add_options` did not fill them."""
+    return {name: getattr(arguments, name) for name in declared(options) if hasattr(arguments, name)}
 
 
 def _form_of(kind: Any) -> Form:  # noqa: ANN401

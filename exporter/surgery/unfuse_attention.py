@@ -34,5 +34,5 @@ def unfuse_attention(graph: gs.Graph, facts: GraphFacts) -> list[str]:
         )  # fmt: skip
         site.softmax.inputs[0] = edit.node("Max", [logits, smallest], "barrier", dtype=logits.dtype, shape=shape)
         changed.append(site.scope)
-    graph.cleanup().toposort()
+    graph.toposort()
     return changed

@@ -13,7 +13,7 @@ from dataclasses import fields
 import pytest
 
 from exporter.__main__ import main
-from exporter.arguments import EXAMPLES, parser, to_spec
+from exporter.arguments import EXAMPLES, parser, remarks, to_spec
 from exporter.methods.itae.options import ItaeConfig
 from exporter.models.architecture import ARCHITECTURES
 from exporter.options import ExportSpec
@@ -48,6 +48,13 @@ def test_out_alone_gives_the_defaults_of_the_python_call():
         (["--threshold", "zscore:2.5"], {"itae": ItaeConfig(threshold="zscore:2.5")}),
         (["--side", "low"], {"itae": ItaeConfig(side="low")}),
         (["--attenuate", "scale:0.1"], {"itae": ItaeConfig(attenuate="scale:0.1")}),
+        (["--source", "residual"], {"itae": ItaeConfig(source="residual")}),
+        (["--detect-layer", "8"], {"itae": ItaeConfig(detect_layer=8)}),
+        (["--threshold", "positions:0,1,16-17"], {"itae": ItaeConfig(threshold="positions:0,1,16-17")}),
+        (
+            ["--attenuate", "none", "--outputs", "artifact_norm"],
+            {"itae": ItaeConfig(attenuate="none"), "outputs": ("artifact_norm",)},
+        ),
         (["--outputs", "embedding, artifact_mask"], {"outputs": ("embedding", "artifact_mask")}),
         (["--pooling", "cls+mean", "--normalize"], {"pooling": "cls+mean", "normalize": True}),
         (["--no-cls-only"], {"cls_only": False}),
@@ -209,8 +216,57 @@ def test_each_example_of_the_help_is_a_command_that_is_understood(line):
     assert len(examples()) >= 4
 
 
-def test_the_papers_own_form_can_be_said():
-    spec = parse(
-        "--out", "a.onnx", "--layers", "last", "--side", "low", "--threshold", "absolute:30", "--attenuate", "min"
+def preset(*argv: str) -> tuple[ItaeConfig | None, list[str]]:
+    """The options and the remarks of `--preset paper`."""
+    arguments = parser().parse_args(["--out", "a.onnx", "--preset", "paper", *argv])
+    return to_spec(arguments).itae, remarks(arguments)
+
+
+def test_the_papers_own_form_has_a_name():
+    spec = parse("--out", "a.onnx", "--preset", "paper", "--threshold", "absolute:30")
+    assert spec.itae == ItaeConfig(layers="last", source="key", side="low", threshold="absolute:30", attenuate="min")
+    assert spec == parse(
+        *("--out", "a.onnx", "--layers", "last", "--source", "key"),
+        *("--side", "low", "--threshold", "absolute:30", "--attenuate", "min"),
     )
-    assert spec.itae == ItaeConfig(layers="last", side="low", threshold="absolute:30", attenuate="min")
+    assert preset("--threshold", "absolute:30", "--attenuate", "min")[1] == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "itae", "said"),
+    [
+        (["--source", "value"], ItaeConfig("last", "value", "absolute:2", "low"), ["--source value", "key"]),
+        (["--side", "high"], ItaeConfig("last", "key", "absolute:2", "high"), ["--side high", "low"]),
+        (["--threshold", "mad:4"], ItaeConfig("last", "key", "mad:4", "low"), ["--threshold mad:4", "absolute:θ"]),
+        (
+            ["--threshold", "positions:0"],
+            ItaeConfig("last", threshold="positions:0"),
+            ["--threshold positions:0", "absolute:θ"],
+        ),
+        (["--detect-layer", "3"], ItaeConfig("last", "key", "absolute:2", "low", detect_layer=3), None),
+    ],
+)
+def test_what_is_given_wins_over_a_preset_and_is_said(argv, itae, said):
+    got, lines = preset(*([] if "--threshold" in argv else ["--threshold", "absolute:2"]), *argv)
+    assert got == itae
+    assert lines == ([] if said is None else [f"--preset paper: {said[0]} is taken in place of {said[1]}"])
+
+
+def test_the_remarks_of_a_preset_are_printed(capsys):
+    argv = ["--out", "no-such-folder/a.onnx", "--preset", "paper", "--threshold", "absolute:2", "--side", "high"]
+    assert main(argv) == 2
+    assert "note: --preset paper: --side high is taken in place of low" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--preset", "paper"], "--preset paper needs --threshold absolute:θ: the paper sets θ for each data set"),
+        (["--preset", "paper", "--no-itae"], "--no-itae contradicts --preset: drop either"),
+        (["--no-itae", "--side", "both", "--layers", "all"], "--no-itae contradicts --layers, --side: drop either"),
+    ],
+)
+def test_a_preset_that_can_not_be_is_refused(argv, message):
+    with pytest.raises(UsageError) as refused:
+        parse("--out", "a.onnx", *argv)
+    assert message in str(refused.value)

@@ -1,6 +1,6 @@
 """ITAE's options as data: their words, their domains, and what they resolve to. Source: exporter/ITAE.md 1 to 3.
 
-The paper's own form is `ItaeConfig(layers="last", side="low", threshold="absolute:θ", attenuate="min")`.
+The paper's own form is `ItaeConfig(threshold="absolute:θ", **PRESETS["paper"])`.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ ATTENUATIONS = {
     "none": Kind(),
 }
 NEEDS_MEDIAN = ("mad", "ratio")
+PRESETS = {"paper": {"layers": "last", "source": "key", "side": "low", "attenuate": "min"}}
+"""Options by the name that stands for them. `paper` has no threshold, since its θ is not known; nor is its source."""
 
 
 @dataclass(frozen=True)
