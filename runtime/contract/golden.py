@@ -89,7 +89,7 @@ def _load(file: io.BytesIO) -> Golden:
         raise ValueError(f"it unpacks to {unpacked} bytes, more than {MAX_GOLDEN_BYTES}")
     file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
-        return Golden(
+        golden = Golden(
             input=arrays["input"],
             embedding=arrays["embedding"],
             flags=arrays["flags"],
@@ -97,6 +97,10 @@ def _load(file: io.BytesIO) -> Golden:
             patch_tokens=arrays.get("patch_tokens"),
             artifact_norm=arrays.get("artifact_norm"),
         )
+    for name, array in vars(golden).items():  # numpy gives the bytes of a member that is not in npy format
+        if not isinstance(array, np.ndarray | None):
+            raise ValueError(f"`{name}` is not in npy format")  # noqa: TRY004  # as other damage
+    return golden
 
 
 def _check_shapes(golden: Golden, manifest: Manifest, path: Path) -> None:

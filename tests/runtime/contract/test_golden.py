@@ -101,6 +101,15 @@ def header(text: str) -> bytes:
     return buffer.getvalue()
 
 
+def without_arrays() -> bytes:
+    """An npz whose members have the right names and are not in npy format."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("input", "embedding", "flags", "flag_distance"):
+            archive.writestr(f"{name}.npy", b"rubbish")
+    return buffer.getvalue()
+
+
 def npy() -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, np.zeros(3))
@@ -120,6 +129,7 @@ HOSTILE = {
     "pickle": b"\x80\x04N.",
     "one array": npy(),
     "no arrays": npz(),
+    "members that are no arrays": without_arrays(),
     "objects": npz(input=np.array([{}], object)),
     "a huge shape": header("{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000,)}"),
     "a shape beyond int64": header("{'descr': '<f4', 'fortran_order': False, 'shape': (100000000000000000000,)}"),
