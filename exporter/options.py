@@ -200,7 +200,13 @@ class ExportSpec:
             record=("unfused", "unfused"),
         ),
     ] = False
-    replay: Annotated[bool, Option("publish an engine that was not run, where a GPU could have run it", ENGINE)] = True
+    replay: Annotated[
+        bool,
+        Option(
+            "publish without a run of what was made: of an engine on a GPU here, of an ONNX file in bf16 by OpenVINO",
+            CHECKS,
+        ),
+    ] = True
     parity_samples: Annotated[
         int, Option("number of golden images", CHECKS, Whole("N", 1, 64), record=("parity_samples", "parity_samples"))
     ] = 4
@@ -225,12 +231,13 @@ class ExportSpec:
         for option, given in (
             ("--timing-cache", self.timing_cache),
             ("--require-fusion", self.require_fusion),
-            ("--no-replay", not self.replay),
         ):
             if given and not self.makes_engine:
                 raise UsageError(f"{option} is for engines: --out is an ONNX file")
         if self.require_fusion and self.unfused:
             raise UsageError("--require-fusion and --unfused contradict each other: leave one out")
+        if not self.replay and not self.makes_engine and self.resolved_precision != "bf16":
+            raise UsageError(f"--no-replay is for engines and bf16: parity runs ONNX in {self.resolved_precision}")
         published = [file.absolute() for file in self._published()]
         if self.timing_cache is not None and Path(self.timing_cache).absolute() in published:
             raise UsageError(f"--timing-cache {self.timing_cache}: is a file of the export itself; name another")

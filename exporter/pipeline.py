@@ -69,8 +69,7 @@ def export(spec: ExportSpec, progress: Progress) -> ExportResult:
                 with progress.step("build", f"{spec.resolved_precision} engine by {choice.backend}"):
                     built = _build(spec, model, work / "model.plan", choice, timings, progress)
             products = _products(spec, model, data, built, work)
-            if choice is not None:
-                products[-1] = _replay(spec, choice, products[-1], origin, samples[0], checks, progress)
+            products = [_replay(spec, product, origin, samples[0], checks, progress) for product in products]
             with progress.step("publish", f"{spec.path} and its manifest"):
                 manifest = publish(products, spec, origin, samples[0], checks, work)[-1]
     except OSError as error:
@@ -251,23 +250,29 @@ def _products(
 
 def _replay(
     spec: ExportSpec,
-    choice: Choice,
     product: Product,
     origin: Weights,
     sample: Sample,
     checks: tuple[ParityCheck, ...],
     progress: Progress,
 ) -> Product:
-    """The engine with the figures of its run, where a GPU here runs it.
+    """The product with the figures of its run where something here runs it, or with the reason why it was not run.
+
+    An ONNX file that parity ran on ONNX Runtime's CPU comes back as it is.
 
     Raises:
         ParityError: its results are off.
         BuildError: it does not run.
     """
-    reason = "--no-replay was given" if not spec.replay else replay.cannot_replay(choice.backend)
-    if reason is not None:
-        progress.note(f"the engine was not run: {reason}; check it by `verify` where it will run")
+    builder = product.builder.name
+    is_engine = builder != "onnx"
+    if not is_engine and spec.resolved_precision in gate.RUNNABLE:
         return product
-    with progress.step("replay", "golden sample and batches on the GPU"):
+    reason = "--no-replay was given" if not spec.replay else replay.cannot_replay(builder)
+    if reason is not None:
+        what = "engine" if is_engine else f"{spec.resolved_precision} model"
+        progress.note(f"the {what} was not run: {reason}; check it by `verify` where it will run")
+        return dataclasses.replace(product, not_replayed=reason)
+    with progress.step("replay", f"golden sample and batches {'on the GPU' if is_engine else 'by OpenVINO'}"):
         model = write_for_replay(product, spec, origin, sample, checks)
-        return dataclasses.replace(product, replay=replay.replay(model, unfused=spec.unfused))
+        return dataclasses.replace(product, replay=replay.replay(model, builder, unfused=spec.unfused))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.build import fusion
-from runtime.contract.manifest import Manifest, ParityCheck
+from runtime.contract.manifest import Manifest, ParityCheck, Replay
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ def summary(result: ExportResult) -> list[str]:
         *(f"  output   {one.name} {one.dtype} {_shape(one.shape)}" for one in m.outputs),
         *(f"  parity   {_check(one)}" for one in m.parity.checks),
         *([] if m.builder.name == "onnx" else [f"  fusion   {fusion.describe(m.fusion)}"]),
+        *([] if m.replay is None else [f"  replay   {_replay(m.replay)}"]),
         f"  seconds  {', '.join(f'{name} {s:.1f}' for name, s in result.seconds.items())}",
     ]
     if m.has_random_weights:
@@ -77,6 +78,15 @@ def _check(check: ParityCheck) -> str:
     if check.borderline:
         text += f"; {len(check.borderline)} borderline, {len(check.left_out)} of them left out"
     return text
+
+
+def _replay(replay: Replay) -> str:
+    """The run of the finished model on a line."""
+    sizes = ",".join(map(str, replay.batch_sizes))
+    return (
+        f"{replay.backend}: max abs {replay.max_abs:.2g}, cosine {replay.min_cosine:.7f} on {replay.samples} images; "
+        f"batches of {sizes} within {replay.batch_distance:.2g}"
+    )
 
 
 def _shape(shape: tuple[int | str, ...]) -> str:

@@ -45,7 +45,9 @@ class Product:
     fusion: Fusion | None = None
     """The fused attentions of an engine; None for ONNX, and if the builder names no kernels."""
     replay: Replay | None = None
-    """The figures of an engine that was run; None for ONNX, and if it was not."""
+    """The figures of its run; None if parity has them, or if it was not run."""
+    not_replayed: str | None = None
+    """The reason why it was not run; None if it was."""
 
 
 def write_for_replay(
@@ -53,7 +55,11 @@ def write_for_replay(
 ) -> Path:
     """Write golden sample and manifest beside a product in the work folder, so that it can be run there."""
     model = product.model
-    files = Files(model=record_file(model), external_data=None, parity=_write_golden(model, sample, parity_path(model)))
+    files = Files(
+        model=record_file(model),
+        external_data=record_file(product.data) if product.data else None,
+        parity=_write_golden(model, sample, parity_path(model)),
+    )
     manifest_path(model).write_bytes(_manifest(product, spec, origin, checks, files).to_json())
     return model
 
@@ -131,6 +137,7 @@ def _manifest(
         parity=ParityReport(limits=spec.limits, checks=checks),
         fusion=product.fusion,
         replay=product.replay,
+        not_replayed=product.not_replayed,
         files=files,
         versions={name: _version(name) for name in VERSIONS},
     )

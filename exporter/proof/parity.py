@@ -38,7 +38,7 @@ def further_checks(spec: ExportSpec, samples: list[Sample]) -> list[tuple[Purpos
     """
     outputs = tuple(dict.fromkeys((*spec.outputs, "embedding", *(("artifact_mask",) if spec.itae else ()))))
     # Other outputs must not bring the last block's other rows back: it would be another surgery.
-    exact = dataclasses.replace(spec, precision="fp32", outputs=outputs, cls_only=spec.computes_cls_only)
+    exact = dataclasses.replace(spec, precision="fp32", outputs=outputs, cls_only=spec.computes_cls_only, replay=True)
     further: list[tuple[Purpose, ExportSpec, Sample]] = []
     if spec.resolved_precision != "fp32":
         further.append(("fp32", exact, samples[0]))

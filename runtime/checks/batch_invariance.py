@@ -16,7 +16,7 @@ from runtime.contract.golden import Golden
 from runtime.contract.manifest import Manifest, ParityLimits
 
 SMALL_BATCHES = (2, 3)
-"""Batch sizes that are run beside the model's preferred and largest one."""
+"""Batch sizes that are run beside the model's smallest, an odd one, its preferred and its largest."""
 SAMPLES = 4
 """Largest number of golden samples that are used."""
 STRANGERS = 2
@@ -94,7 +94,8 @@ def check_batches(session: Session, golden: Golden, limits: ParityLimits) -> Bat
 def _sizes(manifest: Manifest) -> tuple[int, list[int]]:
     """The smallest batch that the model takes, and the sizes above 1 to run."""
     smallest, preferred, largest = batch_limits(manifest)
-    wanted = {*SMALL_BATCHES, smallest, preferred, largest or preferred}
+    odd = smallest | 1  # where 3 is smaller than the profile allows
+    wanted = {*SMALL_BATCHES, smallest, odd, preferred, largest or preferred}
     return smallest, sorted(size for size in wanted if max(smallest, 2) <= size <= (largest or size))
 
 

@@ -269,14 +269,15 @@ class Fusion(_Record):
 
 
 class Replay(_Record):
-    """The figures of an engine that the exporter ran on a GPU, before it was published."""
+    """The figures of a model that the exporter ran before it was published: an engine, or an ONNX file in bf16."""
 
     backend: str
-    """The library that ran it, with its version and GPU."""
-    gpu: str
-    compute_capability: str
+    """The library that ran it, with its version and device."""
+    gpu: str | None
+    """The GPU's name; null on a CPU, as `compute_capability` is."""
+    compute_capability: str | None
     driver: str | None
-    """Version of NVIDIA's driver; null if it does not say it."""
+    """Version of NVIDIA's driver; null on a CPU, and if the driver does not say it."""
     samples: Annotated[int, Field(ge=0)]
     """Number of golden images."""
     max_abs: float
@@ -317,7 +318,9 @@ class Manifest(_Record):
     parity: ParityReport
     fusion: Fusion | None = None
     replay: Replay | None = None
-    """Null for ONNX, and for an engine that its exporter never ran."""
+    """Null for ONNX in fp32 and fp16, whose run is `parity`, and for a model that its exporter never ran."""
+    not_replayed: str | None = None
+    """The reason why the exporter never ran the model; null if it did."""
     files: Files
     versions: dict[str, str]
     manifest_sha256: Sha256 = NO_HASH

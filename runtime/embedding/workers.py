@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import signal
 import threading
@@ -18,6 +19,7 @@ from runtime.contract.errors import BackendError, ItaeError
 from runtime.embedding.stream import Embedded, embed_stream, silence_pillow
 from runtime.sources.item import Entry, Item, Unreadable
 
+_log = logging.getLogger(__name__)
 _CHUNK = 8
 """Images handed out at a time: few, so that at the end no device waits for another."""
 _JOIN_SECONDS = 10.0
@@ -42,6 +44,13 @@ class WorkerOptions:
 @dataclass(frozen=True)
 class _More:
     """A worker asks for images."""
+
+
+@dataclass(frozen=True)
+class _Warning:
+    """A warning in a worker's log."""
+
+    text: str
 
 
 @contextlib.contextmanager
@@ -86,6 +95,8 @@ class Workers:
     """Running workers; an `embedder.Embedder`, to be called once."""
 
     def __init__(self, members: Sequence[tuple[SpawnProcess, Connection]], devices: Sequence[int | None]) -> None:
+        self._warned: set[str] = set()
+        """Warnings that were shown: what is true of a model every worker finds."""
         self._processes = {connection: process for process, connection in members}
         self._names = {
             connection: "cpu" if device is None else str(device)
@@ -110,6 +121,10 @@ class Workers:
                         ready.send(chunk)
                 elif isinstance(message, Embedded):
                     yield message
+                elif isinstance(message, _Warning):
+                    if message.text not in self._warned:
+                        self._warned.add(message.text)
+                        _log.warning("%s", message.text)
                 elif isinstance(message, Unreadable):
                     on_unreadable(message)
                 elif isinstance(message, ItaeError):
@@ -117,7 +132,7 @@ class Workers:
                 else:
                     busy.remove(ready)
 
-    def _receive(self, connection: Connection) -> Any:  # noqa: ANN401  # one of five
+    def _receive(self, connection: Connection) -> Any:  # noqa: ANN401  # one of six
         try:
             return connection.recv()
         except (EOFError, OSError):
@@ -153,6 +168,10 @@ def _work(connection: Connection, device: int | None, options: WorkerOptions) ->
     def send(message: object) -> None:
         with sending:
             connection.send(message)
+
+    hearing = logging.Handler(logging.WARNING)
+    hearing.emit = lambda record: send(_Warning(record.getMessage()))  # type: ignore[method-assign]
+    logging.getLogger("runtime").addHandler(hearing)
 
     def entries() -> Iterator[Entry]:
         while True:

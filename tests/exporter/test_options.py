@@ -582,12 +582,20 @@ def test_options_cannot_be_changed_after_they_were_checked():
         spec.itae.threshold = "ratio:0.5"
 
 
-@pytest.mark.parametrize("given", [{"timing_cache": "cache"}, {"require_fusion": True}, {"replay": False}])
+@pytest.mark.parametrize("given", [{"timing_cache": "cache"}, {"require_fusion": True}])
 def test_what_is_for_engines_is_refused_for_onnx(given):
     (name,) = given
     with pytest.raises(UsageError, match=f"--(no-)?{name.replace('_', '-')} is for engines"):
         ExportSpec("a.onnx", **given)
     assert ExportSpec("a.engine", **given).makes_engine
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_no_replay_is_refused_where_there_is_none(precision):
+    with pytest.raises(UsageError, match=f"--no-replay is for engines and bf16: parity runs ONNX in {precision}"):
+        ExportSpec("a.onnx", precision=precision, replay=False)
+    assert not ExportSpec("a.onnx", precision="bf16", replay=False).replay
+    assert not ExportSpec("a.engine", precision=precision, replay=False).replay
 
 
 @pytest.mark.parametrize("cache", ["a.engine", "a.engine.json", "a.engine.parity.npz", "./b.onnx", "b.onnx.data"])

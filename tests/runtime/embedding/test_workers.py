@@ -96,6 +96,31 @@ def start_slow(tmp_path, *arguments) -> subprocess.Popen:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
+SPEAKING = (
+    "import logging, sys\n"
+    "from runtime import backends\n"
+    "real = backends.open_session\n"
+    "def speaking(*given, **named):\n"
+    "    logging.getLogger('runtime.backends.trt').warning('of this model')\n"
+    "    logging.getLogger('runtime.backends.trt').warning('of device %s', named['device'])\n"
+    "    return real(*given, **named | {'device': 0})\n"
+    "backends.open_session = speaking\n"
+    "from runtime.__main__ import main\n"
+    "if __name__ == '__main__':\n"
+    "    sys.exit(main(sys.argv[1:]))\n"
+)
+
+
+def test_what_every_worker_warns_of_is_said_once(tiny, many, tmp_path) -> None:
+    script = tmp_path / "speaking.py"
+    script.write_text(SPEAKING)
+    command = [sys.executable, script, "embed", tiny, many, "--out", tmp_path / "out", "--devices", "cpu,cpu"]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0
+    assert done.stderr.count("of this model") == done.stderr.count("runtime: of this model\n") == 1
+    assert done.stderr.count("runtime: of device 0\n") == 1
+
+
 def workers_of(process: subprocess.Popen) -> list[int]:
     found = []
     for child in children(process.pid):
