@@ -666,6 +666,7 @@ def test_the_python_call_exports_what_its_spec_says(tmp_path, capfd):
         "outputs": ["patch_tokens", "embedding", "artifact_mask"],
         "input": "float32",
         "pos_embed": "meta",
+        "unfused": False,
         "workspace_mib": None,
         "parity_samples": 2,
     }
