@@ -64,13 +64,16 @@ class PngReader {
         const std::size_t stride = stride_;
         Bytes pixels(stride * (parts_.interlaced ? parts_.height : 1));
         for (int pass = 0; pass < passes_; ++pass) {
-            for (std::size_t y = 0; y < parts_.height; ++y) {
+            for (std::size_t y = 0; y < parts_.height && unread_rows_ > 0; ++y) {
                 std::uint8_t* row = pixels.data() + (parts_.interlaced ? y * stride : 0);
                 guarded([&] { png_read_row(png_, row, nullptr); });
-                if (pass == passes_ - 1) {
+                if (!parts_.interlaced) {
                     use(y, row);
                 }
             }
+        }
+        for (std::size_t y = 0; parts_.interlaced && y < parts_.height; ++y) {
+            use(y, pixels.data() + y * stride);
         }
     }
 
@@ -82,6 +85,9 @@ class PngReader {
             call();
             return;
         }
+        if (unread_rows_ == 0) {
+            return;  // the end of the file is damaged, behind its pixels
+        }
         if (std::strcmp(message_.data(), "Not enough image data") == 0) {
             refuse_truncated();
         }
@@ -90,6 +96,13 @@ class PngReader {
 
     void start() {
         write_file();
+        unread_rows_ = parts_.height;
+        if (parts_.interlaced) {
+            unread_rows_ = 0;
+            for (unsigned pass = 0; pass < PNG_INTERLACE_ADAM7_PASSES; ++pass) {
+                unread_rows_ += PNG_PASS_COLS(parts_.width, pass) > 0 ? PNG_PASS_ROWS(parts_.height, pass) : 0;
+            }
+        }
         guarded([&] {
             png_set_read_fn(png_, this, [](png_structp png, png_bytep out, std::size_t size) {
                 if (!static_cast<PngReader*>(png_get_io_ptr(png))->take(out, size)) {
@@ -109,6 +122,9 @@ class PngReader {
                 png_set_strip_16(png_);
             }
             passes_ = png_set_interlace_handling(png_);
+            png_set_read_user_transform_fn(png_, [](png_structp png, png_row_infop, png_bytep) {
+                --static_cast<PngReader*>(png_get_io_ptr(png))->unread_rows_;
+            });
             png_read_update_info(png_, info_);
             stride_ = png_get_rowbytes(png_, info_);
         });
@@ -184,6 +200,7 @@ class PngReader {
     ByteView now_;
     std::size_t step_ = 0;
     std::size_t stride_ = 0;
+    std::size_t unread_rows_ = 0;  ///< of all passes
     int passes_ = 1;
 };
 

@@ -128,6 +128,9 @@ Bytes raw_profile(std::string_view text) {
 void take_text(const Chunk& chunk, Metadata& metadata, Bytes& profile) {
     std::string_view rest = text_of(chunk.content);
     const auto key = cut(rest);
+    if (key && chunk.name == "zTXt" && !rest.empty() && rest[0] != 0) {
+        refuse_damaged("an unknown compression in zTXt");
+    }
     const bool is_xmp = key == "XML:com.adobe.xmp"sv;
     if (!key || (!is_xmp && key != "Raw profile type exif"sv)) {
         return;
@@ -145,7 +148,7 @@ void take_text(const Chunk& chunk, Metadata& metadata, Bytes& profile) {
         }
         value = is_packed ? unpacked(rest) : bytes_of(rest);
     } else if (chunk.name == "zTXt") {
-        value = rest.empty() || rest[0] != 0 ? Bytes() : unpacked(rest.substr(1));
+        value = rest.empty() ? Bytes() : unpacked(rest.substr(1));
     } else {
         value = bytes_of(rest);
     }
