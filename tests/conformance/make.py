@@ -10,6 +10,8 @@
   golden sample, `compare` also holds the outputs in `got.npz` to it and to the manifest's limits;
 - `says`: words of the refusal, all of which it has; null if nothing is refused;
 - `parity`: for `compare`, what is found.
+
+`cases/npy/` holds arrays for the fuzzers of C++ to start from.
 """
 
 from __future__ import annotations
@@ -645,6 +647,9 @@ def write(folder: Path) -> None:
         if case.call == "compare":
             entry["parity"] = found_parity(folder / case.name)
         listed.append(entry)
+    (folder / "npy").mkdir()
+    for name, array in arrays().items():
+        (folder / "npy" / f"{name}.npy").write_bytes(npy(array[:1]))
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in listed)
     (folder / "contract.json").write_text(f"[\n{lines}\n]\n")
 
@@ -674,6 +679,6 @@ def found_parity(case: Path) -> Fields:
 
 
 if __name__ == "__main__":
-    for old in (CASES / name for name in ("base", "manifest", "files", "golden", "compare")):
+    for old in (CASES / name for name in ("base", "manifest", "files", "golden", "compare", "npy")):
         shutil.rmtree(old, ignore_errors=True)
     write(CASES)

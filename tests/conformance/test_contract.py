@@ -68,7 +68,7 @@ def test_python_gives_the_verdict_of(case, tmp_path):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    mine = {"base", "manifest", "files", "golden", "compare", "contract.json"}
+    mine = {"base", "manifest", "files", "golden", "compare", "npy", "contract.json"}
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")

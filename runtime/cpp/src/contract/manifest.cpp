@@ -10,6 +10,7 @@
 
 #include "contract/checked_file.hpp"
 #include "contract/json.hpp"
+#include "contract/manifest_text.hpp"
 #include "contract/open_file.hpp"
 #include "contract/schema.hpp"
 #include "contract/sha256.hpp"
@@ -66,7 +67,9 @@ void check_is_file(const std::string& model) {
     refuse(model + ": no such model file; make one with `python -m exporter --out FILE`");
 }
 
-Bytes manifest_bytes(const std::string& model, const std::string& path, const std::string& again) {
+Bytes manifest_bytes(const std::string& model) {
+    const std::string path = model + ".json";
+    const std::string again = "export " + name_of(model) + " again";
     std::error_code ignored;
     if (fs::symlink_status(path, ignored).type() == fs::file_type::not_found) {
         refuse_interrupted(model);
@@ -204,11 +207,9 @@ Manifest validated(const Json& fields, const std::string& path, const std::strin
 
 }  // namespace
 
-Manifest Manifest::read(const std::string& model_path) {
-    check_is_file(model_path);
+Manifest parse_manifest(const Bytes& text, const std::string& model_path) {
     const std::string path = model_path + ".json";
     const std::string again = "export " + name_of(model_path) + " again";
-    const Bytes text = manifest_bytes(model_path, path, again);
     Json fields;
     try {
         fields = parse_json(text);
@@ -231,6 +232,11 @@ Manifest Manifest::read(const std::string& model_path) {
     manifest.model_path = model_path;
     manifest.manifest_path = path;
     return manifest;
+}
+
+Manifest Manifest::read(const std::string& model_path) {
+    check_is_file(model_path);
+    return parse_manifest(manifest_bytes(model_path), model_path);
 }
 
 bool Manifest::has_output(const std::string& name) const noexcept {
