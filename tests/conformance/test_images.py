@@ -1,4 +1,4 @@
-"""Python's results on the pictures of the conformance cases; C++'s are in runtime/cpp/tests/images/conformance_test.cpp."""
+"""Python's results on the pictures of the cases; C++'s are in runtime/cpp/tests/images/conformance_test.cpp."""
 
 from __future__ import annotations
 
