@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,7 @@ from runtime.contract.keys import location
 from runtime.contract.machine import usable_cores
 from runtime.contract.manifest import Manifest, ParityLimits, Preprocessing
 from runtime.contract.progress import Progress, Silent
+from runtime.images.decode import Note, OnNote
 from runtime.images.preprocess import preprocess
 from runtime.sources import load_item
 from runtime.sources.item import Entry, Unreadable
@@ -55,6 +58,10 @@ class Against:
     batches_of: tuple[str, ...]
     """The pictures of that check; its failures number them from 0."""
     criteria: tuple[Criterion, ...]
+    skipped: Mapping[str, int]
+    """Number of files that were passed over, by reason; no pictures, or not to be read."""
+    notes: Mapping[Note, int]
+    """Number of pictures that were decoded and have a remark, by remark."""
     differences: tuple[str, ...]
     """Options in which the two exports differ, those of precision and packaging left out."""
     seconds: float
@@ -82,6 +89,7 @@ def verify_against(
     clusters: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    skipped: Mapping[str, int] | None = None,
 ) -> Against:
     """Embed pictures with both models, each by its own manifest, and compare.
 
@@ -94,6 +102,7 @@ def verify_against(
         clusters: k of the clusterings; see `agreement`.
         seed: the seed of the clusterings' starts.
         progress: shows how many pictures are embedded and unreadable so far.
+        skipped: `Sources.skipped`, for the report.
 
     Raises:
         UsageError: the embeddings can't be compared: another width, no `embedding` output; or too many clusters.
@@ -125,6 +134,8 @@ def verify_against(
         batches=batches,
         batches_of=tuple(picture for picture, _ in both.samples),
         criteria=judge(agreed, batches, limits),
+        skipped=dict(skipped or {}),
+        notes=dict(sorted(both.notes.items())),
         differences=tuple(differences(model.manifest, other.manifest)),
         seconds=time.perf_counter() - start,
     )
@@ -180,6 +191,7 @@ class _Both:
     expected: Float32
     samples: list[tuple[str, Array]]
     """Up to `SAMPLES` pictures with finite embeddings, spread over all, and the model's input of each."""
+    notes: Counter[Note] = field(default_factory=Counter)
 
 
 def _embed(model: Session, other: Session, entries: Iterable[Entry], total: int, progress: Progress) -> _Both:
@@ -190,9 +202,10 @@ def _embed(model: Session, other: Session, entries: Iterable[Entry], total: int,
     pieces: list[tuple[Float32, Float32]] = []
     marks = [total * number // SAMPLES for number in range(SAMPLES)]
     rest = iter(entries)
+    notes: list[Note] = []
     with ThreadPoolExecutor(usable_cores(), "itae-decode") as pool:
         while chunk := list(itertools.islice(rest, size)):
-            read = list(pool.map(_read, chunk, [hows] * len(chunk)))
+            read = list(pool.map(functools.partial(_read, hows=hows, on_note=notes.append), chunk))
             both.unreadable += [one for one in read if isinstance(one, Unreadable)]
             good = [
                 (location(entry.root, entry.path), one)
@@ -208,17 +221,18 @@ def _embed(model: Session, other: Session, entries: Iterable[Entry], total: int,
                         both.samples.append((name, one[0]))
                         marks.pop(0)
             progress.show(len(both.pictures), 0, len(both.unreadable))
+    both.notes.update(notes)
     if pieces:
         both.got, both.expected = (np.concatenate([piece[side] for piece in pieces]) for side in (0, 1))
     return both
 
 
-def _read(entry: Entry, hows: Sequence[Preprocessing]) -> tuple[Array, ...] | Unreadable:
+def _read(entry: Entry, hows: Sequence[Preprocessing], on_note: OnNote) -> tuple[Array, ...] | Unreadable:
     """A picture as the input of each model; the only function here that opens a picture."""
     if isinstance(entry, Unreadable):
         return entry
     try:
-        image = load_item(entry)
+        image = load_item(entry, on_note=on_note)
         first = preprocess(image, hows[0])
         return first, first if hows[1] == hows[0] else preprocess(image, hows[1])
     except InputError as error:

@@ -28,6 +28,7 @@ def as_text(result: Against) -> str:
     lines += [f"  not read         {Path(bad.root, bad.path)}: {bad.error}" for bad in result.unreadable[:_LISTED]]
     if rest := result.unreadable[_LISTED:]:
         lines.append(f"  not read         {len(rest)} more")
+    lines += [f"  {note.text}: {count:,}" for note, count in result.notes.items()]
     lines += [f"  FAILED: {failure}" for failure in result.failures] or ["  passed"]
     if any(one.key == "max_batch_distance" and one.failure for one in result.criteria):
         lines += [f"    sample {number}: {picture}" for number, picture in enumerate(result.batches_of)]
@@ -65,6 +66,8 @@ def as_json(result: Against) -> dict[str, Any]:
         "clusters": result.agreement.clusters,
         "worst": [{"picture": picture, "cosine": finite(cosine)} for picture, cosine in result.worst()],
         "batches_of": list(result.batches_of),
+        "skipped": dict(result.skipped),
+        "notes": dict(result.notes),
         "unreadable": [dataclasses.asdict(one) for one in result.unreadable],
         "differences": list(result.differences),
         "failures": list(result.failures),

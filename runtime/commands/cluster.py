@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -131,12 +132,13 @@ def run(arguments: argparse.Namespace) -> int:
         from runtime.clustering import (
             summary as cluster_summary,  # and what draws, now that the points are out of memory
         )
+        from runtime.store.origin import sixteen_bit_of
 
         def key_of(row: int) -> Key:
             return moved.now(roots[row]), paths[row]
 
         classes, scores = _scored(arguments.labels, roots, paths, clustering, say)
-        picture = _drawn(clustering, key_of, say)
+        picture = _drawn(clustering, key_of, sixteen_bit_of(store.origin), say)
         drawn = {"clusters": picture.clusters, "images": picture.images, "unreadable": len(picture.unreadable)}
         summary = cluster_summary.summarize(clustering, settings, reader.metric, store, drawn, scores, curve, old)
         summary = cluster_output.publish_results(out, work, roots, paths, clustering, picture.png, summary)
@@ -206,7 +208,7 @@ def _scored(
     return classes, scores
 
 
-def _drawn(clustering: Clustering, key_of: Callable[[int], Key], say: Say) -> Gallery:
+def _drawn(clustering: Clustering, key_of: Callable[[int], Key], sixteen_bit: str, say: Say) -> Gallery:
     """The picture: a row for each cluster, and for the noise behind them."""
     from runtime.contract.keys import location
     from runtime.contract.labels import NOISE
@@ -222,7 +224,7 @@ def _drawn(clustering: Clustering, key_of: Callable[[int], Key], say: Say) -> Ga
             gallery.Cluster(number, len(members), [key_of(row) for row in members[: gallery.MAX_IMAGES]])
             for number, members in groups
         ],
-        read_image,
+        functools.partial(read_image, sixteen_bit=sixteen_bit),
     )
     if picture.unreadable:
         first = location(*picture.unreadable[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,6 +100,7 @@ def write(
     from runtime.clustering.clusters import nearest_other
     from runtime.commands.report_clusters import count_confusion, describe_clusters
     from runtime.sources.at_hand import at_hand
+    from runtime.store.origin import sixteen_bit_of
 
     store, labels = reader.store, clustering.labels
     other = nearest_other(reader.parts(), clustering)
@@ -114,7 +116,8 @@ def write(
         confusion=None if classes is None else count_confusion(labels, classes),
         artifacts=_artifacts(arguments, store, len(labels), key_of),
     )
-    written = report.write_report(arguments.report, made, at_hand)
+    as_embedded = functools.partial(at_hand, sixteen_bit=sixteen_bit_of(store.origin))
+    written = report.write_report(arguments.report, made, as_embedded)
     line = f"report {arguments.report}: {written.bytes / 1000:,.0f} kB, {written.images:,} images"
     return line + (f", {len(written.unreadable):,} of them can't be read any more" if written.unreadable else "")
 
@@ -192,8 +195,11 @@ def _artifacts(arguments: argparse.Namespace, store: Store, n: int, key_of: Call
         return None
     from runtime import load
     from runtime.commands.report_artifacts import sample_artifacts
+    from runtime.store.origin import sixteen_bit_of
 
     with load(Path(arguments.model), arguments.provider) as model:
         same = store.origin.get("model_sha256") == model.manifest.files.model.sha256
         note = "" if same else "This is not the model that made the embeddings."
-        return sample_artifacts(model, n, key_of, seed=arguments.seed or 0, note=note)
+        return sample_artifacts(
+            model, n, key_of, seed=arguments.seed or 0, note=note, sixteen_bit=sixteen_bit_of(store.origin)
+        )

@@ -61,7 +61,9 @@ def write(arguments: argparse.Namespace, results: Sequence[DatasetResult], comma
         artifacts=_artifacts(arguments, results[0], keys),
     )
     written = report.write_report(
-        arguments.report, made, functools.partial(at_hand, read=shown.embedded.dataset.read_image)
+        arguments.report,
+        made,
+        functools.partial(at_hand, read=shown.embedded.dataset.read_image, sixteen_bit=arguments.sixteen_bit),
     )
     line = f"report {arguments.report}: {written.bytes / 1000:,.0f} kB, {written.images:,} images"
     return line + (f", {len(written.unreadable):,} of them can't be read any more" if written.unreadable else "")
@@ -107,7 +109,12 @@ def _artifacts(arguments: argparse.Namespace, result: DatasetResult, keys: Seque
         if all(name in one.manifest.output_names() for name in MASKS):
             with load(path, options.provider_of(arguments, one.manifest)) as model:
                 return sample_artifacts(
-                    model, len(keys), keys.__getitem__, seed=arguments.seed, read=one.dataset.read_image
+                    model,
+                    len(keys),
+                    keys.__getitem__,
+                    seed=arguments.seed,
+                    read=one.dataset.read_image,
+                    sixteen_bit=arguments.sixteen_bit,
                 )
     return None
 

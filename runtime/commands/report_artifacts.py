@@ -17,7 +17,7 @@ from runtime.images.decode import ReadImage
 from runtime.report.content import Artifacts, FlaggedImage, Norms
 from runtime.report.layout import sample_rows
 from runtime.sources import read_image
-from runtime.sources.at_hand import at_hand
+from runtime.sources.at_hand import ReadAs, at_hand
 
 MOST_IMAGES = 24
 """Images that the model is run on."""
@@ -42,7 +42,8 @@ def sample_artifacts(
     *,
     seed: int = 0,
     note: str = "",
-    read: ReadImage = read_image,
+    read: ReadAs = read_image,
+    sixteen_bit: str = "full",
 ) -> Artifacts | None:
     """Run the model on a random sample of n images; returns None if none of them can be read.
 
@@ -53,10 +54,12 @@ def sample_artifacts(
         seed: seed of the sample.
         note: a remark for the reader.
         read: decodes the image of a key.
+        sixteen_bit: how images of 16 bits are read, one of `runtime.images.formats.SIXTEEN_BIT`.
     """
     check_outputs(model.manifest, model.name)
     keys = [key_of(row) for row in sample_rows(n, MOST_IMAGES, seed).tolist()]
-    found, outputs = _run(model, keys, read)
+    with at_hand(keys, read, sixteen_bit=sixteen_bit) as read_one:
+        found, outputs = _run(model, keys, read_one)
     if not found:
         return None
     mask, norm = (np.concatenate([one[name] for one in outputs]) for name in (MASK, NORM))  # (m, K, P)
@@ -81,13 +84,12 @@ def _run(model: Model, keys: Sequence[Key], read: ReadImage) -> tuple[list[Key],
     """Run the model on some images; gives the keys of those that can be read, and their outputs in batches."""
     found: list[Key] = []
     outputs: list[Mapping[str, npt.NDArray[Any]]] = []
-    with at_hand(keys, read) as read_one:
-        for start in range(0, len(keys), _AT_ONCE):
-            some = keys[start : start + _AT_ONCE]
-            images = {key: image for key in some if (image := _read(key, read_one)) is not None}
-            if images:
-                found += images
-                outputs.append(model.run(list(images.values()), [MASK, NORM]))
+    for start in range(0, len(keys), _AT_ONCE):
+        some = keys[start : start + _AT_ONCE]
+        images = {key: image for key in some if (image := _read(key, read)) is not None}
+        if images:
+            found += images
+            outputs.append(model.run(list(images.values()), [MASK, NORM]))
     return found, outputs
 
 

@@ -179,7 +179,7 @@ def _compare(arguments: argparse.Namespace, changed: dict[str, float]) -> Agains
     from runtime.checks.against import check_comparable, differences, verify_against
     from runtime.contract.progress import progress
 
-    entries, total = _pictures(arguments)
+    entries, total, skipped = _pictures(arguments)
     checked = options.verify_hash(arguments)
     provider = arguments.against_provider or "auto"
     with (
@@ -199,11 +199,12 @@ def _compare(arguments: argparse.Namespace, changed: dict[str, float]) -> Agains
                 clusters=arguments.k,
                 seed=arguments.seed or 0,
                 progress=shown,
+                skipped=skipped,
             )
 
 
-def _pictures(arguments: argparse.Namespace) -> tuple[Iterator[Entry], int]:
-    """The pictures of --images, at most --limit of them, and their number."""
+def _pictures(arguments: argparse.Namespace) -> tuple[Iterator[Entry], int, dict[str, int]]:
+    """The pictures of --images, at most --limit of them, their number, and what was passed over."""
     from runtime.embedding.stream import silence_pillow
     from runtime.sources import Columns, open_sources
     from runtime.sources.selection import as_line
@@ -222,7 +223,7 @@ def _pictures(arguments: argparse.Namespace) -> tuple[Iterator[Entry], int]:
         sys.stderr.write(f"{plain(as_line(sources.skipped))}\n")
     limit = len(keys) if arguments.limit is None else min(arguments.limit, len(keys))
     chosen = {keys[number * len(keys) // limit] for number in range(limit)}
-    return sources.items(lambda root, path: (root, path) in chosen), limit + len(problems)
+    return sources.items(lambda root, path: (root, path) in chosen), limit + len(problems), sources.skipped
 
 
 def _limits(model: Manifest, other: Manifest, changed: dict[str, float]) -> Limits:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, overload
@@ -31,10 +33,15 @@ from runtime.contract.errors import CheckError, UsageError
 from runtime.contract.manifest import Manifest
 from runtime.images import batches
 from runtime.images.batches import Picture, Pictures
+from runtime.images.decode import Note
+from runtime.images.formats import SIXTEEN_BIT
 
-__all__ = ["Kept", "Model", "Picture", "Pictures"]
+__all__ = ["Kept", "Model", "Note", "Picture", "Pictures"]
 
 Float32 = npt.NDArray[np.float32]
+SixteenBit = Literal["full", "auto"]
+_ON_ERROR = ("raise", "skip")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,8 @@ class Kept:
     """(m,): the number of each row's picture, from 0, ascending."""
     errors: dict[int, str]
     """The numbers of the n - m others, and the reason for each."""
+    notes: dict[int, tuple[Note, ...]]
+    """The numbers of pictures that were decoded with a remark, such as `few_of_16_bits`; `Note.text` explains it."""
 
     @property
     def embedding(self) -> Float32:
@@ -92,15 +101,31 @@ class Model:
         return f"<Model {self.name}: {options.size}, {options.precision}, {self.width} wide, on {self.session.name}>"
 
     @overload
-    def embed(self, images: Pictures, batch: int | None = None, *, on_error: Literal["raise"] = "raise") -> Float32: ...
+    def embed(
+        self,
+        images: Pictures,
+        batch: int | None = None,
+        *,
+        on_error: Literal["raise"] = "raise",
+        sixteen_bit: SixteenBit = "full",
+    ) -> Float32: ...
 
     @overload
-    def embed(self, images: Pictures, batch: int | None = None, *, on_error: Literal["skip"]) -> Kept: ...
+    def embed(
+        self,
+        images: Pictures,
+        batch: int | None = None,
+        *,
+        on_error: Literal["skip"],
+        sixteen_bit: SixteenBit = "full",
+    ) -> Kept: ...
 
     @overload
     def embed(self, images: DlpackTensor, batch: int | None = None) -> DlpackTensor: ...
 
-    def embed(self, images: Any, batch: int | None = None, *, on_error: str = "raise") -> Any:  # as the overloads say
+    def embed(  # as the overloads say
+        self, images: Any, batch: int | None = None, *, on_error: str = "raise", sixteen_bit: str = "full"
+    ) -> Any:
         """Embed n pictures as (n, C) float32.
 
             model.embed("cat.jpg")                                  # (1, C)
@@ -123,20 +148,27 @@ class Model:
                 there, nothing is copied, see `runtime.backends.tensors.embed_tensor`.
             batch: how many to run at a time; the model's preferred number if None.
             on_error: `skip` leaves out pictures that can't be used, or for which the model gave NaN, and returns a
-                `Kept`: the embeddings of the others with their numbers, and the errors. Not for tensors.
+                `Kept`: the embeddings of the others with their numbers, the errors, and remarks on pictures, which
+                are otherwise logged as a warning. Not for tensors.
+            sixteen_bit: white in pictures of 16 bits: 65535 (`full`), or the largest value of the 8, 10, 12, 14 or 16
+                bits that a picture uses (`auto`).
 
         Raises:
             InputError: a picture can't be used: it is named by its number, from 0.
-            UsageError: the model has no `embedding` output, takes no such batch, or is closed; no such `on_error`.
+            UsageError: the model has no `embedding` output, takes no such batch, or is closed; no such `on_error` or
+                `sixteen_bit`.
             CheckError: the model gave NaN or infinity.
             BackendError: the backend failed: out of memory, for one.
         """
         if is_tensor(images):
-            if as_text(on_error, "on_error") != "raise":
-                raise UsageError(f"on_error={on_error!r} is not for tensors, which are run as they are")
+            for name, value, usual in (("on_error", on_error, "raise"), ("sixteen_bit", sixteen_bit, "full")):
+                if as_text(value, name) != usual:
+                    raise UsageError(f"{name}={value!r} is not for tensors, which are run as they are")
             with self._gate.inside():
                 return embed_tensor(self.session, images, batch)
-        found = self.run(images, ["embedding"], batch, on_error=on_error)  # type: ignore[call-overload]  # checked there
+        found = self.run(  # type: ignore[call-overload]  # checked there
+            images, ["embedding"], batch, on_error=on_error, sixteen_bit=sixteen_bit
+        )
         return found if isinstance(found, Kept) else found["embedding"]
 
     @overload
@@ -147,6 +179,7 @@ class Model:
         batch: int | None = None,
         *,
         on_error: Literal["raise"] = "raise",
+        sixteen_bit: SixteenBit = "full",
     ) -> Arrays: ...
 
     @overload
@@ -157,6 +190,7 @@ class Model:
         batch: int | None = None,
         *,
         on_error: Literal["skip"],
+        sixteen_bit: SixteenBit = "full",
     ) -> Kept: ...
 
     def run(
@@ -166,6 +200,7 @@ class Model:
         batch: int | None = None,
         *,
         on_error: str = "raise",
+        sixteen_bit: str = "full",
     ) -> Arrays | Kept:
         """Every output of n pictures, or those asked for, by name: arrays (n, ...), as the manifest describes them.
 
@@ -178,18 +213,37 @@ class Model:
             outputs: of `Model.outputs`; all if None.
             batch: how many to run at a time; the model's preferred number if None.
             on_error: as `embed` takes it.
+            sixteen_bit: as `embed` takes it.
 
         Raises:
             InputError, UsageError, CheckError, BackendError: as `embed`.
         """
         size = chosen_batch(self.manifest, batch)
         names = check_names(self.manifest, outputs)
-        if as_text(on_error, "on_error") == "skip":
-            return self._run_usable(images, names, size)
-        if on_error != "raise":
-            raise UsageError(f"on_error={on_error!r}: give 'raise' or 'skip'")
-        with contextlib.closing(batches.batches(images, self.manifest, size)) as prepared:
-            return self._run(prepared, names)
+        for name, value, known in (("on_error", on_error, _ON_ERROR), ("sixteen_bit", sixteen_bit, SIXTEEN_BIT)):
+            if as_text(value, name) not in known:
+                raise UsageError(f"{name}={value!r}: give {' or '.join(map(repr, known))}")
+        notes: dict[int, tuple[Note, ...]] = {}
+
+        def on_note(number: int, note: Note) -> None:
+            notes[number] = (*notes.get(number, ()), note)
+
+        errors: dict[int, str] | None = None if on_error == "raise" else {}
+        prepared = batches.batches(
+            images,
+            self.manifest,
+            size,
+            None if errors is None else errors.__setitem__,
+            sixteen_bit=sixteen_bit,
+            on_note=on_note,
+        )
+        with contextlib.closing(prepared):
+            if errors is not None:
+                return self._run_usable(prepared, names, errors, notes)
+            found = self._run(prepared, names)
+        for note, count in sorted(Counter(note for several in notes.values() for note in several).items()):
+            _log.warning("%s: %d", note.text, count)
+        return found
 
     def run_inputs(self, inputs: Array, outputs: Sequence[str] | None = None, batch: int | None = None) -> Arrays:
         """As `run`, of what the model itself takes: (n, 3, H, W) float32, normalised, or (n, H, W, 3) uint8.
@@ -227,14 +281,18 @@ class Model:
             done += len(inputs)
         return self._joined(pieces, names)
 
-    def _run_usable(self, images: Pictures, names: Sequence[str], size: int) -> Kept:
-        """The outputs of the pictures that can be used, and the errors of the others."""
-        errors: dict[int, str] = {}
+    def _run_usable(
+        self,
+        prepared: Iterable[Array],
+        names: Sequence[str],
+        errors: dict[int, str],
+        notes: dict[int, tuple[Note, ...]],
+    ) -> Kept:
+        """The outputs of the pictures that can be used; `errors` and `notes` fill up as batches are taken."""
         pieces: list[Arrays] = []
-        with contextlib.closing(batches.batches(images, self.manifest, size, errors.__setitem__)) as prepared:
-            for inputs in prepared:
-                with self._gate.inside():
-                    pieces += stream_padded(self.session, [inputs], names)  # it lets NaN pass
+        for inputs in prepared:
+            with self._gate.inside():
+                pieces += stream_padded(self.session, [inputs], names)  # it lets NaN pass
         found = self._joined(pieces, names)
         rows = len(found[names[0]])
         indices = np.array([number for number in range(rows + len(errors)) if number not in errors], np.int64)
@@ -243,7 +301,8 @@ class Model:
             if array.dtype == np.float32:
                 good &= np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
         errors.update(dict.fromkeys(indices[~good].tolist(), NOT_FINITE))
-        return Kept({name: array[good] for name, array in found.items()}, indices[good], dict(sorted(errors.items())))
+        kept = {name: array[good] for name, array in found.items()}
+        return Kept(kept, indices[good], dict(sorted(errors.items())), dict(sorted(notes.items())))
 
     def _joined(self, pieces: Sequence[Arrays], names: Sequence[str]) -> Arrays:
         """The outputs of all batches by name: (n, ...), n may be 0."""

@@ -205,6 +205,7 @@ def _dataset(result: DatasetResult) -> dict[str, Any]:
         "chosen": result.chosen,
         "evaluated": result.images,
         "left_out": list(left_out),
+        "skipped": dict(dataset.skipped),
         "unlisted": [f"{location(one.root, one.path)}: {one.error}" for one in dataset.problems],
         "classes": list(result.evaluations[0].classes),
         "paper": None
@@ -248,6 +249,7 @@ def _evaluation(one: Evaluation) -> dict[str, Any]:
         "median_seed": one.scores[one.median].seed,
         "confusion": one.confusion.tolist(),
         "embedded_now": one.embedded.computed,
+        "notes": dict(one.embedded.notes),
         "embed_seconds": round(one.embedded.seconds, 3),
         "kmeans_seconds": round(one.seconds, 3),
     }

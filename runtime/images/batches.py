@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import io
 import itertools
 import os
 import threading
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,7 +22,7 @@ from PIL import Image
 from runtime.contract.errors import InputError, one_line
 from runtime.contract.machine import usable_cores
 from runtime.contract.manifest import Manifest
-from runtime.images.decode import MAX_PIXELS, decode_image, load_image, max_bytes, to_rgb
+from runtime.images.decode import MAX_PIXELS, Note, OnNote, decode_image, load_image, max_bytes, to_rgb
 from runtime.images.preprocess import preprocess
 
 Array = npt.NDArray[Any]
@@ -42,6 +44,8 @@ Pictures = Picture | Iterable[Picture]
 """One picture or any number: a sequence, a generator, an array of paths, (n, H, W, 3) uint8, (n, 3, H, W) float32."""
 OnError = Callable[[int, str], None]
 """Takes the number of a picture, from 0, and why it can't be used."""
+OnNumberedNote = Callable[[int, Note], None]
+"""Takes the number of a picture, from 0, and a remark on it; called by several threads."""
 
 _ARRAYS = "a decoded picture as uint8 (H, W, 3), RGB, or the input of a float32 model as it takes it"
 _KINDS = f"a path, a file's content, an open binary file, a Pillow image, {_ARRAYS}"
@@ -58,8 +62,58 @@ class ImageError(InputError):
         self.number, self.reason = number, reason
 
 
+@dataclass(frozen=True)
+class _Decoder:
+    """Makes pictures into inputs of a model."""
+
+    manifest: Manifest
+    sixteen_bit: str
+    on_note: OnNumberedNote
+
+    def take(self, number: int, picture: Picture) -> tuple[int, Path | bytes | Image.Image | Array | ImageError]:
+        """A picture that no longer depends on the caller, who may go on and close its file or overwrite its buffer."""
+        try:
+            return number, self._own(number, picture)
+        except InputError as error:
+            return number, ImageError(number, str(error))
+
+    def _own(self, number: int, picture: Picture) -> Path | bytes | Image.Image | Array:
+        if isinstance(picture, str | os.PathLike):
+            return Path(picture)
+        if isinstance(picture, Bytes):
+            return bytes(picture)
+        if isinstance(picture, Image.Image):
+            with _pillow:
+                return _rgb(picture, self.sixteen_bit, functools.partial(self.on_note, number))
+        if isinstance(picture, np.ndarray):
+            return _from_array(picture, self.manifest)
+        if isinstance(picture, OpenFile):
+            return _content(picture)
+        raise InputError(f"a picture is {_KINDS}; not {type(picture).__name__}")
+
+    def prepare(self, number: int, picture: Path | bytes | Image.Image | Array | ImageError) -> Array | ImageError:
+        """The model's input of a picture that was taken."""
+        if isinstance(picture, np.ndarray | ImageError):
+            return picture
+        on_note = functools.partial(self.on_note, number)
+        try:
+            if isinstance(picture, Path):
+                picture = load_image(picture, MAX_PIXELS, self.sixteen_bit, on_note)
+            elif isinstance(picture, bytes):
+                picture = decode_image(picture, MAX_PIXELS, self.sixteen_bit, on_note)
+            return preprocess(picture, self.manifest.preprocessing)
+        except InputError as error:
+            return ImageError(number, str(error))
+
+
 def batches(
-    images: Pictures, manifest: Manifest, size: int, on_error: OnError | None = None
+    images: Pictures,
+    manifest: Manifest,
+    size: int,
+    on_error: OnError | None = None,
+    *,
+    sixteen_bit: str = "full",
+    on_note: OnNumberedNote = lambda number, note: None,
 ) -> Generator[Array, None, None]:
     """Make pictures into the model's input, `size` at a time, the last batch with what is left.
 
@@ -71,6 +125,8 @@ def batches(
         manifest: the model's.
         size: number of pictures in a batch.
         on_error: called with pictures that can't be used, in their order; they are left out.
+        sixteen_bit: one of `runtime.images.formats.SIXTEEN_BIT`.
+        on_note: called with remarks on pictures that are decoded, in any order.
 
     Raises:
         InputError: an image can't be used, and there is no `on_error`; it is named by its number, from 0.
@@ -79,7 +135,8 @@ def batches(
         for start in range(0, len(images), size):  # a model's input already; the session checks dtype and shape
             yield images[start : start + size]
         return
-    with contextlib.closing(_prepared(_each(images), manifest, 2 * size, on_error)) as prepared:
+    decoder = _Decoder(manifest, sixteen_bit, on_note)
+    with contextlib.closing(_prepared(_each(images), decoder, 2 * size, on_error)) as prepared:
         while batch := list(itertools.islice(prepared, size)):
             yield np.stack(batch)
 
@@ -99,20 +156,20 @@ def _each(images: Pictures) -> Iterable[Picture]:
 
 
 def _prepared(
-    pictures: Iterable[Picture], manifest: Manifest, ahead: int, on_error: OnError | None
+    pictures: Iterable[Picture], decoder: _Decoder, ahead: int, on_error: OnError | None
 ) -> Generator[Array, None, None]:
     """Each picture as the model takes it, without the batch, in order."""
-    taken = (_take(number, picture, manifest) for number, picture in enumerate(pictures))
+    taken = (decoder.take(number, picture) for number, picture in enumerate(pictures))
     start = list(itertools.islice(taken, 2))
     if len(start) < 2:  # no thread is worth its start
-        yield from _usable((_prepare(*one, manifest) for one in start), on_error)
+        yield from _usable((decoder.prepare(*one) for one in start), on_error)
         return
     waiting: collections.deque[Future[Array | ImageError]] = collections.deque()
     pool = ThreadPoolExecutor(usable_cores(), "itae-decode")
 
     def decoded() -> Iterator[Array | ImageError]:
         for number, picture in itertools.chain(start, taken):
-            waiting.append(pool.submit(_prepare, number, picture, manifest))
+            waiting.append(pool.submit(decoder.prepare, number, picture))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
@@ -133,46 +190,6 @@ def _usable(prepared: Iterable[Array | ImageError], on_error: OnError | None) ->
             raise one
         else:
             on_error(one.number, one.reason)
-
-
-def _take(
-    number: int, picture: Picture, manifest: Manifest
-) -> tuple[int, Path | bytes | Image.Image | Array | ImageError]:
-    """A picture that no longer depends on the caller, who may go on and close its file or overwrite its buffer."""
-    try:
-        return number, _own(picture, manifest)
-    except InputError as error:
-        return number, ImageError(number, str(error))
-
-
-def _own(picture: Picture, manifest: Manifest) -> Path | bytes | Image.Image | Array:
-    if isinstance(picture, str | os.PathLike):
-        return Path(picture)
-    if isinstance(picture, Bytes):
-        return bytes(picture)
-    if isinstance(picture, Image.Image):
-        with _pillow:
-            return _rgb(picture)
-    if isinstance(picture, np.ndarray):
-        return _from_array(picture, manifest)
-    if isinstance(picture, OpenFile):
-        return _content(picture)
-    raise InputError(f"a picture is {_KINDS}; not {type(picture).__name__}")
-
-
-def _prepare(
-    number: int, picture: Path | bytes | Image.Image | Array | ImageError, manifest: Manifest
-) -> Array | ImageError:
-    if isinstance(picture, np.ndarray | ImageError):
-        return picture
-    try:
-        if isinstance(picture, Path):
-            picture = load_image(picture)
-        elif isinstance(picture, bytes):
-            picture = decode_image(picture)
-        return preprocess(picture, manifest.preprocessing)
-    except InputError as error:
-        return ImageError(number, str(error))
 
 
 def _content(file: OpenFile) -> bytes:
@@ -211,10 +228,10 @@ def _bytes(chunk: object) -> Bytes:
     raise InputError(f"is a file whose read() returned {type(chunk).__name__}, not bytes")
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, sixteen_bit: str, on_note: OnNote) -> Image.Image:
     """A copy of a Pillow image, which may be decoded here, lazily opened as it was."""
     try:
-        return to_rgb(image)
+        return to_rgb(image, sixteen_bit, on_note)
     except InputError:
         raise
     except Exception as error:  # a decoder fed a hostile file raises anything

@@ -85,14 +85,16 @@ class _How:
     on_note: OnNote
 
 
-def load_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode a picture (its first frame) as 8-bit RGB, upright by its EXIF orientation.
+def load_image(
+    path: Path, max_pixels: int = MAX_PIXELS, sixteen_bit: str = "full", on_note: OnNote = no_note
+) -> Image.Image:
+    """Decode a picture (its first frame) as 8-bit RGB, upright by its EXIF orientation; arguments as `decode_image`.
 
     Raises:
         InputError: the picture is missing, empty, truncated, too large, no regular file, or of no format in `FORMATS`.
     """
     try:
-        return decode_file(path, max_pixels)
+        return decode_file(path, max_pixels, sixteen_bit, on_note)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -301,16 +303,16 @@ def _add_heif_to_pillow() -> None:
     register_heif_opener(thumbnails=False)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, sixteen_bit: str = "full", on_note: OnNote = no_note) -> Image.Image:
     """Return the picture as 8-bit RGB, upright by its EXIF orientation, transparent parts blended over white.
 
-    A picture that is all of this already is returned itself. 16-bit grey is divided by 257 and rounded; Pillow's own
-    conversion would clip it at 255.
+    A picture that is all of this already is returned itself. 16-bit grey is divided by 257 and rounded, or as
+    `sixteen_bit` says; Pillow's own conversion would clip it at 255.
 
     Raises:
         InputError: the picture's values have no known range (32-bit grey), or Pillow can't convert its mode.
     """
-    return _to_rgb(image, _How(MAX_PIXELS, "full", no_note))
+    return _to_rgb(image, _How(MAX_PIXELS, sixteen_bit, on_note))
 
 
 def _to_rgb(image: Image.Image, how: _How) -> Image.Image:

@@ -8,7 +8,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from PIL import Image
 
@@ -22,8 +22,15 @@ from runtime.sources.reading import container, read_image
 from runtime.sources.tars import Tar
 
 
+class ReadAs(Protocol):
+    """A function that decodes the image of a root and a path; it raises InputError."""
+
+    def __call__(self, root: str, path: str, /, *, sixteen_bit: str) -> Image.Image:
+        """Decode it, images of 16 bits as one of `runtime.images.formats.SIXTEEN_BIT` says."""
+
+
 @contextlib.contextmanager
-def at_hand(keys: Iterable[Key], read: ReadImage = read_image) -> Iterator[ReadImage]:
+def at_hand(keys: Iterable[Key], read: ReadAs = read_image, *, sixteen_bit: str = "full") -> Iterator[ReadImage]:
     """Yield a function like `read` that is faster for `keys`.
 
     To read one member of a packed tar or one row of a parquet file, everything before it must be read as well. Here
@@ -33,6 +40,7 @@ def at_hand(keys: Iterable[Key], read: ReadImage = read_image) -> Iterator[ReadI
     Args:
         keys: root and path of the images that will be read; `read` serves all others.
         read: decodes an image by its key.
+        sixteen_bit: one of `runtime.images.formats.SIXTEEN_BIT`.
 
     Raises:
         OutputFileError: the temporary file can't be written.
@@ -51,11 +59,12 @@ def at_hand(keys: Iterable[Key], read: ReadImage = read_image) -> Iterator[ReadI
         def read_one(root: str, path: str) -> Image.Image:
             where = place.get((root, path))
             if where is None:
-                return read(root, path)
+                return read(root, path, sixteen_bit=sixteen_bit)
             if isinstance(where, str):
                 raise InputError(where)
             offset, size = where
-            return decode_image(os.pread(file.fileno(), size, offset))  # threads share no position
+            content = os.pread(file.fileno(), size, offset)  # threads share no position
+            return decode_image(content, sixteen_bit=sixteen_bit)
 
         yield read_one
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from runtime.contract import format1
 from runtime.contract.manifest import Manifest
+from runtime.images.formats import SIXTEEN_BIT
 
 _DESCRIPTIVE = ("model", "options", "weights")
 """Fields of an origin that are for people: a file's name, and what is in the model's bytes."""
@@ -76,6 +77,12 @@ def random_weights(origin: Mapping[str, Any]) -> str | None:
         return str(weights.get("source")) if weights.get("kind") == "random" else None
     source = options_of(origin).get("weights")  # as in a store of manifest format 1
     return source if isinstance(source, str) and format1.weights_kind(source) == "random" else None
+
+
+def sixteen_bit_of(origin: Mapping[str, Any]) -> str:
+    """Return how the images of 16 bits were read, one of `runtime.images.formats.SIXTEEN_BIT`."""
+    found = origin.get("sixteen_bit")
+    return str(found) if found in SIXTEEN_BIT else "full"
 
 
 def fingerprint(fields: Mapping[str, Any]) -> str:

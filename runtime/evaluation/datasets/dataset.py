@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from runtime.contract.errors import InputError, UsageError
 from runtime.contract.keys import Key
 from runtime.evaluation.datasets.pixels import PixelImages
 from runtime.sources import read_image
-from runtime.sources.item import Entry, IsWanted, Unreadable
+from runtime.sources.item import NONE_SKIPPED, Entry, IsWanted, Unreadable
 
 Int32 = npt.NDArray[np.int32]
 
@@ -53,6 +53,8 @@ class Dataset:
     """Entries that can't be listed or can't be images, such as a link in a tar."""
     remarks: tuple[str, ...] = ()
     """Remarks for the user."""
+    skipped: Mapping[str, int] = NONE_SKIPPED
+    """Number of files that were passed over, by reason; no images, or not to be read."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -67,11 +69,11 @@ class Dataset:
         wanted = set(keys)
         return self.images.items(lambda root, path: (root, path) in wanted)
 
-    def read_image(self, root: str, path: str) -> Image.Image:
+    def read_image(self, root: str, path: str, *, sixteen_bit: str = "full") -> Image.Image:
         """The image of one key, as `sources.read_image`, which knows of no pixels in an array; raises InputError."""
         if isinstance(self.images, PixelImages):
             return self.images.read(root, path)
-        return read_image(root, path)
+        return read_image(root, path, sixteen_bit=sixteen_bit)
 
 
 def stratified(labels: Int32, limit: int, seed: int) -> npt.NDArray[np.intp]:

@@ -59,6 +59,7 @@ def load(path: Path, selection: Selection = ALL) -> Dataset:
         identity=identity_of_file(path) if is_tar else identity_of_files(str(path), [name for _, name in keys]),
         problems=problems,
         remarks=(*_shared(parents), *((as_line(sources.skipped),) if sources.skipped else ())),
+        skipped=sources.skipped,
     )
 
 

@@ -407,6 +407,18 @@ def test_command_that_finds_it_off_exits_1_with_report_and_table(call, tiny, pla
     assert ElementTree.parse(report).getroot().find("testsuite").get("failures") == "1"
 
 
+def test_what_was_passed_over_and_remarked_on_is_counted(call, tiny, folder) -> None:
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "clip.mp4").write_bytes(b"a video")
+    Image.fromarray(np.full((40, 50), 4000, np.uint16)).save(folder / "twelve.png")
+    _, out, _ = call(tiny, "--against", tiny, "--images", folder, "--json")
+    report = json.loads(out)
+    assert report["skipped"] == {"text": 1, "video": 1}
+    assert report["notes"] == {"few_of_16_bits": 1}
+    _, out, _ = call(tiny, "--against", tiny, "--images", folder)
+    assert "come out dark; --sixteen-bit auto widens them: 1\n" in out
+
+
 def test_limit_spreads_over_all_pictures(call, tiny, folder) -> None:
     code, out, _ = call(tiny, "--against", tiny, "--images", folder, "--limit", 4, "--json")
     report = json.loads(out)

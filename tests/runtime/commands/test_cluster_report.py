@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from pyarrow import parquet
 from reports import HUES, parse
 
@@ -180,3 +181,27 @@ def test_a_sample_is_drawn_by_the_seed_also_where_none_is_given(embeddings, tmp_
         names.append(page.map()["name"])
     assert names[0] == names[1]
     assert len(names[0]) == 5
+
+
+@pytest.mark.parametrize("sixteen_bit", ["full", "auto"])
+@pytest.mark.parametrize("packed", [False, True], ids=["files", "parquet"])
+def test_twelve_bit_pictures_are_shown_as_they_were_embedded(tmp_path, sixteen_bit, packed, monkeypatch):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    values = np.linspace(2000, 4095, 60 * 50).astype(np.uint16).reshape(50, 60)
+    names = [f"{number}.png" for number in range(6)]
+    for name in names:
+        Image.fromarray(values).save(folder / name)
+    root, paths = str(folder), names
+    if packed:
+        root, paths = str(tmp_path / "images.parquet"), [str(number) for number in range(6)]
+        parquet.write_table(pa.table({"image": [(folder / name).read_bytes() for name in names]}), root)
+    origin = {"model": "m.onnx", "model_sha256": "ab" * 32, "provider": "cpu", "options": {}}
+    with open_writer(tmp_path / "embeddings", origin | ({"sixteen_bit": "auto"} if sixteen_bit == "auto" else {})) as w:
+        w.add([root] * 6, paths, np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32))
+    seen = []
+    real = ImageOps.fit
+    monkeypatch.setattr(ImageOps, "fit", lambda image, *given: seen.append(image) or real(image, *given))
+    assert run(tmp_path / "embeddings", "--report", tmp_path / "r.html") == 0
+    assert len(seen) >= 12  # the page's and the picture's
+    assert {np.asarray(one).max() for one in seen} == {16 if sixteen_bit == "full" else 255}

@@ -72,8 +72,13 @@ def test_evaluate_counts_remarks_and_widens_into_another_cache(tiny, tmp_path, c
         Image.fromarray(rng.integers(0, 4096, (20, 20), np.uint16)).save(path)
     command = ["evaluate", str(tiny), "--data", f"folder:{tmp_path / 'classes'}", "--cache", str(tmp_path / "cache")]
     command += ["--seeds", "2", "--n-init", "1"]
-    assert main(command) == 0
-    assert "--sixteen-bit auto widens them: 6\n" in capsys.readouterr().err
+    (tmp_path / "classes" / "readme.txt").write_text("no picture")
+    assert main([*command, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert "--sixteen-bit auto widens them: 6\n" in printed.err
+    (dataset,) = json.loads(printed.out)["datasets"]
+    assert dataset["skipped"] == {"text": 1}
+    assert [one["notes"] for one in dataset["evaluations"]] == [{"few_of_16_bits": 6}] * len(dataset["evaluations"])
     assert main([*command, "--sixteen-bit", "auto"]) == 0
     said = capsys.readouterr().err
     assert "6 images embedded" in said

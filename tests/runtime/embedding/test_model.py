@@ -18,7 +18,7 @@ from runtime.backends.session import check_names
 from runtime.contract.errors import CheckError, InputError, ItaeError, UsageError
 from runtime.embedding.model import Model
 from runtime.images import batches as module
-from runtime.images.decode import load_image
+from runtime.images.decode import Note, load_image
 from runtime.images.preprocess import preprocess
 
 ALL = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
@@ -402,12 +402,55 @@ def test_threads_may_share_an_image_that_is_not_decoded_yet(tiny, tmp_path) -> N
             assert_same(model.embed([Image.open(path)] * 4), np.repeat(want, 4, axis=0))
 
 
+@pytest.fixture
+def twelve_bit(tmp_path) -> tuple[Path, Path]:
+    """A picture of 8 bits, and the same in 12 bits of a 16-bit file."""
+    grey = np.random.default_rng(3).integers(0, 256, (40, 50))
+    grey[0, :2] = 0, 255
+    eight, twelve = tmp_path / "eight.png", tmp_path / "twelve.png"
+    Image.fromarray(grey.astype(np.uint8)).save(eight)
+    Image.fromarray(np.round(grey * (4095 / 255)).astype(np.uint16)).save(twelve)
+    return eight, twelve
+
+
+def test_twelve_bits_are_widened_on_demand_and_remarked_on_however_they_are_given(tiny, twelve_bit, caplog) -> None:
+    eight, twelve = twelve_bit
+    with load(tiny) as model:
+        want = model.embed(eight)
+        assert not caplog.records
+        assert np.abs(model.embed(twelve) - want).max() > 0.5
+        assert [one.getMessage() for one in caplog.records] == [f"{Note.FEW_BITS.text}: 1"]
+        caplog.clear()
+        for given in (twelve, twelve.read_bytes(), io.BytesIO(twelve.read_bytes()), Image.open(twelve)):
+            np.testing.assert_allclose(model.embed(given, sixteen_bit="auto"), want, atol=1e-5)
+        found = model.run([twelve] * 3, sixteen_bit="auto")
+        np.testing.assert_allclose(found["embedding"], np.repeat(want, 3, axis=0), atol=1e-5)
+        assert caplog.records[-1].getMessage() == f"{Note.WIDENED.text}: 3"  # once a call
+
+
+def test_remarks_are_returned_by_number_where_errors_are(tiny, twelve_bit, caplog) -> None:
+    eight, twelve = twelve_bit
+    with load(tiny) as model:
+        kept = model.embed([eight, b"no picture", twelve, Image.open(twelve)], on_error="skip")
+        assert kept.notes == {2: (Note.FEW_BITS,), 3: (Note.FEW_BITS,)}
+        assert list(kept.errors) == [1]
+        kept = model.run([twelve, eight], on_error="skip", sixteen_bit="auto")
+        assert kept.notes == {0: (Note.WIDENED,)}
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("wrong", ["12", "Auto", None, True])
+def test_another_sixteen_bit_is_refused(tiny, twelve_bit, wrong) -> None:
+    with load(tiny) as model, pytest.raises(UsageError, match="sixteen_bit"):
+        model.embed(twelve_bit, sixteen_bit=wrong)
+
+
 def test_pictures_are_decoded_by_several_threads(tiny, paths, monkeypatch) -> None:
     met = threading.Barrier(2, timeout=20)  # broken, so an error, where one thread decodes all
 
-    def together(path):
+    def together(*given):
         met.wait()
-        return load_image(path)
+        return load_image(*given)
 
     monkeypatch.setattr(module, "load_image", together)
     monkeypatch.setattr("runtime.images.batches.usable_cores", lambda: 2)
