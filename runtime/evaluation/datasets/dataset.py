@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from runtime.contract.errors import InputError, UsageError
 from runtime.contract.keys import Key
 from runtime.evaluation.datasets.pixels import PixelImages
 from runtime.sources import read_image
-from runtime.sources.item import NONE_SKIPPED, Entry, IsWanted, Unreadable
+from runtime.sources.item import Entry, IsWanted, Unreadable
 
 Int32 = npt.NDArray[np.int32]
 
@@ -53,7 +53,7 @@ class Dataset:
     """Entries that can't be listed or can't be images, such as a link in a tar."""
     remarks: tuple[str, ...] = ()
     """Remarks for the user."""
-    skipped: Mapping[str, int] = NONE_SKIPPED
+    skipped: Mapping[str, int] = field(default_factory=dict)
     """Number of files that were passed over, by reason; no images, or not to be read."""
 
     def __len__(self) -> int:
