@@ -1,7 +1,8 @@
 """Embeddings as an array for other programs: `X.npy`, (n, C) float32, and `X.jsonl`, which says what each row is of.
 
-`X.jsonl` is UTF-8 with a line `{"row": i, "root": ..., "path": ...}` for each row, in order. The two lie side by side,
-and one without the other means nothing.
+`X.jsonl` is UTF-8 with a line `{"row": i, "root": ..., "path": ...}` for each row, in order. Lines between them, as
+`{"root": ..., "path": ..., "error": ...}`, are of images that have no row: `itae-embed` writes them, and they are passed
+over. The two files lie side by side, and one without the other means nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from runtime.store.reader import Store
 
 _FIELDS = {"row", "root", "path"}
+_FIELDS_OF_ERRORS = {"root", "path", "error"}
 _MAX_LINE = 1 << 20
 """Bytes; longer lines are damage, since a path has 4,096 bytes at most."""
 _PART_ROWS = 4096
@@ -71,16 +73,19 @@ class ArrayPair:
 
     def images(self) -> Iterator[Key]:
         """Root and path of each row; raises InputError."""
-        row = 0
+        row = number = 0
         with self._opened(self._lines) as file:
             while line := file.readline(_MAX_LINE):
-                if row == self.rows:
-                    raise InputError(f"{self._lines} has more than the {self.rows} lines of {self._path}: {_AGAIN}")
+                number += 1
                 try:
-                    yield _key(line, row)
+                    fields = json.loads(line.decode())  # bytes might be UTF-16
+                    if not _has_no_row(fields):
+                        if row == self.rows:
+                            raise InputError(f"{self._lines} has more than the {row} lines of {self._path}: {_AGAIN}")
+                        yield _key(fields, row)
+                        row += 1
                 except (ValueError, RecursionError) as error:
-                    raise InputError(f"{self._lines}, line {row + 1}: {one_line(error)}: {_AGAIN}") from error
-                row += 1
+                    raise InputError(f"{self._lines}, line {number}: {one_line(error)}: {_AGAIN}") from error
         if row < self.rows:
             raise InputError(f"{self._lines} has {row} lines, {self._path} has {self.rows} rows: {_AGAIN}")
 
@@ -177,7 +182,9 @@ def _is_ours(lines: Path) -> bool | None:
     """Whether a file begins as the lines of a pair do; None if it does not exist."""
     try:
         with lines.open("rb") as file:
-            _key(file.readline(_MAX_LINE), 0)
+            fields = json.loads(file.readline(_MAX_LINE).decode())
+            if not _has_no_row(fields):
+                _key(fields, 0)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError):
@@ -190,9 +197,13 @@ def _line(row: int, root: str, path: str) -> bytes:
     return text.translate(_ESCAPED).encode() + b"\n"
 
 
-def _key(line: bytes, row: int) -> Key:
-    """Root and path of a line; raises ValueError, RecursionError."""
-    fields = json.loads(line.decode())  # bytes might be UTF-16
+def _has_no_row(fields: object) -> bool:
+    """Whether a line is of an image that could not be embedded."""
+    return isinstance(fields, dict) and "row" not in fields and fields.keys() >= _FIELDS_OF_ERRORS
+
+
+def _key(fields: object, row: int) -> Key:
+    """Root and path of the line of a row; raises ValueError."""
     if not isinstance(fields, dict) or not fields.keys() >= _FIELDS:
         raise ValueError('expected {"row": ..., "root": ..., "path": ...}')
     root, path = fields["root"], fields["path"]

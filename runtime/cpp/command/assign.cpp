@@ -72,8 +72,8 @@ OldClusters::OldClusters(const std::string& path, const Manifest& manifest) : wi
             throw refused(file + " holds no float32 of shape (k, C): give the " + file_name + " of a run of `cluster`");
         width_ = static_cast<std::size_t>(found.shape[1]);
         if (found.shape[1] != manifest.embedding_width()) {
-            throw refused("--assign " + path + ": centroids of width " + std::to_string(width_) + ", embeddings of width " +
-                          std::to_string(manifest.embedding_width()));
+            throw refused("--assign " + path + ": centroids of width " + std::to_string(width_) +
+                          ", embeddings of width " + std::to_string(manifest.embedding_width()));
         }
         centroids_.resize(found.count());
         std::memcpy(centroids_.data(), found.data.data(), found.data.size());
@@ -97,8 +97,9 @@ std::int64_t OldClusters::nearest(const float* embedding, const std::string& nam
         for (const float value : point) square += double{value} * double{value};
         const double length = std::sqrt(square);
         if (!(length > 0)) {
-            throw Error(ErrorKind::mismatch, "the embedding of " + name + " is all zeros and can't be normalised: it has no "
-                                                                          "label by --assign");
+            throw Error(ErrorKind::mismatch, "the embedding of " + name +
+                                                 " is all zeros and can't be normalised: it has no "
+                                                 "label by --assign");
         }
         for (float& value : point) value = static_cast<float>(double{value} / length);
     }

@@ -88,7 +88,8 @@ class Replay {
                 const Bytes& stranger = strangers_[static_cast<std::size_t>(-1 - one)];
                 input.insert(input.end(), stranger.begin(), stranger.end());
             } else {
-                const std::uint8_t* start = golden_.input.data.data() + static_cast<std::size_t>(one) * session_.input_bytes();
+                const std::uint8_t* start =
+                    golden_.input.data.data() + static_cast<std::size_t>(one) * session_.input_bytes();
                 input.insert(input.end(), start, start + session_.input_bytes());
             }
         }
@@ -162,7 +163,8 @@ class Replay {
                 ++row.flags;
                 // A flag there changes the norms of every later layer.
                 if (first == none) first = at / patches;
-                const float* distances = golden_.flag_distance.as<float>() + static_cast<std::size_t>(row.sample()) * none;
+                const float* distances =
+                    golden_.flag_distance.as<float>() + static_cast<std::size_t>(row.sample()) * none;
                 if (at / patches == first) row.flag_distance = std::max(row.flag_distance, double{distances[at]});
             }
             if (first != none) layers = first + 1;
@@ -171,8 +173,8 @@ class Replay {
             const auto found = got.find(name);
             if (found == got.end()) continue;
             const std::int64_t width = name == std::string("embedding") ? manifest.embedding_width() : manifest.width;
-            row.distance = std::max(row.distance, distance(floats(found->second), floats(alone.at(name)),
-                                                           static_cast<std::size_t>(width)));
+            row.distance = std::max(
+                row.distance, distance(floats(found->second), floats(alone.at(name)), static_cast<std::size_t>(width)));
         }
         if (const auto norms = got.find("artifact_norm"); norms != got.end()) {
             std::vector<float> a = floats(norms->second), b = floats(alone.at("artifact_norm"));
@@ -202,8 +204,8 @@ BatchInvariance check_batches(const Session& session, const Golden& golden, cons
     const std::int64_t smallest = session.smallest_batch(), preferred = session.preferred_batch();
     const bool is_onnx = session.manifest().builder == "onnx";
     std::set<std::int64_t> sizes;
-    for (const std::int64_t size : {std::int64_t{2}, std::int64_t{3}, smallest, preferred,
-                                    is_onnx ? preferred : session.largest_batch()})
+    for (const std::int64_t size :
+         {std::int64_t{2}, std::int64_t{3}, smallest, preferred, is_onnx ? preferred : session.largest_batch()})
         if (size >= std::max<std::int64_t>(smallest, 2) && size <= session.largest_batch()) sizes.insert(size);
     BatchInvariance result;
     if (sizes.empty()) {
@@ -236,7 +238,8 @@ BatchInvariance check_batches(const Session& session, const Golden& golden, cons
     run(all);
 
     std::vector<Compared> off;
-    std::copy_if(rows.begin(), rows.end(), std::back_inserter(off), [&](const Compared& row) { return replay.is_off(row); });
+    std::copy_if(rows.begin(), rows.end(), std::back_inserter(off),
+                 [&](const Compared& row) { return replay.is_off(row); });
     result.borderline = replay.borderline(off);
     result.borderline.resize(std::min(result.borderline.size(), chosen.size() / 2));
     const auto is_left_out = [&](const Compared& row) {
@@ -253,15 +256,14 @@ BatchInvariance check_batches(const Session& session, const Golden& golden, cons
     }
     off.erase(std::remove_if(off.begin(), off.end(), is_left_out), off.end());
     if (!off.empty()) {
-        const Compared& worst = *std::max_element(off.begin(), off.end(), [](const Compared& a, const Compared& b) {
-            return a.distance < b.distance;
-        });
+        const Compared& worst = *std::max_element(
+            off.begin(), off.end(), [](const Compared& a, const Compared& b) { return a.distance < b.distance; });
         result.failures.push_back(
             "sample " + std::to_string(worst.sample()) + " in row " + std::to_string(worst.number) + " of a batch of " +
-            std::to_string(worst.batch.size()) + " is not what it is alone: its vectors are " + as_text(worst.distance) +
-            " of their length away, limit " + (limits.batch_distance ? as_text(*limits.batch_distance) : "none") + ", " +
-            std::to_string(worst.flags) + " flags differ; " + std::to_string(off.size()) + " of " +
-            std::to_string(rows.size()) + " rows are off");
+            std::to_string(worst.batch.size()) + " is not what it is alone: its vectors are " +
+            as_text(worst.distance) + " of their length away, limit " +
+            (limits.batch_distance ? as_text(*limits.batch_distance) : "none") + ", " + std::to_string(worst.flags) +
+            " flags differ; " + std::to_string(off.size()) + " of " + std::to_string(rows.size()) + " rows are off");
     }
     std::sort(result.borderline.begin(), result.borderline.end());
     return result;

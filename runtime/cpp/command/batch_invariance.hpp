@@ -17,7 +17,8 @@ struct BatchInvariance {
     double distance = 0;              ///< largest of an embedding or patch token to that of its image alone, as a share
     double norm_relative = 0;         ///< largest relative difference of `artifact_norm`
     std::int64_t flags_differing = 0;
-    std::vector<std::int64_t> borderline;  ///< samples that a flag near its threshold explains; at most half of those used
+    std::vector<std::int64_t>
+        borderline;  ///< samples that a flag near its threshold explains; at most half of those used
     std::vector<std::string> failures;
 };
 

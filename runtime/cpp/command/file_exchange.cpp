@@ -58,7 +58,9 @@ std::string folder_of(const std::string& path) {
     return parent.empty() ? "." : parent;
 }
 
-std::string beside(const std::string& path, const std::string& name) { return (fs::path(folder_of(path)) / name).string(); }
+std::string beside(const std::string& path, const std::string& name) {
+    return (fs::path(folder_of(path)) / name).string();
+}
 
 void move(const std::string& from, const std::string& to) {
     if (::rename(from.c_str(), to.c_str()) != 0) cannot_write(to, errno);
@@ -133,8 +135,9 @@ struct Plan {
     std::string token;
 
     std::string as_json() const {
-        const nlohmann::ordered_json fields{{"seal", seal},         {"older", older},     {"fresh", fresh}, {"had_seal", had_seal},
-                                            {"host", host}, {"process", process}, {"token", token}};
+        const nlohmann::ordered_json fields{{"seal", seal},         {"older", older}, {"fresh", fresh},
+                                            {"had_seal", had_seal}, {"host", host},   {"process", process},
+                                            {"token", token}};
         return fields.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
     }
 };
@@ -279,7 +282,8 @@ void publish(const std::string& seal, const std::vector<std::string>& names, con
         cannot_write(seal, errno);
     const std::string text = plan.as_json();
     const Descriptor file(::open((staging + "/" + plan_name).c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
-    if (!file || ::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) cannot_write(seal, errno);
+    if (!file || ::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+        cannot_write(seal, errno);
     sync_file(file.get(), seal);
     const auto [lock, state] = locked(staging);
     const std::string parent = folder_of(seal);
@@ -303,10 +307,11 @@ void publish(const std::string& seal, const std::vector<std::string>& names, con
                 restore(folder, plan);
                 close(folder);
             } catch (const Error&) {
-                throw Error(ErrorKind::io, std::string(error.what()) + "; " + plan.seal +
-                                               " is missing: run the same command again, which first puts the older files "
-                                               "back from " +
-                                               base_name(folder));
+                throw Error(ErrorKind::io,
+                            std::string(error.what()) + "; " + plan.seal +
+                                " is missing: run the same command again, which first puts the older files "
+                                "back from " +
+                                base_name(folder));
             }
         }
         throw;

@@ -79,17 +79,19 @@ int embed(const Options& options) {
         const Prepare prepare = [&](const Entry& entry, void* target) {
             prepare_file(location(entry.root, entry.path), manifest.preprocessing, target);
         };
-        end = embed_stream(*session, [&] { return sources.next(); }, prepare, how, [&](const Row& row) {
-            if (row.embedding != nullptr) {
-                std::optional<std::int64_t> label;
-                if (old) label = old->nearest(row.embedding, location(row.entry.root, row.entry.path));
-                writer.add(row.entry, row.embedding, label);
-            } else {
-                writer.fail(row.entry, row.error);
-                if (failed++ == 0) first_failure = location(row.entry.root, row.entry.path) + ": " + row.error;
-            }
-            progress.show(writer.rows(), failed);
-        });
+        end = embed_stream(
+            *session, [&] { return sources.next(); }, prepare, how,
+            [&](const Row& row) {
+                if (row.embedding != nullptr) {
+                    std::optional<std::int64_t> label;
+                    if (old) label = old->nearest(row.embedding, location(row.entry.root, row.entry.path));
+                    writer.add(row.entry, row.embedding, label);
+                } else {
+                    writer.fail(row.entry, row.error);
+                    if (failed++ == 0) first_failure = location(row.entry.root, row.entry.path) + ": " + row.error;
+                }
+                progress.show(writer.rows(), failed);
+            });
     }
     if (end == End::stopped) {
         say("itae-embed: interrupted; nothing was written");
@@ -103,15 +105,19 @@ int embed(const Options& options) {
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     char time[32];
     std::snprintf(time, sizeof time, "%.1f", seconds);
-    say("embedded " + std::to_string(writer.rows()) + (writer.rows() == 1 ? " image" : " images") + " into " + options.out +
-        " in " + time + " s");
-    if (failed > 0) say(std::to_string(failed) + " failed: see " + writer.lines_path() + "; the first: " + first_failure);
+    say("embedded " + std::to_string(writer.rows()) + (writer.rows() == 1 ? " image" : " images") + " into " +
+        options.out + " in " + time + " s");
+    if (failed > 0)
+        say(std::to_string(failed) + " failed: see " + writer.lines_path() + "; the first: " + first_failure);
     if (!sources.skipped().empty()) say(as_line(sources.skipped()));
     if (options.json) {
         const nlohmann::ordered_json summary{
-            {"out", printable(options.out)},   {"lines", printable(writer.lines_path())},
-            {"embedded", writer.rows()},       {"failed", failed},
-            {"skipped", sources.skipped()},    {"backend", session->name()},
+            {"out", printable(options.out)},
+            {"lines", printable(writer.lines_path())},
+            {"embedded", writer.rows()},
+            {"failed", failed},
+            {"skipped", sources.skipped()},
+            {"backend", session->name()},
             {"seconds", std::round(seconds * 1000) / 1000},
         };
         std::printf("%s\n", summary.dump(2).c_str());

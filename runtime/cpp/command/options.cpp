@@ -49,8 +49,9 @@ Options parse(int count, const char* const* arguments) {
     app.add_option("--batch", options.load.batch, "images to run at a time (default: 8; an engine's own)")
         ->type_name("N")
         ->check(CLI::Range(std::int64_t{1}, std::int64_t{2147483647}));
-    app.add_option("--threads", options.load.threads,
-                   "threads that compute and decode on the CPU (default: the cores of this process, or a container's quota)")
+    app.add_option(
+           "--threads", options.load.threads,
+           "threads that compute and decode on the CPU (default: the cores of this process, or a container's quota)")
         ->type_name("N")
         ->check(CLI::Range(1, max_threads));
     app.add_option("--backend", options.load.backend, "what runs the model (default: what it was made for)")

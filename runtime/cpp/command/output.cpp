@@ -20,8 +20,8 @@ constexpr std::size_t longest_line = 1U << 20U;
 /// and JSON does not escape is escaped.
 std::string quoted(const std::string& text) {
     std::string json = nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-    for (const auto& [character, escape] :
-         {std::pair{"\xc2\x85", "\\u0085"}, std::pair{"\xe2\x80\xa8", "\\u2028"}, std::pair{"\xe2\x80\xa9", "\\u2029"}}) {
+    for (const auto& [character, escape] : {std::pair{"\xc2\x85", "\\u0085"}, std::pair{"\xe2\x80\xa8", "\\u2028"},
+                                            std::pair{"\xe2\x80\xa9", "\\u2029"}}) {
         const std::string searched = character;
         for (std::size_t at = 0; (at = json.find(searched, at)) != std::string::npos;)
             json.replace(at, searched.size(), escape);
@@ -65,7 +65,8 @@ void check_place(const std::string& out, const std::string& lines) {
 std::string npy_header(std::int64_t rows, std::int64_t width) {
     constexpr std::size_t largest_digits = 21;  // numpy leaves room for more rows
     const std::string count = std::to_string(rows);
-    std::string header = "{'descr': '<f4', 'fortran_order': False, 'shape': (" + count + ", " + std::to_string(width) + "), }";
+    std::string header =
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (" + count + ", " + std::to_string(width) + "), }";
     header.append(largest_digits - count.size(), ' ');
     const std::size_t before = 10;  // bytes of the magic number, the version and the header's size
     header.append(64 - (before + header.size() + 1) % 64, ' ');
@@ -78,7 +79,8 @@ std::string npy_header(std::int64_t rows, std::int64_t width) {
 
 std::string line_of(std::int64_t row, const std::string& root, const std::string& path,
                     std::optional<std::int64_t> label) {
-    std::string line = "{\"row\": " + std::to_string(row) + ", \"root\": " + quoted(root) + ", \"path\": " + quoted(path);
+    std::string line =
+        "{\"row\": " + std::to_string(row) + ", \"root\": " + quoted(root) + ", \"path\": " + quoted(path);
     if (label) line += ", \"label\": " + std::to_string(*label);
     return line + "}\n";
 }

@@ -54,7 +54,8 @@ std::string Progress::words(Clock::time_point now, std::int64_t embedded, std::i
     const double speed = time > 0 ? static_cast<double>(done - seen_.front().second) / time : 0;
     char text[160];
     std::snprintf(text, sizeof text, "%lld of %lld images (%.0f%%), %.1f a second", static_cast<long long>(done),
-                  static_cast<long long>(total_), 100.0 * static_cast<double>(done) / static_cast<double>(total_), speed);
+                  static_cast<long long>(total_), 100.0 * static_cast<double>(done) / static_cast<double>(total_),
+                  speed);
     std::string line = text;
     if (speed > 0) line += ", " + duration(static_cast<double>(total_ - done) / speed) + " left";
     if (failed > 0) line += ", " + std::to_string(failed) + " failed";

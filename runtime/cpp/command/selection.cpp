@@ -21,24 +21,43 @@ const std::set<std::string>& image_suffixes() {
 }
 
 const std::set<std::string>& system_names() {
-    static const std::set<std::string> all{
-        "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "zbthumbnail.info", "icon\r",
-        "__macosx", "__pycache__", "lost+found", "$recycle.bin", "recycler", "system volume information", "@eadir",
-        "@sharebin", "#recycle", "@recycle", "#snapshot", "~snapshot", "@recently-snapshot", "temporary items",
-        "network trash folder"};
+    static const std::set<std::string> all{"thumbs.db",
+                                           "ehthumbs.db",
+                                           "ehthumbs_vista.db",
+                                           "desktop.ini",
+                                           "picasa.ini",
+                                           "zbthumbnail.info",
+                                           "icon\r",
+                                           "__macosx",
+                                           "__pycache__",
+                                           "lost+found",
+                                           "$recycle.bin",
+                                           "recycler",
+                                           "system volume information",
+                                           "@eadir",
+                                           "@sharebin",
+                                           "#recycle",
+                                           "@recycle",
+                                           "#snapshot",
+                                           "~snapshot",
+                                           "@recently-snapshot",
+                                           "temporary items",
+                                           "network trash folder"};
     return all;
 }
 
 const std::map<std::string, std::string>& other_suffixes() {
     static const std::map<std::string, std::string> all = [] {
         const std::array<std::array<const char*, 2>, 7> kinds{{
-            {"text", "txt md rst csv tsv json jsonl xml xmp aae yaml yml toml html htm css js log py ipynb cls url srt"},
+            {"text",
+             "txt md rst csv tsv json jsonl xml xmp aae yaml yml toml html htm css js log py ipynb cls url srt"},
             {"video", "mp4 m4v mov qt avi mkv webm 3gp mpg mpeg mts m2ts wmv flv"},
             {"sound", "mp3 wav m4a flac ogg aac opus"},
             {"raw file of a camera", "dng cr2 cr3 crw nef nrw arw sr2 srf orf rw2 rwl pef raf srw 3fr iiq x3f erf mrw"},
             {"archive", "zip tar gz tgz bz2 xz zst 7z rar"},
             {"data",
-             "npy npz parquet arrow feather pkl pickle pt pth ckpt safetensors onnx h5 hdf5 mat db sqlite tfrecord mdb"},
+             "npy npz parquet arrow feather pkl pickle pt pth ckpt safetensors onnx h5 hdf5 mat db sqlite tfrecord "
+             "mdb"},
             {"document", "pdf doc docx xls xlsx ppt pptx odt ods odp"},
         }};
         std::map<std::string, std::string> by_suffix;
@@ -99,7 +118,8 @@ bool is_picture(std::string_view start) {
 }  // namespace
 
 bool is_system(const std::string& name) {
-    return (!name.empty() && name.front() == '.' && name != "." && name != "..") || system_names().count(lower(name)) > 0;
+    return (!name.empty() && name.front() == '.' && name != "." && name != "..") ||
+           system_names().count(lower(name)) > 0;
 }
 
 bool is_image(const std::string& name) { return image_suffixes().count(suffix(name)) > 0; }

@@ -225,10 +225,13 @@ std::unique_ptr<Source> open_argument(const std::string& argument) {
     const std::string name = base_name(bare);
     const std::string folder = resolved(bare.substr(0, bare.size() - name.size()));
     const std::string small = lower(name);
-    for (const char* end : {".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".parquet"})
-        if (ends_with(small, end)) throw refuse("itae-embed reads no tars and no parquet; `python -m runtime embed` does");
+    for (const char* end :
+         {".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".parquet"})
+        if (ends_with(small, end))
+            throw refuse("itae-embed reads no tars and no parquet; `python -m runtime embed` does");
     for (const char* end : {".csv", ".tsv", ".json", ".jsonl", ".zip", ".arrow"})
-        if (ends_with(small, end)) throw refuse("not a source of images; give images, folders, or a list of paths (.txt)");
+        if (ends_with(small, end))
+            throw refuse("not a source of images; give images, folders, or a list of paths (.txt)");
     if (!ends_with(small, ".txt") && !ends_with(small, ".lst")) return std::make_unique<NamedFile>(folder, name);
     try {
         const Bytes content = OpenFile(argument).read_all();
@@ -252,7 +255,8 @@ std::unique_ptr<Source> open_list(std::string content, const std::string& name, 
 Key key_of(const std::string& given, const std::string& base) {
     std::string text = given;
     const auto refuse = [](const std::string& why) { return Error(ErrorKind::image, why); };
-    if (text.size() > max_length) throw refuse("has " + std::to_string(text.size()) + " characters, too many for a path");
+    if (text.size() > max_length)
+        throw refuse("has " + std::to_string(text.size()) + " characters, too many for a path");
     if (!is_utf8(text)) throw refuse(not_utf8);
     if (is_remote(text)) throw refuse("is a URL, which itae-embed doesn't read; `python -m runtime embed` does");
     if (text.compare(0, 6, "file:/") == 0) text.erase(0, 5);  // as Spark writes the path of a local file
@@ -329,7 +333,8 @@ bool Sources::is_new(const Entry& entry) {
     // 16 bytes of a hash in the place of a key: a million of them takes little memory.
     const std::string text = (entry.error.empty() ? "i" : "e") + entry.root + '\0' + entry.path;
     const std::string digits = sha256(ByteView(reinterpret_cast<const std::uint8_t*>(text.data()), text.size()));
-    return seen_.insert({std::stoull(digits.substr(0, 16), nullptr, 16), std::stoull(digits.substr(16, 16), nullptr, 16)})
+    return seen_
+        .insert({std::stoull(digits.substr(0, 16), nullptr, 16), std::stoull(digits.substr(16, 16), nullptr, 16)})
         .second;
 }
 

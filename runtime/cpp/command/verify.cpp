@@ -108,8 +108,8 @@ bool verify(const Session& session, std::int64_t batch, bool as_json) {
         row("norms, relative", as_text("%.3g", parity.norm_relative), limit("<=", limits.flag_margin));
     if (parity.flags_checked) {
         row("flags differing", std::to_string(parity.flags_differing),
-            std::to_string(parity.borderline.size()) + " borderline samples, " + std::to_string(parity.left_out.size()) +
-                " left out");
+            std::to_string(parity.borderline.size()) + " borderline samples, " +
+                std::to_string(parity.left_out.size()) + " left out");
     } else if (!manifest.layers.empty()) {
         row("flags", "not compared", "artifact_mask is not an output of this model");
     }

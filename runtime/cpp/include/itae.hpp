@@ -6,5 +6,7 @@
 #include "itae/golden.hpp"
 #include "itae/image.hpp"
 #include "itae/manifest.hpp"
+#include "itae/model.hpp"
 #include "itae/preprocess.hpp"
+#include "itae/session.hpp"
 #include "itae/version.hpp"

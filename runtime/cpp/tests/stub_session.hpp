@@ -7,8 +7,8 @@
 
 #include "itae/session.hpp"
 
-/// A session without a library behind it. A picture is 12 bytes; its embedding is the sum of them and the first of them,
-/// and NaN if all of them are 255.
+/// A session without a library behind it. A picture is 12 bytes; its embedding is the sum of them and the first of
+/// them, and NaN if all of them are 255.
 class StubSession final : public itae::Session {
   public:
     explicit StubSession(itae::Manifest manifest = stub_manifest()) : Session(std::move(manifest), "stub") {}

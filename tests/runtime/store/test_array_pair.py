@@ -74,6 +74,17 @@ def test_the_lines_of_another_program_may_be_ascii_hold_more_and_lack_the_last_n
     assert list(Store(pair).images()) == [("\u2028", f"é/{row}") for row in range(9)]
 
 
+ERROR = json.dumps({"root": "r", "path": "bad.jpg", "error": "is empty (0 bytes)"})
+
+
+def test_lines_of_images_without_a_row_are_passed_over(pair) -> None:
+    lines = pair.with_suffix(".jsonl").read_text().splitlines()
+    pair.with_suffix(".jsonl").write_text("\n".join([ERROR, *lines[:4], ERROR, ERROR, *lines[4:], ERROR]) + "\n")
+    assert list(Store(pair).images()) == list(rows(9).images())
+    export_array(Store(pair), pair)  # it is taken for a pair, and replaced
+    assert pair.with_suffix(".jsonl").read_text().splitlines() == lines
+
+
 @given(st.lists(NAME, min_size=1, max_size=9))
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_name_survives_and_any_reader_finds_the_lines(tmp_path, some) -> None:
@@ -276,6 +287,8 @@ BAD_LINES = {
     "missing": (None, "x.jsonl does not exist"),
     "too few": (GOOD[:8], "has 8 lines, .*x.npy has 9 rows"),
     "too many": ([*GOOD, GOOD[0]], "has more than the 9 lines"),
+    "too few beside errors": ([*GOOD[:8], ERROR.encode()], "has 8 lines, .*x.npy has 9 rows"),
+    "an error without a root": ([b'{"path": "p", "error": "e"}', *GOOD], "line 1: expected"),
     "another order": ([GOOD[1], GOOD[0], *GOOD[2:]], "line 1: it is of row 1, expected 0"),
     "a row as text": ([b'{"row": "0", "root": "r", "path": "p"}', *GOOD[1:]], "line 1: it is of row 0, expected 0"),
     "a row that is true": ([GOOD[0], b'{"row": true, "root": "r", "path": "p"}', *GOOD[2:]], "line 2: it is of row"),

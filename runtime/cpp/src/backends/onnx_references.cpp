@@ -23,17 +23,23 @@ Kind inner(Kind kind, std::uint64_t field) {
     switch (kind) {
         case Kind::model:
             return field == 7 ? Kind::graph : field == 20 ? Kind::training : field == 25 ? Kind::function : Kind::none;
-        case Kind::training: return field == 1 || field == 2 ? Kind::graph : Kind::none;
-        case Kind::function: return field == 7 ? Kind::node : field == 11 ? Kind::attribute : Kind::none;
-        case Kind::graph: return field == 1 ? Kind::node : field == 5 ? Kind::tensor : field == 15 ? Kind::sparse : Kind::none;
-        case Kind::node: return field == 5 ? Kind::attribute : Kind::none;
+        case Kind::training:
+            return field == 1 || field == 2 ? Kind::graph : Kind::none;
+        case Kind::function:
+            return field == 7 ? Kind::node : field == 11 ? Kind::attribute : Kind::none;
+        case Kind::graph:
+            return field == 1 ? Kind::node : field == 5 ? Kind::tensor : field == 15 ? Kind::sparse : Kind::none;
+        case Kind::node:
+            return field == 5 ? Kind::attribute : Kind::none;
         case Kind::attribute:
             return field == 5 || field == 10    ? Kind::tensor
                    : field == 6 || field == 11  ? Kind::graph
                    : field == 22 || field == 23 ? Kind::sparse
                                                 : Kind::none;
-        case Kind::sparse: return field == 1 ? Kind::tensor : Kind::none;
-        default: return Kind::none;
+        case Kind::sparse:
+            return field == 1 ? Kind::tensor : Kind::none;
+        default:
+            return Kind::none;
     }
 }
 
@@ -66,10 +72,17 @@ bool refers_to_other_files(ByteView content) {
                 case 0:  // a number
                     if (varint(message, at) != 0 && kind == Kind::tensor && field == data_location) return true;
                     continue;
-                case 1: size = 8; break;
-                case 2: size = varint(message, at); break;
-                case 5: size = 4; break;
-                default: refuse();
+                case 1:
+                    size = 8;
+                    break;
+                case 2:
+                    size = varint(message, at);
+                    break;
+                case 5:
+                    size = 4;
+                    break;
+                default:
+                    refuse();
             }
             if (size > message.size - at) refuse();
             if (kind == Kind::tensor && field == external_data) return true;

@@ -25,16 +25,23 @@ auto translated(const std::string& what, Call&& call) {
 }
 
 struct ReleaseCudaOptions {
-    void operator()(OrtCUDAProviderOptionsV2* options) const noexcept { Ort::GetApi().ReleaseCUDAProviderOptions(options); }
+    void operator()(OrtCUDAProviderOptionsV2* options) const noexcept {
+        Ort::GetApi().ReleaseCUDAProviderOptions(options);
+    }
 };
 
 std::string as_text(ONNXTensorElementDataType type) {
     switch (type) {
-        case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT: return "float32";
-        case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8: return "uint8";
-        case ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL: return "bool";
-        case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16: return "float16";
-        default: return "ONNX type " + std::to_string(static_cast<int>(type));
+        case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT:
+            return "float32";
+        case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8:
+            return "uint8";
+        case ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL:
+            return "bool";
+        case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
+            return "float16";
+        default:
+            return "ONNX type " + std::to_string(static_cast<int>(type));
     }
 }
 
@@ -70,12 +77,14 @@ class OnnxRuntimeSession final : public Session {
     OnnxRuntimeSession(CheckedModel model, Device device, const SessionOptions& options)
         : Session(std::move(model.manifest), "") {
         if (!device.is_gpu && manifest().precision == "bf16") {
-            throw Error(ErrorKind::backend, model.path + " is bf16, for which ONNX Runtime's CPU has no kernels: build an "
-                                                         "engine from it, or export it with --precision fp32 or fp16");
+            throw Error(ErrorKind::backend, model.path +
+                                                " is bf16, for which ONNX Runtime's CPU has no kernels: build an "
+                                                "engine from it, or export it with --precision fp32 or fp16");
         }
         if (model.content && has_references(*model.content, model.path)) {
-            throw Error(ErrorKind::model, model.path + " keeps weights in another file, which its manifest does not name: "
-                                                       "they were never checked; export it again");
+            throw Error(ErrorKind::model, model.path +
+                                              " keeps weights in another file, which its manifest does not name: "
+                                              "they were never checked; export it again");
         }
         const OnnxRuntimeLibrary& library = load_onnx_runtime(options.ort_library);
         name_ = "ONNX Runtime " + library.version + (device.is_gpu ? " (CUDA)" : " (CPU)");
@@ -109,10 +118,10 @@ class OnnxRuntimeSession final : public Session {
                 const Ort::MemoryInfo memory = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeCPU);
                 // ONNX Runtime takes inputs that it only reads as if it wrote them.
                 void* data = const_cast<void*>(input);
-                Ort::Value tensor = Ort::Value::CreateTensor(memory, data, bytes, shape.data(), shape.size(),
-                                                             expected.dtype == "uint8"
-                                                                 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8
-                                                                 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
+                Ort::Value tensor =
+                    Ort::Value::CreateTensor(memory, data, bytes, shape.data(), shape.size(),
+                                             expected.dtype == "uint8" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8
+                                                                       : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
                 // Run is not const in ONNX Runtime's C++ wrapper, but any number of threads may call it.
                 std::vector<Ort::Value> found = session_.Run(Ort::RunOptions{nullptr}, &input_name, &tensor, 1,
                                                              output_names.data(), output_names.size());

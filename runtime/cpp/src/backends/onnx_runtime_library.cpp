@@ -17,7 +17,8 @@ namespace fs = std::filesystem;
 
 constexpr const char* names[] = {"libonnxruntime.so.1", "libonnxruntime.so"};
 constexpr const char* where =
-    "looked for by --ort-library (ort_library in SessionOptions), the environment variable ITAE_ONNXRUNTIME, beside the "
+    "looked for by --ort-library (ort_library in SessionOptions), the environment variable ITAE_ONNXRUNTIME, beside "
+    "the "
     "program and libitae, and by the loader (LD_LIBRARY_PATH); pip install onnxruntime has it in onnxruntime/capi";
 
 struct CloseLibrary {
@@ -74,13 +75,14 @@ OnnxRuntimeLibrary load(const std::string& chosen) {
         if (handle = opened(candidate, problem); handle) break;
     }
     if (!handle)
-        throw Error(ErrorKind::backend, "ONNX Runtime's library libonnxruntime.so is not found (" + problem + "): " + where);
+        throw Error(ErrorKind::backend,
+                    "ONNX Runtime's library libonnxruntime.so is not found (" + problem + "): " + where);
 
     Dl_info info{};
     void* symbol = dlsym(handle.get(), "OrtGetApiBase");
     if (symbol == nullptr || dladdr(symbol, &info) == 0)
-        throw Error(ErrorKind::backend, "the library that was found is not ONNX Runtime: it has no OrtGetApiBase; " +
-                                            std::string(where));
+        throw Error(ErrorKind::backend,
+                    "the library that was found is not ONNX Runtime: it has no OrtGetApiBase; " + std::string(where));
     using GetApiBase = const OrtApiBase*(ORT_API_CALL*)();
     const OrtApiBase* base = reinterpret_cast<GetApiBase>(symbol)();
     OnnxRuntimeLibrary library{info.dli_fname, base->GetVersionString()};
@@ -134,8 +136,9 @@ const OnnxRuntimeLibrary& load_onnx_runtime(const std::string& chosen) {
                 symbol != nullptr && dladdr(symbol, &info) != 0 && library->path == info.dli_fname)
                 return *library;
         }
-        throw Error(ErrorKind::backend, "ONNX Runtime of " + library->path + " is loaded already, and one process holds one: " +
-                                            chosen + " can't be loaded beside it");
+        throw Error(ErrorKind::backend, "ONNX Runtime of " + library->path +
+                                            " is loaded already, and one process holds one: " + chosen +
+                                            " can't be loaded beside it");
     }
     return *library;
 }

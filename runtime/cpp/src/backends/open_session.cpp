@@ -50,7 +50,8 @@ Device parse_device(const std::string& text, bool is_engine) {
 
 std::unique_ptr<Session> open_session(const std::string& model_path, const SessionOptions& options) {
     if (options.threads < 0 || options.threads > max_threads)
-        throw refused("threads " + std::to_string(options.threads) + ": must be from 1 to " + std::to_string(max_threads));
+        throw refused("threads " + std::to_string(options.threads) + ": must be from 1 to " +
+                      std::to_string(max_threads));
     const Manifest manifest = Manifest::read(model_path);  // before its files: a wrong option is known at once
     const std::string backend = chosen_backend(options.backend, manifest);
     const Device device = parse_device(options.device, backend != "onnxruntime");
@@ -60,8 +61,9 @@ std::unique_ptr<Session> open_session(const std::string& model_path, const Sessi
 #ifdef ITAE_WITH_ONNXRUNTIME
         return open_onnx_runtime(check_model(model_path), device, options);
 #endif
-        throw Error(ErrorKind::backend, model_path + " needs ONNX Runtime, without which this library was built: build it again "
-                                                     "with scripts/build-cpp, which fetches its headers");
+        throw Error(ErrorKind::backend, model_path +
+                                            " needs ONNX Runtime, without which this library was built: build it again "
+                                            "with scripts/build-cpp, which fetches its headers");
     }
     throw Error(ErrorKind::backend, model_path + " is an engine of " + backend +
                                         ", without which this library was built: build it where its headers are");

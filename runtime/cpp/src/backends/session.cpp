@@ -14,7 +14,8 @@ constexpr std::int64_t max_batch = 2147483647;
 
 std::string as_text(const std::vector<std::int64_t>& shape) {
     std::string text;
-    for (const std::int64_t side : shape) text += (text.empty() ? "" : ", ") + (side < 0 ? "batch" : std::to_string(side));
+    for (const std::int64_t side : shape)
+        text += (text.empty() ? "" : ", ") + (side < 0 ? "batch" : std::to_string(side));
     return "(" + text + ")";
 }
 
@@ -24,7 +25,9 @@ std::size_t elements_of(const std::vector<std::int64_t>& shape) {
     return count;
 }
 
-std::size_t bytes_of(const TensorInfo& tensor) { return elements_of(tensor.shape) * (tensor.dtype == "float32" ? 4 : 1); }
+std::size_t bytes_of(const TensorInfo& tensor) {
+    return elements_of(tensor.shape) * (tensor.dtype == "float32" ? 4 : 1);
+}
 
 /// Whether none of `count` float32 is NaN or infinite. They may lie anywhere: a caller's buffer need not be aligned.
 bool all_finite(const void* data, std::size_t count) {
@@ -47,15 +50,14 @@ Manifest checked(Manifest manifest) {
         for (std::size_t axis = 1; axis < tensor.shape.size(); ++axis)
             bytes *= tensor.shape[axis] < 0 ? 0.0 : static_cast<double>(tensor.shape[axis]);
         if (tensor.shape.empty() || !(bytes > 0) || bytes > 1e12)
-            throw Error(ErrorKind::model, "the manifest gives `" + tensor.name + "` the shape " + as_text(tensor.shape) +
+            throw Error(ErrorKind::model, "the manifest gives `" + tensor.name + "` the shape " +
+                                              as_text(tensor.shape) +
                                               ", expected a batch of something: export the model again");
     }
     return manifest;
 }
 
-bool has_limits(const Manifest& manifest) {
-    return manifest.builder != "onnx" && manifest.batch.has_value();
-}
+bool has_limits(const Manifest& manifest) { return manifest.builder != "onnx" && manifest.batch.has_value(); }
 
 }  // namespace
 
@@ -125,7 +127,8 @@ std::vector<Array> Session::run(const void* input, std::int64_t batch, const std
 
 void Session::check_input(const void* input, std::int64_t batch) const {
     const TensorInfo& expected = manifest_.input;
-    const std::string takes = "the model takes `" + expected.name + "` as " + expected.dtype + " " + as_text(expected.shape);
+    const std::string takes =
+        "the model takes `" + expected.name + "` as " + expected.dtype + " " + as_text(expected.shape);
     if (batch < 1 || batch > largest_batch()) {
         throw Error(ErrorKind::image, "a batch of " + std::to_string(batch) + " images: the model takes 1 to " +
                                           std::to_string(largest_batch()));
@@ -147,7 +150,8 @@ void Session::check_output(const Array& array, const std::string& name, std::int
                                              ", its manifest says " + declared.dtype + " " + as_text(shape) +
                                              ": export it again");
     }
-    if (numbers == Numbers::finite && array.dtype == "float32" && !all_finite(array.data.data(), array.data.size() / 4)) {
+    if (numbers == Numbers::finite && array.dtype == "float32" &&
+        !all_finite(array.data.data(), array.data.size() / 4)) {
         const std::size_t row_bytes = array.data.size() / static_cast<std::size_t>(batch);
         int rows = 0;
         for (std::int64_t row = 0; row < batch; ++row)

@@ -87,8 +87,7 @@ std::int64_t Model::width() const noexcept { return manifest().embedding_width()
 
 std::vector<float> Model::embed(const std::vector<std::string>& paths) const {
     const Preprocessing& how = manifest().preprocessing;
-    if (paths.size() == 1)
-        return state_->embed_one([&](void* out) { prepare_file(paths[0], how, out); }, paths[0]);
+    if (paths.size() == 1) return state_->embed_one([&](void* out) { prepare_file(paths[0], how, out); }, paths[0]);
     return state_->embed(
         paths.size(), [&](std::size_t number, void* out) { prepare_file(paths[number], how, out); },
         [&](std::size_t number) { return paths[number]; });
@@ -106,8 +105,7 @@ std::vector<float> Model::embed(const std::vector<ByteView>& contents) const {
 std::vector<float> Model::embed(const std::vector<Image>& images) const {
     const Preprocessing& how = manifest().preprocessing;
     const auto name = [](std::size_t number) { return "picture " + std::to_string(number); };
-    if (images.size() == 1)
-        return state_->embed_one([&](void* out) { prepare_image(images[0], how, out); }, name(0));
+    if (images.size() == 1) return state_->embed_one([&](void* out) { prepare_image(images[0], how, out); }, name(0));
     return state_->embed(
         images.size(), [&](std::size_t number, void* out) { prepare_image(images[number], how, out); }, name);
 }

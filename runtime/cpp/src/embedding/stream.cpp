@@ -14,7 +14,6 @@
 namespace itae {
 namespace {
 
-
 constexpr std::size_t max_ahead = 512;  // pictures, however large a batch is
 
 /// A place in the line of entries, reused when its entry is done.

@@ -48,7 +48,8 @@ constexpr const char* not_finite = "the model gave NaN or infinity for it; expor
 /// Why a stream ended.
 enum class End { all_done, stopped };
 
-/// Embed entries in their order: threads decode ahead while the model runs, 2 batches and a picture for each thread at most.
+/// Embed entries in their order: threads decode ahead while the model runs, 2 batches and a picture for each thread at
+/// most.
 ///
 /// @param session of a model with an output `embedding`.
 /// @param on_row called in this thread with each entry, in order; what it throws ends the stream.

@@ -25,11 +25,11 @@ const std::string located{"\x70\x01"};  // field 14, a number: 1
 TEST_CASE("a tensor with its values in another file is found wherever it lies") {
     const std::string by_place = GENERATE_COPY(external, located);
     const std::string initializer = bytes(5, by_place);
-    CHECK(refers(bytes(7, initializer)));                                         // graph, initializer
-    CHECK(refers(bytes(7, bytes(15, bytes(1, by_place)))));                       // sparse initializer
-    CHECK(refers(bytes(7, bytes(1, bytes(5, bytes(5, by_place))))));              // node, attribute, tensor
-    CHECK(refers(bytes(7, bytes(1, bytes(5, bytes(6, initializer))))));           // a node's own graph
-    CHECK(refers(bytes(7, bytes(1, bytes(5, bytes(22, bytes(1, by_place)))))));   // sparse tensor of an attribute
+    CHECK(refers(bytes(7, initializer)));                                        // graph, initializer
+    CHECK(refers(bytes(7, bytes(15, bytes(1, by_place)))));                      // sparse initializer
+    CHECK(refers(bytes(7, bytes(1, bytes(5, bytes(5, by_place))))));             // node, attribute, tensor
+    CHECK(refers(bytes(7, bytes(1, bytes(5, bytes(6, initializer))))));          // a node's own graph
+    CHECK(refers(bytes(7, bytes(1, bytes(5, bytes(22, bytes(1, by_place)))))));  // sparse tensor of an attribute
 }
 
 TEST_CASE("what holds its values itself refers to nothing") {
@@ -40,7 +40,12 @@ TEST_CASE("what holds its values itself refers to nothing") {
 }
 
 TEST_CASE("bytes that are no ONNX file are refused") {
-    const std::string bad = GENERATE(as<std::string>{}, "\x3b", "\x3a\x05" "ab", std::string(11, '\xff'), "\x39" "abc",
+    const std::string bad = GENERATE(as<std::string>{}, "\x3b",
+                                     "\x3a\x05"
+                                     "ab",
+                                     std::string(11, '\xff'),
+                                     "\x39"
+                                     "abc",
                                      std::string("\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f"), "\x08");
     const auto error = thrown([&] { refers(bad); });
     REQUIRE(error);

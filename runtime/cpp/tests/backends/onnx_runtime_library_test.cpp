@@ -16,8 +16,9 @@ TEST_CASE("ONNX Runtime is looked for by option, variable, folders and loader, i
     CHECK(onnx_runtime_candidates("libort.so", "", {}) == Paths{"./libort.so"});
     CHECK(onnx_runtime_candidates(folder.path().string(), "", {}) ==
           Paths{folder.at("libonnxruntime.so.1"), folder.at("libonnxruntime.so")});
-    CHECK(onnx_runtime_candidates("", "", {"/program", ""}) ==
-          Paths{"/program/libonnxruntime.so.1", "/program/libonnxruntime.so", "libonnxruntime.so.1", "libonnxruntime.so"});
+    CHECK(onnx_runtime_candidates("", "", {"/program", ""}) == Paths{"/program/libonnxruntime.so.1",
+                                                                     "/program/libonnxruntime.so",
+                                                                     "libonnxruntime.so.1", "libonnxruntime.so"});
 }
 
 TEST_CASE("a library that is missing or another is refused with all the places") {
@@ -28,10 +29,12 @@ TEST_CASE("a library that is missing or another is refused with all the places")
     CHECK(error->kind() == itae::ErrorKind::backend);
     const std::string message = error->what();
     if (message.find("is loaded already") != std::string::npos) return;  // a test before this one has loaded it
-    for (const char* part : {"no such file", "--ort-library", "ITAE_ONNXRUNTIME", "beside the program", "LD_LIBRARY_PATH"})
+    for (const char* part :
+         {"no such file", "--ort-library", "ITAE_ONNXRUNTIME", "beside the program", "LD_LIBRARY_PATH"})
         CHECK(message.find(part) != std::string::npos);
     folder.write("libonnxruntime.so", "not a library");
-    CHECK(std::string(thrown([&] { itae::load_onnx_runtime(missing); })->what()).find("is not found") != std::string::npos);
+    CHECK(std::string(thrown([&] { itae::load_onnx_runtime(missing); })->what()).find("is not found") !=
+          std::string::npos);
     const auto other = thrown([] { itae::load_onnx_runtime("/lib/x86_64-linux-gnu/libm.so.6"); });
     if (std::filesystem::exists("/lib/x86_64-linux-gnu/libm.so.6"))
         CHECK(std::string(other->what()).find("it has no OrtGetApiBase") != std::string::npos);

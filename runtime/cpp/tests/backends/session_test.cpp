@@ -16,7 +16,8 @@ TEST_CASE("a session checks what goes in") {
     CHECK(thrown([&] { session.run(nullptr, 1); })->kind() == ErrorKind::usage);
     const auto unknown = thrown([&] { session.run(picture.data(), 1, {"mask"}); });
     REQUIRE(unknown);
-    CHECK(unknown->what() == std::string("the model has no output `mask`, only embedding; see the exporter's --outputs"));
+    CHECK(unknown->what() ==
+          std::string("the model has no output `mask`, only embedding; see the exporter's --outputs"));
 }
 
 TEST_CASE("a float32 input with NaN or infinity is refused") {
@@ -37,11 +38,13 @@ TEST_CASE("a session checks what comes out") {
     REQUIRE(not_finite);
     CHECK(not_finite->kind() == ErrorKind::mismatch);
     CHECK(not_finite->what() ==
-          std::string("stub.onnx gave NaN or infinity in `embedding` for 2 of 2 images; export it with --precision fp32"));
+          std::string(
+              "stub.onnx gave NaN or infinity in `embedding` for 2 of 2 images; export it with --precision fp32"));
     CHECK_FALSE(thrown([&] { session.run(pictures.data(), 2, {}, itae::Numbers::any); }));
     session.columns = 3;
-    CHECK(thrown([&] { session.run(pictures.data(), 2); })->what() ==
-          std::string("stub.onnx gave `embedding` as float32 (2, 3), its manifest says float32 (2, 2): export it again"));
+    CHECK(
+        thrown([&] { session.run(pictures.data(), 2); })->what() ==
+        std::string("stub.onnx gave `embedding` as float32 (2, 3), its manifest says float32 (2, 2): export it again"));
     session.columns = 2;
     session.dtype = "float16";
     CHECK(thrown([&] { session.run(pictures.data(), 2); })->kind() == ErrorKind::mismatch);
@@ -63,7 +66,8 @@ TEST_CASE("an engine's smallest batch is filled up, and the extra rows are dropp
     CHECK(sizes == std::vector<std::int64_t>{4});
     CHECK(session.chosen_batch(0) == 6);
     CHECK(session.chosen_batch(8) == 8);
-    CHECK(thrown([&] { session.chosen_batch(9); })->what() == std::string("a batch of 9: the model takes 1 to 8 at a time"));
+    CHECK(thrown([&] { session.chosen_batch(9); })->what() ==
+          std::string("a batch of 9: the model takes 1 to 8 at a time"));
     CHECK(thrown([&] { session.run(pictures.data(), 9); })->kind() == ErrorKind::image);
 }
 
@@ -77,7 +81,8 @@ TEST_CASE("an ONNX file takes any batch, and 8 by default") {
 
 TEST_CASE("shapes that are no batch of anything are refused") {
     itae::Manifest manifest = StubSession::stub_manifest();
-    manifest.outputs.front().shape = GENERATE(std::vector<std::int64_t>{}, std::vector<std::int64_t>{-1, 1LL << 60, 1LL << 60},
-                                              std::vector<std::int64_t>{-1, -1});
+    manifest.outputs.front().shape =
+        GENERATE(std::vector<std::int64_t>{}, std::vector<std::int64_t>{-1, 1LL << 60, 1LL << 60},
+                 std::vector<std::int64_t>{-1, -1});
     CHECK(thrown([&] { StubSession session(manifest); })->kind() == ErrorKind::model);
 }

@@ -40,8 +40,9 @@ TEST_CASE("an error names the picture") {
     CHECK(among->what() == missing + ": does not exist, or is a link to what does not");
     CHECK(thrown([&] { model.embed({folder.path().string()}); })->what() ==
           folder.path().string() + ": is a folder or a device, not a file");
-    CHECK(thrown([&] { model.embed(std::vector<Image>{flat(1), {2, 2, {}}}); })->what() ==
-          std::string("picture 1: is 2 x 2 pixels of 0 bytes: give height x width x 3 bytes"));
+    CHECK(thrown([&] {
+              model.embed(std::vector<Image>{flat(1), {2, 2, {}}});
+          })->what() == std::string("picture 1: is 2 x 2 pixels of 0 bytes: give height x width x 3 bytes"));
     const auto not_finite = thrown([&] { model.embed(std::vector<Image>{flat(1), flat(255)}); });
     CHECK(not_finite->kind() == itae::ErrorKind::mismatch);
 }

@@ -40,7 +40,8 @@ void prepare(const Entry& entry, void* target) {
     auto* picture = static_cast<std::uint8_t*>(target);
     std::fill(picture, picture + 12, std::uint8_t{0});
     picture[0] = static_cast<std::uint8_t>(std::stoi(entry.path) % 251);
-    if (picture[0] % 7 == 0) std::this_thread::sleep_for(std::chrono::microseconds(200));  // so that later ones overtake it
+    if (picture[0] % 7 == 0)
+        std::this_thread::sleep_for(std::chrono::microseconds(200));  // so that later ones overtake it
 }
 
 itae::StreamOptions options(std::int64_t batch, int workers) {
@@ -67,7 +68,8 @@ TEST_CASE("rows come in the order of their entries, in full batches") {
         if (row.embedding != nullptr) CHECK(row.embedding[1] == static_cast<float>(next));
         ++next;
     };
-    CHECK(itae::embed_stream(session, numbers.source(), prepare, options(batch, workers), on_row) == itae::End::all_done);
+    CHECK(itae::embed_stream(session, numbers.source(), prepare, options(batch, workers), on_row) ==
+          itae::End::all_done);
     CHECK(next == 60);
     std::vector<std::int64_t> expected(static_cast<std::size_t>(52 / batch), batch);
     if (52 % batch != 0) expected.push_back(52 % batch);
@@ -152,6 +154,7 @@ TEST_CASE("a stream can be stopped between pictures") {
     itae::StreamOptions how = options(8, 4);
     int rows = 0;
     how.stopped = [&] { return rows >= 40; };
-    CHECK(itae::embed_stream(session, numbers.source(), prepare, how, [&](const Row&) { ++rows; }) == itae::End::stopped);
+    CHECK(itae::embed_stream(session, numbers.source(), prepare, how, [&](const Row&) { ++rows; }) ==
+          itae::End::stopped);
     CHECK(rows == 40);
 }
