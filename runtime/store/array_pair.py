@@ -1,8 +1,8 @@
 """Embeddings as an array for other programs: `X.npy`, (n, C) float32, and `X.jsonl`, which says what each row is of.
 
 `X.jsonl` is UTF-8 with a line `{"row": i, "root": ..., "path": ...}` for each row, in order. Lines between them, as
-`{"root": ..., "path": ..., "error": ...}`, are of images that have no row: `itae-embed` writes them, and they are passed
-over. The two files lie side by side, and one without the other means nothing.
+`{"root": ..., "path": ..., "error": ...}`, are of images that have no row: `itae-embed` writes them, and they are
+passed over. The two files lie side by side, and one without the other means nothing.
 """
 
 from __future__ import annotations
