@@ -65,6 +65,9 @@ def test_commands_parse(document):
         program, *rest = shlex.split(command)
         if program.startswith("scripts/"):
             assert os.access(ROOT / program, os.X_OK)
+        elif program == "build/cpp/itae-embed":
+            declared = re.findall(r'"(--[a-z-]+)"', text_of("runtime/cpp/command/options.cpp"))
+            assert {option for option in rest if option.startswith("-")} <= {*declared, "-", "--help"}
         elif rest[:2] == ["-m", "exporter"]:
             arguments.to_spec(arguments.parser().parse_args(rest[2:]))
         else:
