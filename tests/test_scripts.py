@@ -17,7 +17,7 @@ from PIL import Image
 from pyarrow import parquet
 
 ROOT = Path(__file__).parents[1]
-SHELL = ["bench", "build-cpp", "check", "gpu-check", "quickstart", "setup", "test"]
+SHELL = ["bench", "build-cpp", "check", "gpu-check", "plant", "quickstart", "setup", "test"]
 
 FAKE_PYTHON = """#!/bin/sh
 # Stands in for Python: writes what it was called with to $CALLS; fails as the file `answers` beside $CALLS says; leaves
