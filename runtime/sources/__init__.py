@@ -105,8 +105,9 @@ def open_sources(
     """Find out what each argument is, list folders and read lists, but no image yet.
 
     Args:
-        arguments: image files, folders, lists of paths (`.txt`, `.parquet`, `-`), tars, parquet with images; local or
-            `SCHEME://`. `{000..012}` and `{a,b}` are expanded where there is no such file, a remote `*` always.
+        arguments: image files, folders, lists of paths (`.txt`, `.parquet`, `-`), tars, parquet with images, folders
+            that hold parquet files and no picture; local or `SCHEME://`. `{000..012}` and `{a,b}` are expanded where
+            there is no such file, a remote `*` always.
         selection: which files of folders and tars are read; files that are named, also by lists, are always read.
         max_pixels: largest number of pixels of an image; it limits the bytes that are read into memory.
         stdin: read in place of standard input.
@@ -119,7 +120,7 @@ def open_sources(
     """
     limit = max_bytes(max_pixels)
     if columns != NO_COLUMNS and not any(
-        ".parquet" in argument.lower() or is_remote(argument) for argument in arguments
+        ".parquet" in argument.lower() or is_remote(argument) or Path(argument).is_dir() for argument in arguments
     ):
         raise UsageError("--image-column and --key-column are for parquet files: none is named")
     sources: list[Source] = []
@@ -127,12 +128,12 @@ def open_sources(
         if argument == STDIN:
             sources.append(text_list(_read_stdin(stdin), "standard input", resolved(".")))
         elif is_remote(argument):
-            sources += [
-                _remote(url, limit, selection, columns) for one in expand_braces(argument) for url in matches(one)
-            ]
+            for url in (url for one in expand_braces(argument) for url in matches(one)):
+                sources += _remote(url, limit, selection, columns)
         else:
             names = [argument] if os.path.lexists(argument) else expand_braces(argument)
-            sources += [_local(name, limit, selection, columns) for name in names]
+            for name in names:
+                sources += _local(name, limit, selection, columns)
     if all(not isinstance(source, Tar) and source.count() == 0 for source in sources):
         what = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
         where = ", ".join(map(printable, arguments))
@@ -144,12 +145,13 @@ def open_sources(
     return Sources(sources)
 
 
-def _local(argument: str, limit: int, selection: Selection, columns: Columns) -> Source:
+def _local(argument: str, limit: int, selection: Selection, columns: Columns) -> list[Source]:
+    """The source that a local argument stands for, or those of the parts of a data set in parquet."""
     try:
         path = Path(argument)
         path.stat()
         if path.is_dir():
-            return Folder(argument, selection)
+            return _folder(Folder(argument, selection), resolved("."), limit, columns)
         folder = resolved(str(path.parent))
     except (OSError, RuntimeError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
@@ -158,12 +160,23 @@ def _local(argument: str, limit: int, selection: Selection, columns: Columns) ->
     kind = kind_of(path.name)
     root = os.path.join(folder, path.name)  # noqa: PTH118
     if kind == "image":
-        return NamedFile(folder, path.name)
+        return [NamedFile(folder, path.name)]
     if kind == "list":
-        return text_list(_content(path), argument, resolved("."))
+        return [text_list(_content(path), argument, resolved("."))]
     if not is_utf8(root):
-        return Unusable(root, NOT_UTF8)
-    return Tar(root, limit, selection) if kind == "tar" else open_parquet(root, resolved("."), limit, columns)
+        return [Unusable(root, NOT_UTF8)]
+    return [Tar(root, limit, selection) if kind == "tar" else open_parquet(root, resolved("."), limit, columns)]
+
+
+def _folder(folder: Folder | RemoteFolder, base: str, limit: int, columns: Columns) -> list[Source]:
+    """A folder of pictures, or the parquet files of one that holds them alone."""
+    return [
+        folder,
+        *(
+            open_parquet(file, base, limit, columns) if is_utf8(file) else Unusable(file, NOT_UTF8)
+            for file in folder.take_parquet()
+        ),
+    ]
 
 
 def _content(path: Path) -> bytes:
@@ -173,20 +186,20 @@ def _content(path: Path) -> bytes:
         raise InputError(f"{printable(str(path))}: {error.strerror}; give a list of paths") from error
 
 
-def _remote(url: str, limit: int, selection: Selection, columns: Columns) -> Source:
+def _remote(url: str, limit: int, selection: Selection, columns: Columns) -> list[Source]:
     if is_folder(url):
-        return RemoteFolder(url, selection)
+        return _folder(RemoteFolder(url, selection), url, limit, columns)
     root, (folder, name) = canonical(url), split(url)
     kind = kind_of(name)
     if kind == "tar":
-        return Tar(root, limit, selection)
+        return [Tar(root, limit, selection)]
     if kind == "parquet":
-        return open_parquet(root, folder, limit, columns)
+        return [open_parquet(root, folder, limit, columns)]
     if kind == "image":
-        return NamedFile(*split(url))
+        return [NamedFile(*split(url))]
     try:
         with open_binary(root) as file:
-            return text_list(file.read(), url, folder)
+            return [text_list(file.read(), url, folder)]
     except Exception as error:
         raise cannot(url, error) from error
 

@@ -14,11 +14,14 @@ from runtime.sources.item import NONE_SKIPPED, Entry, IsWanted, Item, Unreadable
 from runtime.sources.names import is_utf8, printable
 from runtime.sources.selection import (
     LINK,
+    PARQUET_KIND,
     SEARCHED,
     Selection,
+    is_part,
     kind_by_content,
     kind_by_suffix,
     needs_a_look,
+    take_back,
 )
 
 NOT_UTF8 = "its name is not UTF-8: rename it"
@@ -75,8 +78,19 @@ class Folder:
         self._unlistable: dict[str, str] = {}
         self._selection = selection
         self.skipped: Counter[str] = Counter()
+        self._parquet: list[str] = []
         self._search()
         self._paths.sort()
+
+    def take_parquet(self) -> list[str]:
+        """Return the parquet files of a folder without pictures, as Spark and others write data sets, by path.
+
+        They no longer count as passed over. Names that begin with an underscore are no part of a data set.
+        """
+        if self._paths:
+            return []
+        take_back(self.skipped, PARQUET_KIND, len(self._parquet))
+        return [os.path.join(self.roots[0], path) for path in sorted(self._parquet)]  # noqa: PTH118
 
     def count(self) -> int:
         """Number of images and of folders that can't be listed."""
@@ -144,6 +158,8 @@ class Folder:
                         self._paths.append(path)
                     else:
                         self.skipped[why] += 1
+                        if why == PARQUET_KIND and is_part(path):
+                            self._parquet.append(path)
 
 
 class Unusable:

@@ -13,10 +13,13 @@ from runtime.contract.keys import Key
 from runtime.sources.files import NOT_UTF8, resolved
 from runtime.sources.item import NONE_SKIPPED, Entry, IsWanted, Item, Unreadable
 from runtime.sources.names import check_inside, is_remote, is_utf8, printable
+from runtime.sources.picture_text import is_data_uri
 from runtime.sources.remote import split
 
 _MAX_LENGTH = 16_384
-"""Largest number of characters of a path, or of a URL with a signature: longer lines are not of a list."""
+"""Largest number of characters of a URL with a signature: longer lines are not of a list."""
+_MAX_PATH = 4096
+"""Largest number of characters of a path; the system opens none of more bytes."""
 _SHOWN = 200
 
 
@@ -50,7 +53,7 @@ class PathList:
             try:
                 root, path = key_of(text, self._base)
             except (InputError, OSError, RuntimeError, ValueError) as error:
-                shown = text if len(text) <= _MAX_LENGTH else f"{text[:_SHOWN]}…"
+                shown = text if len(text) <= _MAX_PATH and not is_data_uri(text) else f"{text[:_SHOWN]}…"
                 yield Unreadable(printable(self._base), printable(shown), printable(one_line(error)))
             else:
                 if is_wanted(root, path):
@@ -64,7 +67,11 @@ def key_of(text: str, base: str) -> Key:
         InputError: it can't be the path of an image.
         OSError, RuntimeError, ValueError: its folder can't be resolved.
     """
-    if len(text) > _MAX_LENGTH:
+    if is_data_uri(text):
+        raise InputError(
+            "is a picture written as a data URI, not a path: such pictures are read from columns of parquet"
+        )
+    if len(text) > (_MAX_LENGTH if is_remote(text) else _MAX_PATH):
         raise InputError(f"has {len(text):,} characters, too many for a path")
     if not is_utf8(text):
         raise InputError(NOT_UTF8)

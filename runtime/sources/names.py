@@ -16,6 +16,7 @@ SUFFIXES = frozenset(
 )
 """Endings of images in folders and tars, in any case; a file that is an argument itself needs none of them."""
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
+PARQUET_SUFFIX = ".parquet"
 LIST_SUFFIXES = (".txt", ".lst")
 _NO_SOURCE = (".csv", ".tsv", ".json", ".jsonl", ".zip", ".arrow")
 """Files that were named by mistake: they are refused at once, not recorded as images that can't be decoded."""
@@ -39,7 +40,7 @@ def kind_of(name: str) -> Literal["tar", "parquet", "list", "image"]:
     lower = name.lower()
     if lower.endswith(TAR_SUFFIXES):
         return "tar"
-    if lower.endswith(".parquet"):
+    if lower.endswith(PARQUET_SUFFIX):
         return "parquet"
     if lower.endswith(LIST_SUFFIXES):
         return "list"

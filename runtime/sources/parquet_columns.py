@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote
 from runtime.contract.errors import InputError
 from runtime.images.formats import HEAD, format_of
 from runtime.sources.names import printable
+from runtime.sources.picture_text import looks_like_picture
 from runtime.sources.remote import open_binary
 
 IMAGE_COLUMNS = (
@@ -76,6 +77,8 @@ class ImageColumn:
     """The column of paths of images that have no bytes; None: the struct's, or there is none."""
     key: str | None = None
     """The column whose values become names in the keys; None: the struct's path, or there is none."""
+    is_text: bool = False
+    """Whether images are written as text: data URIs or base64."""
     mark: str = ""
     """The mark after the number of the row in a key if the column is not the one taken by default."""
 
@@ -114,7 +117,8 @@ def find_images(file: Any, root: str, columns: Columns = NO_COLUMNS) -> ImageCol
     found = _candidates(file)
     column = found[0] if found else None
     if columns.image is not None:
-        named = _as_images(_field(schema, columns.image, root, "--image-column"))
+        field = _field(schema, columns.image, root, "--image-column")
+        named = _as_images(field) or _as_picture_text(file, field)
         if named is None and not is_text(schema.field(columns.image).type):
             kind = f"holds {_short(schema.field(columns.image).type)}"
             raise InputError(f"{printable(root)}: column `{columns.image}` {kind}: {WHAT}; {list_columns(schema)}")
@@ -147,7 +151,11 @@ def column_of(file: Any, mark: str) -> ImageColumn | None:  # noqa: ANN401
         return next(iter(_candidates(file)), None)
     name = unquote(mark.removeprefix(":"))
     schema = file.schema_arrow
-    return _marked(_as_images(schema.field(name)), schema) if name in schema.names else None
+    if name not in schema.names:
+        return None
+    field = schema.field(name)
+    text = ImageColumn(name, is_struct=False, has_path=False, is_text=True) if _is_string(field.type) else None
+    return _marked(_as_images(field) or text, schema)
 
 
 def path_column(schema: Any, root: str, name: str | None = None) -> str | None:  # noqa: ANN401
@@ -206,14 +214,23 @@ def _candidates(file: Any) -> list[ImageColumn]:  # noqa: ANN401
         if not holds_embeddings(schema):
             meant = [one for one in columns if not (paths and _ASIDE.search(one.name.lower()))]
             found = [one for one in meant if _looks_like_images(file, one)]
-    return [one if one.has_path or not paths else replace(one, beside=paths[0]) for one in found]
+            if not found:
+                texts = sorted(schema, key=lambda field: field.name not in paths)
+                found = [one for field in texts if (one := _as_picture_text(file, field)) is not None]
+    return [_with_paths(one, paths) for one in found]
+
+
+def _with_paths(column: ImageColumn, paths: list[str]) -> ImageColumn:
+    """A column with the column of paths for its images without bytes."""
+    others = [name for name in paths if name != column.name]
+    return replace(column, beside=others[0]) if others and not column.has_path else column
 
 
 def _as_images(field: Any) -> ImageColumn | None:  # noqa: ANN401
     """How a column holds images, by its type; None if it can't."""
     import pyarrow as pa
 
-    in_lists = is_list(field.type)
+    in_lists = is_list(field.type) and not is_bytes(field.type)
     kind = field.type.value_type if in_lists else field.type
     if is_bytes(kind):
         return ImageColumn(field.name, is_struct=False, has_path=False, is_list=in_lists)
@@ -231,22 +248,50 @@ def _marked(column: ImageColumn | None, schema: Any) -> ImageColumn | None:  # n
     """A column that is not the one taken by default: its keys say so, since two may lie in one store."""
     if column is None:
         return None
-    paths = [] if column.has_path else _path_columns(schema)
-    return replace(column, mark=f":{quote(column.name, safe='')}", beside=paths[0] if paths else None)
+    return replace(_with_paths(column, _path_columns(schema)), mark=f":{quote(column.name, safe='')}")
+
+
+def _as_picture_text(file: Any, field: Any) -> ImageColumn | None:  # noqa: ANN401
+    """A column of text whose first rows hold a picture, as a data URI or as base64; None if it is another."""
+    column = ImageColumn(field.name, is_struct=False, has_path=False, is_text=True)
+    return column if _is_string(field.type) and _looks_like_images(file, column) else None
 
 
 def _looks_like_images(file: Any, column: ImageColumn) -> bool:  # noqa: ANN401
-    """Whether a column of bytes holds an image in its first rows."""
+    """Whether a column of bytes or text holds an image in its first rows."""
     looked = 0
     for batch in file.iter_batches(batch_size=16, columns=[column.name]):
         values = column_in(batch, column.name)
         for value in values.flatten() if column.is_list else values:
-            if value.is_valid and format_of(value.as_buffer()[:HEAD].to_pybytes()) is not None:
+            if column.is_text and isinstance(text := value.as_py(), str) and looks_like_picture(text):
+                return True
+            if not column.is_text and value.is_valid and format_of(_start(value)) is not None:
                 return True
         looked += len(values)
         if looked >= _LOOKED_AT:
             break
     return False
+
+
+def _start(value: Any) -> bytes:  # noqa: ANN401
+    buffer = buffer_of(value)
+    return b"" if buffer is None else bytes(buffer[:HEAD])
+
+
+def buffer_of(value: Any) -> Any:  # noqa: ANN401
+    """The bytes of a pyarrow scalar of a type that `is_bytes` or a string, as its buffer; None for a null."""
+    import pyarrow as pa
+
+    if isinstance(value, pa.DictionaryScalar):
+        value = value.value
+    if value is None or not value.is_valid:
+        return None
+    if isinstance(value, pa.ListScalar | pa.LargeListScalar | pa.FixedSizeListScalar):
+        numbers = value.values
+        if numbers.null_count:
+            raise InputError("is a list of numbers of which some are null")
+        return pa.py_buffer(numbers.to_numpy(zero_copy_only=False).tobytes())
+    return value.as_buffer()
 
 
 def _path_columns(schema: Any) -> list[str]:  # noqa: ANN401
@@ -288,10 +333,16 @@ def is_list(kind: Any) -> bool:  # noqa: ANN401
 
 
 def is_bytes(kind: Any) -> bool:  # noqa: ANN401
-    """Whether a type is of bytes of any length."""
+    """Whether a type is of bytes: of any length, of one length, a list of numbers of 8 bits, or numbers for these."""
     import pyarrow as pa
 
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+    types = pa.types
+    if types.is_dictionary(kind):
+        return is_bytes(kind.value_type)
+    if is_list(kind):
+        return bool(types.is_uint8(kind.value_type) or types.is_int8(kind.value_type))
+    fixed = types.is_fixed_size_binary(kind) and not types.is_decimal(kind)
+    return bool(fixed or types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
 
 
 def is_text(kind: Any) -> bool:  # noqa: ANN401

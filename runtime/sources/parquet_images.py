@@ -18,7 +18,8 @@ from runtime.sources.files import resolved
 from runtime.sources.item import NONE_SKIPPED, Entry, IsWanted, Item, Unreadable, reason
 from runtime.sources.lists import key_of
 from runtime.sources.names import is_remote, printable
-from runtime.sources.parquet_columns import ImageColumn, column_in, column_of, key_columns, open_columns
+from runtime.sources.parquet_columns import ImageColumn, buffer_of, column_in, column_of, key_columns, open_columns
+from runtime.sources.picture_text import picture_of
 from runtime.sources.remote import split
 
 _ROWS = 16
@@ -127,12 +128,14 @@ class _Group:
         return f"{row}{self._column.mark}/{name}" if name else f"{row}{self._column.mark}"
 
     def _entry(self, key: str, value: Any, path: str | None) -> Entry:  # noqa: ANN401  # a pyarrow scalar
-        buffer = value.as_buffer() if value is not None and value.is_valid else None
-        if buffer is None and not path:
-            return Unreadable(self._root, key, "holds no bytes (null)")
         try:
+            buffer = buffer_of(value)
+            if buffer is None and not path:
+                return Unreadable(self._root, key, "holds no bytes (null)")
             if path and not (buffer and buffer.size):
                 return Item(self._root, key, place=_place(path, self._root))
+            if self._column.is_text or bytes(buffer[:5]).lower() == b"data:":
+                return Item(self._root, key, picture_of(bytes(buffer), self._max_bytes))
             return Item(self._root, key, _image_bytes(buffer, self._max_bytes))
         except InputError as error:
             return Unreadable(self._root, key, reason(error))

@@ -15,7 +15,17 @@ from runtime.images.formats import HEAD
 from runtime.sources.files import entry
 from runtime.sources.item import Entry, IsWanted, reason
 from runtime.sources.names import is_remote
-from runtime.sources.selection import UNKNOWN, Selection, is_system, kind_by_content, kind_by_suffix, needs_a_look
+from runtime.sources.selection import (
+    PARQUET_KIND,
+    UNKNOWN,
+    Selection,
+    is_part,
+    is_system,
+    kind_by_content,
+    kind_by_suffix,
+    needs_a_look,
+    take_back,
+)
 
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
 _PACKAGES |= {"http": "aiohttp", "https": "aiohttp", "abfs": "adlfs", "az": "adlfs"}
@@ -141,6 +151,7 @@ class RemoteFolder:
         start = path.rstrip("/") + "/"
         self.skipped: Counter[str] = Counter()
         self._paths: list[str] = []
+        self._parquet: list[str] = []
         looked_into: dict[str, str] = {}  # path in the file system, path below the root
         for name in found:
             if not (below := name.removeprefix(start).lstrip("/")):
@@ -151,6 +162,8 @@ class RemoteFolder:
                 looked_into[name] = below
             elif why := kind_by_suffix(below):
                 self.skipped[why] += 1
+                if why == PARQUET_KIND and is_part(below):
+                    self._parquet.append(below)
             else:
                 self._paths.append(below)
         for name, why in _why_not(root, file_system, list(looked_into)):
@@ -159,6 +172,13 @@ class RemoteFolder:
             else:
                 self.skipped[why] += 1
         self._paths.sort()
+
+    def take_parquet(self) -> list[str]:
+        """Return the parquet files of a folder without pictures; as `Folder.take_parquet`."""
+        if self._paths:
+            return []
+        take_back(self.skipped, PARQUET_KIND, len(self._parquet))
+        return [f"{self.roots[0].rstrip('/')}/{path}" for path in sorted(self._parquet)]
 
     def count(self) -> int:
         """Number of images."""

@@ -13,7 +13,7 @@ from functools import cached_property
 from runtime.contract.argument_types import as_flag, as_names
 from runtime.contract.errors import UsageError
 from runtime.images.formats import format_of, other_format
-from runtime.sources.names import is_image, printable
+from runtime.sources.names import PARQUET_SUFFIX, is_image, printable
 
 SYSTEM = "system or hidden"
 EXCLUDED = "excluded"
@@ -42,6 +42,8 @@ _OTHER_SUFFIXES = {
     "data": "npy npz parquet arrow feather pkl pickle pt pth ckpt safetensors onnx h5 hdf5 mat db sqlite tfrecord mdb",
     "document": "pdf doc docx xls xlsx ppt pptx odt ods odp",
 }
+PARQUET_KIND = "data"
+"""The kind of parquet files, which are read where they are named, or where a folder holds nothing else."""
 _KINDS = {f".{suffix}": kind for kind, suffixes in _OTHER_SUFFIXES.items() for suffix in suffixes.split()}
 
 
@@ -161,6 +163,18 @@ def kind_by_content(start: bytes) -> str | None:
 def needs_a_look(name: str) -> bool:
     """Whether the name of a file doesn't say whether it is a picture."""
     return not is_image(name) and kind_by_suffix(name) is None
+
+
+def is_part(path: str) -> bool:
+    """Whether a file is a part of a data set of parquet files, by its path below the data set's folder."""
+    return path.lower().endswith(PARQUET_SUFFIX) and not any(name.startswith("_") for name in path.split("/"))
+
+
+def take_back(skipped: Counter[str], why: str, count: int) -> None:
+    """Count some files as passed over no longer."""
+    skipped[why] -= count
+    if skipped[why] <= 0:
+        del skipped[why]
 
 
 def as_line(skipped: Mapping[str, int]) -> str:

@@ -12,7 +12,7 @@ from runtime.contract.keys import location
 from runtime.evaluation.datasets.dataset import Dataset, identity_of_file, identity_of_files
 from runtime.sources import ALL, Selection, open_sources
 from runtime.sources.item import Unreadable
-from runtime.sources.names import TAR_SUFFIXES, printable
+from runtime.sources.names import PARQUET_SUFFIX, TAR_SUFFIXES, printable
 from runtime.sources.selection import as_line
 
 
@@ -27,6 +27,8 @@ def load(path: Path, selection: Selection = ALL) -> Dataset:
     if not (is_tar or path.is_dir()):
         raise InputError(f"{where}: expected a folder with one folder for each class, or a tar of one")
     sources = open_sources([str(path)], selection=selection)
+    if any(root.lower().endswith(PARQUET_SUFFIX) for root in sources.roots):
+        raise InputError(f"{where}: holds parquet files and no image: give them by --data parquet:FILE")
     keys: list[tuple[str, str]] = []
 
     def take_name(root: str, name: str) -> bool:

@@ -53,9 +53,9 @@ def test_what_can_be_had_by_itself_is_not_copied(tmp_path) -> None:
     (tmp_path / "a.png").write_bytes(PICTURES[7])
     asked = []
 
-    def read(root: str, path: str) -> Image.Image:
+    def read(root: str, path: str, *, sixteen_bit: str) -> Image.Image:
         asked.append((root, path))
-        return read_image(root, path)
+        return read_image(root, path, sixteen_bit=sixteen_bit)
 
     keys.append((str(tmp_path), "a.png"))
     with at_hand(keys, read) as given:

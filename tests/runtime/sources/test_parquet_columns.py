@@ -1,7 +1,10 @@
 """Which column of a parquet file is taken, where images without bytes lie, and keys that say where an image is."""
 
+import base64
 import os
+from urllib.parse import quote_from_bytes
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -73,6 +76,125 @@ def test_binary_files_of_spark_are_images_named_by_their_paths(more, tmp_path, p
     columns |= {more: [1, 2]} if more else {}
     path = write(tmp_path / "part-00000-x.c000.snappy.parquet", **columns)
     assert seen(entries(path), number_of) == {"0/dbfs:/a.png": 1, "1/s3:/b/c/d.png": 2}
+
+
+def arrays(pictures: list[bytes | None]) -> dict[str, pa.Array]:
+    """The same pictures in every type that parquet holds bytes in."""
+    width = max(len(one or b"") for one in pictures)
+    padded = [None if one is None else one.ljust(width, b"\0") for one in pictures]
+    numbers = [None if one is None else list(one) for one in pictures]
+    signed = [None if one is None else np.frombuffer(one, np.int8).tolist() for one in pictures]
+    return {
+        "large_binary": pa.array(pictures, pa.large_binary()),
+        "binary_view": pa.array(pictures, pa.binary_view()),
+        "fixed_size": pa.array(padded, pa.binary(width)),
+        "dictionary": pa.array(pictures, pa.binary()).dictionary_encode(),
+        "list<uint8>": pa.array(numbers, pa.list_(pa.uint8())),
+        "large_list<uint8>": pa.array(numbers, pa.large_list(pa.uint8())),
+        "list<int8>": pa.array(signed, pa.list_(pa.int8())),
+    }
+
+
+TYPES = list(arrays([b""]))
+
+
+@pytest.mark.parametrize("name", ["image", "blob"])
+@pytest.mark.parametrize("kind", TYPES)
+def test_bytes_are_read_in_every_type(kind, name, tmp_path, picture, number_of) -> None:
+    column = arrays([picture(1), None, picture(2), picture(1)])[kind]
+    path = write(tmp_path / "a.parquet", id=[7, 8, 9, 10], **{name: column})
+    found = entries(path)
+    assert found.pop(1) == Unreadable(path, "1", "holds no bytes (null)")
+    assert seen(found, number_of) == {"0": 1, "2": 2, "3": 1}
+
+
+@pytest.mark.parametrize("kind", ["large_binary", "dictionary", "list<uint8>"])
+def test_bytes_of_every_type_are_read_inside_structs_and_lists(kind, tmp_path, picture, number_of) -> None:
+    column = arrays([picture(1), picture(2)])[kind]
+    struct = pa.StructArray.from_arrays([column, pa.array(["a", "b"])], ["bytes", "path"])
+    assert seen(entries(write(tmp_path / "a.parquet", photo=struct)), number_of) == {"0/a": 1, "1/b": 2}
+    lists = pa.ListArray.from_arrays([0, 2], column)
+    assert seen(entries(write(tmp_path / "b.parquet", images=lists)), number_of) == {"0.0": 1, "0.1": 2}
+
+
+def test_lists_of_numbers_with_a_null_are_no_image(tmp_path, picture) -> None:
+    column = pa.array([list(picture(1)), [137, None, 78]], pa.list_(pa.uint8()))
+    path = write(tmp_path / "a.parquet", image=column)
+    assert entries(path)[1] == Unreadable(path, "1", "is a list of numbers of which some are null")
+
+
+def test_embeddings_of_eight_bits_are_no_images(tmp_path, picture) -> None:
+    (tmp_path / "1.png").write_bytes(picture(1))
+    numbers = pa.array([[1, 2, 3]], pa.list_(pa.int8()))
+    path = write(tmp_path / "a.parquet", path=[str(tmp_path / "1.png")], embedding=numbers)
+    assert entries(path) == [Item(str(tmp_path), "1.png")]
+
+
+# Pictures written as text
+
+
+def as_uri(data: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
+FORMS = {
+    "data URI": as_uri,
+    "data URI with parameters": lambda data: as_uri(data).replace(";base64", ";name=a.png;base64"),
+    "data URI with escapes": lambda data: as_uri(data).replace("+", "%2B").replace("/", "%2F").replace("%2F", "/", 1),
+    "data URI of bytes": lambda data: f"data:image/png,{quote_from_bytes(data)}",
+    "base64": lambda data: base64.b64encode(data).decode(),
+    "base64 in lines": lambda data: base64.encodebytes(data).decode(),
+    "base64 for URLs": lambda data: base64.urlsafe_b64encode(data).decode().rstrip("="),
+}
+
+
+@pytest.mark.parametrize("name", ["image", "image_base64", "url", "photo"])
+@pytest.mark.parametrize("form", FORMS)
+def test_pictures_written_as_text_are_decoded(form, name, tmp_path, picture, number_of) -> None:
+    path = write(tmp_path / "a.parquet", id=["a", "b"], **{name: [FORMS[form](picture(1)), FORMS[form](picture(2))]})
+    assert seen(entries(path), number_of) == {"0": 1, "1": 2}
+    assert seen(entries(path, name), number_of) == {"0": 1, "1": 2}
+
+
+def test_text_beside_another_image_column_is_read_by_its_name(tmp_path, picture, number_of) -> None:
+    path = write(tmp_path / "a.parquet", image=[picture(1)], mask=[as_uri(picture(2))])
+    assert seen(entries(path), number_of) == {"0": 1}
+    assert seen(entries(path, "mask"), number_of) == {"0:mask": 2}
+
+
+def test_bytes_that_are_a_data_uri_are_decoded(tmp_path, picture, number_of) -> None:
+    path = write(tmp_path / "a.parquet", image=[as_uri(picture(1)).encode()])
+    assert seen(entries(path), number_of) == {"0": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("data:image/png;base64", "is a data URI without data"),
+        ("data:image/png;base64,???", "is text, and neither a path nor a picture in base64"),
+        ("x" * 50_000 + "!", "is text, and neither a path nor a picture in base64"),
+        (None, "holds no bytes (null)"),
+    ],
+    ids=["no data", "no base64", "long text", "null"],
+)
+def test_text_that_is_no_picture_is_a_short_error(text, error, tmp_path, picture) -> None:
+    path = write(tmp_path / "a.parquet", image=[as_uri(picture(1)), text])
+    assert entries(path)[1] == Unreadable(path, "1", error)
+
+
+def test_large_text_is_refused_before_it_is_decoded(tmp_path, picture) -> None:
+    path = write(tmp_path / "a.parquet", image=[as_uri(picture(1)), "A" * (150 << 20)])
+    (_, large) = open_sources([path], max_pixels=1).items()
+    assert large == Unreadable(path, "1", f"has {150 << 20:,} characters, more than {128 << 20:,}")
+
+
+@pytest.mark.parametrize("length", [100, 5_000, 100_000])
+def test_a_list_of_paths_with_a_picture_as_text_has_a_short_error(length, tmp_path) -> None:
+    (tmp_path / "list.txt").write_text(f"data:image/png;base64,{'A' * length}\n{'b' * 5000}.png\n")
+    uri, long = open_sources([str(tmp_path / "list.txt")]).items()
+    assert uri.error == "is a picture written as a data URI, not a path: such pictures are read from columns of parquet"
+    assert long.error == "has 5,004 characters, too many for a path"
+    assert max(len(uri.path), len(long.path)) <= 201
 
 
 def test_content_that_is_no_image_leaves_the_paths(tmp_path, picture) -> None:
