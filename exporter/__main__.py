@@ -1,4 +1,4 @@
-"""`python -m exporter`: parse, export, print the summary."""
+"""`python -m exporter`: parse, export, print the summary; `python -m exporter calibrate` is a command of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from exporter import export
 from exporter.arguments import parser, remarks, to_spec
+from exporter.calibration.command import main as calibrate
 from exporter.result import summary
 from exporter.steps import Progress
 from runtime.contract.console import run
@@ -16,6 +17,8 @@ from runtime.contract.machine import limited_threads
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; gives its exit code: 0, 1 for a failed check, 2 for bad use or what the machine lacks."""
     given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["calibrate"]:
+        return calibrate(given[1:])
 
     def body() -> int:
         arguments = parser().parse_args(given)

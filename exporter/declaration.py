@@ -12,7 +12,7 @@ import functools
 import os
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -266,16 +266,25 @@ def check_options(options: Any) -> None:  # noqa: ANN401  # any dataclass whose 
         object.__setattr__(options, name, one.check(getattr(options, name)))
 
 
-def add_options(options: type, groups: Mapping[str, argparse._ArgumentGroup], *, fill: bool = True) -> None:
+def add_options(
+    options: type,
+    groups: Mapping[str, argparse._ArgumentGroup],
+    *,
+    fill: bool = True,
+    only: Sequence[str] | None = None,
+) -> None:
     """Add an argument for each option that the command line can give.
 
     Args:
         options: the dataclass that declares them.
         groups: the parser's groups, by heading.
         fill: whether an option that is not given gets its default; otherwise `given` leaves it out.
+        only: names of the fields, if it is not all of them; they all go into the only group.
     """
     for one in declared(options).values():
-        group, form = groups[one.option.group], one.form
+        if only is not None and one.name not in only:
+            continue
+        group, form = groups[one.option.group] if only is None else next(iter(groups.values())), one.form
         if isinstance(form, Instance):
             continue
         if isinstance(form, Flag):

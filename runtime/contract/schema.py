@@ -289,6 +289,21 @@ class Replay(_Record):
     """Largest distance of such a row, as a share of its length."""
 
 
+class Calibration(_Record):
+    """The calibration that the export took its options of ITAE from, by `--config`."""
+
+    sha256: Sha256
+    """The hash that the calibration's file gives itself."""
+    reason: str
+    """The reason of its recommendation, in words."""
+    weights_sha256: Sha256
+    """The weights that it was made with, as `Weights.sha256`."""
+    images: Annotated[int, Field(ge=0)]
+    """Number of images that it looked at."""
+    figures: dict[str, float]
+    """What the recommended options did on the half of the images that did not choose them, by name."""
+
+
 class FileRecord(_Record):
     """A file beside the manifest."""
 
@@ -321,6 +336,8 @@ class Manifest(_Record):
     """Null for ONNX in fp32 and fp16, whose run is `parity`, and for a model that its exporter never ran."""
     not_replayed: str | None = None
     """The reason why the exporter never ran the model; null if it did."""
+    calibration: Calibration | None = None
+    """Null if the options were not taken from a calibration."""
     files: Files
     versions: dict[str, str]
     manifest_sha256: Sha256 = NO_HASH

@@ -1,0 +1,261 @@
+"""`python -m exporter calibrate`: the user's images -> recommended options of ITAE, as JSON, and a report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.calibration.recommendation import NOTHING, to_json
+from exporter.declaration import add_options
+from exporter.options import ExportSpec
+from runtime.contract.argument_types import shown
+from runtime.contract.atomic import cannot_write, write_atomically
+from runtime.contract.console import Parser, add_threads, count, run
+from runtime.contract.errors import BackendError, OutputFileError, UsageError, plain
+from runtime.contract.machine import limited_threads
+
+if TYPE_CHECKING:
+    from exporter.calibration.intake import Intake
+    from exporter.calibration.work import Result
+    from exporter.models.weights import LoadedModel
+
+LIMIT = 2000
+"""Images that are looked at unless the user says otherwise."""
+SEEDS = 5
+EXAMPLES = """examples:
+  %(prog)s --size vitb14 --images photos/ --out itae.json --report itae.html
+  %(prog)s --size vits14 --weights own.pth --images train/ --labels folders --out itae.json
+  python -m exporter --config itae.json --size vitb14 --out itae.engine
+
+One half of the images chooses the options, by the norms of their patches and the CLS token's attention, never by labels.
+The other half reports what these options and others do. Where no patches stand apart, the recommendation is null, and an
+export with that file is plain DINOv2.
+
+exit code: 0, also for a recommendation of nothing; 1 if the model gave NaN; 2 for bad use"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
+    p = Parser(
+        prog="python -m exporter calibrate",
+        description="Look for artifacts in images, and recommend options of ITAE.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    what = p.add_argument_group("what to look at")
+    what.add_argument(
+        "--images",
+        metavar="IMAGES",
+        nargs="+",
+        required=True,
+        type=_text,
+        help="files, folders, lists, tars, parquet, URLs, or -, as `python -m runtime embed` takes them",
+    )
+    add_options(ExportSpec, {"": what}, only=("size", "weights", "image_size", "fit", "pos_embed"))
+    what.add_argument(
+        "--labels",
+        choices=["folders"],
+        help="an image's class is the folder it lies in: NMI, ACC and ARI are reported for each setting",
+    )
+    what.add_argument(
+        "--limit", metavar="N", type=_positive, default=LIMIT, help=f"images, drawn at random (default: {LIMIT:,})"
+    )
+    what.add_argument("--seed", metavar="N", type=_whole, default=0, help="of the draw (default: 0)")
+    made = p.add_argument_group("output")
+    made.add_argument("--out", metavar="FILE", type=Path, required=True, help="X.json: the recommendation")
+    made.add_argument("--report", metavar="FILE", type=Path, help="X.html: a page that shows what was found")
+    made.add_argument("--json", action="store_true", help="print the recommendation and its figures as JSON")
+    made.add_argument("--device", metavar="D", type=_device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    made.add_argument("--batch", metavar="N", type=_positive, default=8, help="images to run at a time (default: 8)")
+    add_threads(made)
+    loud = made.add_mutually_exclusive_group()
+    loud.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    loud.add_argument("--verbose", action="store_true", help="print tracebacks of errors")
+    return p
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; gives its exit code."""
+
+    def body() -> int:
+        arguments = parser().parse_args(argv)
+        with limited_threads(arguments.threads):
+            return _calibrate(arguments, argv)
+
+    return run("exporter", body, verbose=lambda: "--verbose" in argv)
+
+
+def _calibrate(a: argparse.Namespace, argv: Sequence[str]) -> int:
+    spec = ExportSpec(
+        "calibrated.onnx", size=a.size, weights=a.weights, image_size=a.image_size, fit=a.fit, pos_embed=a.pos_embed
+    )
+    _check_targets(a)
+    from exporter.calibration.intake import LEAST, Intake
+    from exporter.calibration.work import Calibration
+    from exporter.pipeline import load
+    from exporter.steps import Progress
+    from runtime.contract.progress import progress as progress_of
+    from runtime.images.decode import quiet_pillow
+    from runtime.sources import open_sources
+
+    if a.limit < LEAST:
+        raise UsageError(f"--limit {a.limit}: a calibration needs at least {LEAST} images")
+    _check_device(a.device)
+    sources = open_sources(a.images)
+    intake = Intake(sources, spec.preprocessing(), a.limit, a.seed, a.batch)
+    steps = Progress(quiet=a.quiet)
+    with steps.step("load", f"{spec.backbone.name} from {spec.weights}"):
+        loaded = load(spec)
+    for note in loaded.notes:
+        steps.note(note)
+    start = time.monotonic()
+    with quiet_pillow(), progress_of(intake.total(), None if not a.quiet else _nowhere()) as bar:
+        work = Calibration(
+            loaded.model, intake, a.device, lambda done: bar.show(done, 0, len(intake.failed))
+        )
+        result = work.run(labels=a.labels is not None, seeds=SEEDS)
+    return _write(a, argv, spec, loaded, intake, result, time.monotonic() - start)
+
+
+def _write(
+    a: argparse.Namespace,
+    argv: Sequence[str],
+    spec: ExportSpec,
+    loaded: LoadedModel,
+    intake: Intake,
+    result: Result,
+    seconds: float,
+) -> int:
+    """Write the files and print what was found."""
+    from exporter.calibration.findings import content
+
+    found = content(result, spec, loaded, intake)
+    data = to_json(found)
+    if a.report is not None:
+        from exporter.calibration.page import write_page
+
+        write_page(a.report, result, spec, intake, found, ["python", "-m", "exporter", "calibrate", *argv], a.out)
+    write_atomically(a.out, data)
+    if not a.quiet:
+        lines = _lines(a, result, intake, seconds)
+        sys.stderr.write("".join(f"{plain(line)}\n" for line in lines))
+    if a.json:
+        sys.stdout.write(json.dumps(json.loads(data), indent=2, ensure_ascii=False) + "\n")
+    return 0
+
+
+def _lines(a: argparse.Namespace, result: Result, intake: Intake, seconds: float) -> list[str]:
+    """What was found, in lines for people."""
+    from exporter.calibration.findings import figures
+    from runtime.sources.selection import as_line
+
+    settings, plain_pass = result.seconds["settings"], result.seconds["plain pass"]
+    lines = [
+        f"{a.out}: {count(result.tally.seen, 'image')} to choose by, {result.reported:,} to report on, {seconds:.1f} s "
+        f"({len(result.trials)} settings took {settings / max(plain_pass, 1e-9):.2f} times a plain pass over the latter)"
+    ]
+    if intake.failed:
+        lines.append(f"  {count(len(intake.failed), 'image')} can't be read; the first: {intake.first_failure()}")
+    if intake.sources.skipped:
+        lines.append(f"  {as_line(intake.sources.skipped)}")
+    if result.itae is None:
+        return [*lines, f"  {NOTHING}", f"  {result.reason}"]
+    found = figures(result)
+    lines += [
+        f"  ITAE     {_words(result)}",
+        f"  why      {result.reason}",
+        f"  effect   {found['flagged']:.2%} of the patches in {found['images_with_artifacts']:.0%} of the other images; "
+        f"the CLS token's attention on them {found['attention_before']:.1%} -> {found['attention_after']:.1%}; "
+        f"cosine to the plain embedding {found['cosine_to_plain']:.4f}",
+    ]
+    if found["cosine_to_plain"] > 1 - NEXT_TO_NOTHING:
+        lines.append("  note     these options change next to nothing in the embedding")
+    if result.scores is not None:
+        lines.append(
+            "  labels   "
+            + ", ".join(f"{name.upper()} {found[f'{name}_plain']:.4f} -> {found[name]:.4f}" for name in ("nmi", "acc", "ari"))
+        )
+    lines.append(f"  next     {next_command(a.size, a.weights, a.out)}")
+    return lines
+
+
+NEXT_TO_NOTHING = 1e-4
+"""1 - cosine to the plain embedding below which the options are said to change next to nothing."""
+
+
+def next_command(size: object, weights: str, out: Path) -> str:
+    """The command that exports by the file."""
+    import shlex
+
+    more = [] if weights == "auto" else ["--weights", weights]
+    return shlex.join(["python", "-m", "exporter", "--config", str(out), "--size", str(size), *more, "--out", "itae.engine"])
+
+
+def _words(result: Result) -> str:
+    from exporter.calibration.work import as_options
+
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in (as_options(result.itae) or {}).items())
+
+
+def _check_targets(a: argparse.Namespace) -> None:
+    """Refuse before the work what could not be written after it."""
+    if a.out.suffix != ".json":
+        raise UsageError(f"--out {a.out}: must end in .json")
+    try:
+        if a.out.is_dir():
+            raise OutputFileError(f"can't write {a.out}: it is a folder")
+        if not a.out.parent.is_dir():
+            raise OutputFileError(f"can't write {a.out}: there is no folder {a.out.parent}; make it first")
+    except OSError as error:
+        raise cannot_write(a.out, error) from error
+    if a.report is not None:
+        from runtime.report import check_target
+
+        check_target(a.report)
+
+
+def _check_device(device: str) -> None:
+    if device == "cpu":
+        return
+    import torch
+
+    number = int(device.partition(":")[2] or 0)
+    if number >= torch.cuda.device_count():
+        raise BackendError(f"--device {device}: PyTorch finds {torch.cuda.device_count()} GPUs here; take cpu")
+
+
+def _nowhere():  # type: ignore[no-untyped-def]  # noqa: ANN202
+    import io
+
+    return io.StringIO()
+
+
+def _text(argument: str) -> str:
+    if not argument:
+        raise argparse.ArgumentTypeError("an empty path")
+    return argument
+
+
+def _whole(text: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) <= 9:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{shown(text)}: give a whole number")
+
+
+def _positive(text: str) -> int:
+    if (number := _whole(text)) == 0:
+        raise argparse.ArgumentTypeError("0: give a whole number above 0")
+    return number
+
+
+def _device(text: str) -> str:
+    kind, colon, number = text.partition(":")
+    if text == "cpu" or (kind == "cuda" and (not colon or (number.isascii() and number.isdigit() and len(number) < 4))):
+        return text
+    raise argparse.ArgumentTypeError(f"{shown(text)}: give cpu, cuda or cuda:N")

@@ -1,0 +1,136 @@
+"""The file that `calibrate` writes and `--config` reads: options of ITAE, or null, and the figures they rest on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exporter.declaration import declared
+from exporter.methods.itae.options import ItaeConfig
+from runtime.contract.errors import UsageError
+from runtime.contract.manifest import Calibration
+
+FORMAT = "itae-calibration"
+VERSION = 1
+MAX_BYTES = 4 << 20
+"""A calibration has some ten to a hundred kilobytes; more is refused before it is parsed."""
+NO_HASH = "0" * 64
+"""The digits that replace `sha256` while the file is hashed."""
+NOTHING = "no artifacts in these images: ITAE would change nothing here"
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What an export takes from the file."""
+
+    options: Mapping[str, Any] | None
+    """Options of `ItaeConfig` by name, which make one; None if there is nothing to attenuate."""
+    size: str
+    """The model's `--size`."""
+    image_size: tuple[int, int]
+    """(H, W) in pixels."""
+    record: Calibration
+    """As the manifest of the export has it."""
+
+
+def to_json(content: Mapping[str, Any]) -> bytes:
+    """The bytes of the file; `sha256` is added."""
+    fields = {"format": FORMAT, "version": VERSION, **content, "sha256": NO_HASH}
+    text = (json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    before, _, after = text.rpartition(NO_HASH.encode())
+    return before + hashlib.sha256(text).hexdigest().encode() + after
+
+
+def read(path: Path) -> Recommendation:
+    """Read and check a file of `calibrate`.
+
+    Raises:
+        UsageError: it can't be read, is no such file, was altered, or holds an option that means nothing.
+    """
+    again = "make one with `python -m exporter calibrate`"
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"--config {path}: {error.strerror or error}; {again}") from error
+    if len(text) > MAX_BYTES:
+        raise UsageError(f"--config {path}: is larger than {MAX_BYTES:,} bytes, so it is no calibration; {again}")
+    try:
+        fields = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--config {path}: is not JSON ({error}); {again}") from error
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+        raise UsageError(f"--config {path}: is JSON, but has no format {FORMAT!r}; {again}")
+    if type(fields.get("version")) is not int or fields["version"] > VERSION:
+        raise UsageError(f"--config {path}: has version {fields.get('version')!r}, this itae reads {VERSION}: upgrade it")
+    written = fields.get("sha256")
+    digits = written.encode() if isinstance(written, str) and re.fullmatch("[0-9a-f]{64}", written) else b"-"
+    if hashlib.sha256(text.replace(digits, NO_HASH.encode())).hexdigest() != written:
+        raise UsageError(
+            f"--config {path}: does not match its own hash, so it was altered: give other options on the command line, "
+            f"which win over the file, or {again}"
+        )
+    try:
+        return _recommendation(fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"--config {path}: {_what(error)}; {again}") from error
+    except UsageError as error:
+        raise UsageError(f"--config {path}: {error}") from error
+
+
+def _recommendation(fields: Mapping[str, Any]) -> Recommendation:
+    options = fields["itae"]
+    if options is not None:
+        if not isinstance(options, dict):
+            raise TypeError("itae must be an object or null")
+        if foreign := sorted(options.keys() - declared(ItaeConfig).keys()):
+            raise UsageError(f"itae has {foreign[0]!r}, which is no option of this version")
+        options = {name: value for name, value in options.items() if value is not None}
+        ItaeConfig(**options)
+    model = fields["model"]
+    height, width = model["image_size"]
+    if not (type(height) is type(width) is int and isinstance(model["size"], str)):
+        raise TypeError("model must have its size and image_size")
+    record = Calibration(
+        sha256=fields["sha256"],
+        reason=fields["reason"],
+        weights_sha256=model["sha256"],
+        images=sum(fields["images"][half] for half in ("choosing", "reporting")),
+        figures=fields["figures"],
+    )
+    return Recommendation(options, model["size"], (height, width), record)
+
+
+def _what(error: Exception) -> str:
+    """A line on what is wrong with the content."""
+    if isinstance(error, KeyError):
+        return f"has no {error.args[0]}"
+    return str(error).splitlines()[0] if not hasattr(error, "errors") else _first(error)
+
+
+def _first(error: Any) -> str:  # noqa: ANN401  # pydantic's
+    found = error.errors()[0]
+    return f"{'.'.join(map(str, found['loc']))}: {found['msg']}"
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is too large a number")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("an object has two members of one name")
+    return fields
