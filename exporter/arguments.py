@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from exporter.calibration.recommendation import NOTHING, Recommendation, read
 from exporter.declaration import add_options, declared, given
 from exporter.methods.itae.options import GROUP as ITAE
 from exporter.methods.itae.options import PRESETS, ItaeConfig
@@ -27,6 +28,9 @@ examples:
       a checkpoint of your own training: the teacher's backbone, without its heads
   python -m exporter --size vitb14 --fit pad --out whole.onnx
       sees the whole of each picture, on a ground of the mean colour, instead of its centre
+  python -m exporter calibrate --size vitb14 --images photos/ --out itae.json
+  python -m exporter --size vitb14 --config itae.json --out itae.engine
+      look for artifacts in your own images, then export by what was found; `calibrate --help` says more
   python -m exporter --size vits14 --weights random:0 --out try.onnx
       random weights, to try things out where there is no network
 """
@@ -51,6 +55,12 @@ def parser() -> argparse.ArgumentParser:
         help="paper: the paper's own form, that is --layers last --side low --attenuate min with a --threshold "
         "absolute:θ of yours, and --source key, since the paper's is not known; options that are given win",
     )
+    groups[ITAE].add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help="take the options of ITAE from a file of `python -m exporter calibrate`; options that are given win",
+    )
     groups[ITAE].add_argument("--no-itae", action="store_true", help=declared(ExportSpec)["itae"].option.help)
     add_threads(groups[CHECKS])
     loud = groups[CHECKS].add_mutually_exclusive_group()
@@ -65,12 +75,44 @@ def to_spec(a: argparse.Namespace) -> ExportSpec:
     Raises:
         UsageError: a value means nothing, or two contradict each other.
     """
-    options = {name: getattr(a, name) for name in declared(ExportSpec) if name != "itae"}
-    return ExportSpec(**options, itae=_itae(a))
+    options = {name: getattr(a, name) for name in declared(ExportSpec) if name not in ("itae", "calibration")}
+    if a.config is None:
+        return ExportSpec(**options, itae=_itae(a))
+    found = _recommendation(a)
+    spec = ExportSpec(**options, itae=_merged(a, found), calibration=None if a.no_itae else found.record)
+    if spec.size_name != found.size:
+        raise UsageError(f"--config {a.config}: was made for --size {found.size}, not for {spec.size_name}")
+    is_fixed = spec.itae is not None and "threshold" not in given(ItaeConfig, a) and spec.itae.limit.indices
+    if is_fixed and spec.height_and_width != found.image_size:
+        height, width = found.image_size
+        raise UsageError(
+            f"--config {a.config}: has positions of patches in images of {height}x{width}, which are others at "
+            f"{spec.height}x{spec.width}: calibrate at that size"
+        )
+    return spec
+
+
+def _recommendation(a: argparse.Namespace) -> Recommendation:
+    if a.preset is not None:
+        raise UsageError(f"--config contradicts --preset {a.preset}: drop either")
+    return read(a.config)
+
+
+def _merged(a: argparse.Namespace, found: Recommendation) -> ItaeConfig | None:
+    """The options of the file with those of the command line in place of them; None for plain DINOv2."""
+    options = given(ItaeConfig, a)
+    if a.no_itae or (found.options is None and not options):
+        return _itae(a) if a.no_itae else None
+    base = dict(found.options or {})
+    if options.get("threshold", "").startswith("positions:"):  # looks at no norm
+        base = {name: value for name, value in base.items() if name not in ("source", "side", "detect_layer")}
+    return ItaeConfig(**{**base, **options})
 
 
 def remarks(a: argparse.Namespace) -> list[str]:
-    """The options that were taken in place of the preset's, a line each."""
+    """The options that were taken in place of the preset's or the calibration's, a line each."""
+    if a.config is not None and not a.no_itae:
+        return _remarks_on(a, read(a.config))
     if a.preset is None:
         return []
     wanted = PRESETS[a.preset]
@@ -83,6 +125,17 @@ def remarks(a: argparse.Namespace) -> list[str]:
     if not a.threshold.startswith("absolute:"):
         found.append(f"--preset {a.preset}: --threshold {a.threshold} is taken in place of absolute:θ")
     return found
+
+
+def _remarks_on(a: argparse.Namespace, found: Recommendation) -> list[str]:
+    flags, options = declared(ItaeConfig), given(ItaeConfig, a)
+    if found.options is None:
+        return [f"--config {a.config}: {NOTHING}"] if not options else [f"--config {a.config}: not taken: {NOTHING}"]
+    return [
+        f"--config {a.config}: {flags[name].flag} {value} is taken in place of {found.options.get(name, 'none')}"
+        for name, value in options.items()
+        if value != found.options.get(name)
+    ]
 
 
 def _itae(a: argparse.Namespace) -> ItaeConfig | None:

@@ -32,6 +32,7 @@ from runtime.contract.atomic import cannot_write
 from runtime.contract.comparison import LIMITS
 from runtime.contract.errors import OutputFileError, UsageError
 from runtime.contract.manifest import (
+    Calibration,
     ItaeMethod,
     NoMethod,
     ParityLimits,
@@ -120,6 +121,10 @@ class ExportSpec:
         ItaeConfig | None, Option("plain DINOv2", ITAE, Instance(of=ItaeConfig), record=("method", "method"))
     ] = field(default_factory=ItaeConfig)
     """None: plain DINOv2."""
+    calibration: Annotated[
+        Calibration | None, Option("the calibration that `itae` was taken from", ITAE, Instance(of=Calibration))
+    ] = None
+    """For the manifest; None if `itae` was taken from none."""
     outputs: Annotated[
         tuple[str, ...],
         Option(f"any of {','.join(OUTPUTS)}", WHAT, WordList("LIST", OUTPUTS), record=("outputs", "outputs")),

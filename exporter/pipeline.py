@@ -156,6 +156,8 @@ def _load_and_trace(spec: ExportSpec, work: Path, progress: Progress) -> tuple[P
         loaded = load(spec)
     for note in loaded.notes:
         progress.note(note)
+    if spec.calibration is not None and spec.calibration.weights_sha256 != loaded.origin.sha256:
+        progress.note("the calibration was made with other weights: it may not hold for these; calibrate again")
     with progress.step("eager", f"{spec.parity_samples} golden samples by eager PyTorch"):
         with contextlib.ExitStack() as stack:
             seen: half_range.Magnitudes = {}

@@ -59,7 +59,8 @@ def _computed(m: Manifest) -> str:
 def _itae(m: Manifest) -> str:
     method = m.options.method
     if method.name == "none":
-        return "none, plain DINOv2"
+        found = m.calibration
+        return "none, plain DINOv2" + (f": {found.reason}" if found is not None else "")
     layers = ",".join(map(str, method.layers))
     return f"layers {layers}, {method.detection}, attenuate {method.attenuate}"
 

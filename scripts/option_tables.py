@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 import runtime.__main__  # noqa: E402
 from exporter import arguments  # noqa: E402
+from exporter.calibration import command as calibrate  # noqa: E402
 
 PAGES = (ROOT / "exporter/README.md", ROOT / "runtime/README.md")
 BLOCK = re.compile(r"(<!-- options: (\w+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
@@ -25,10 +26,10 @@ STATED = re.compile(r"(?:^|\s*\()default: ([^()]*(?:\([^()]*\))?[^()]*?)\)?$")
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
-    """The parser of `exporter` and those of the runtime's subcommands, by their names."""
+    """The parsers of `exporter` and `exporter calibrate` and those of the runtime's subcommands, by their names."""
     top = runtime.__main__.parser()
     (commands,) = [action for action in top._actions if isinstance(action, argparse._SubParsersAction)]
-    return {"exporter": arguments.parser(), **commands.choices}
+    return {"exporter": arguments.parser(), "calibrate": calibrate.parser(), **commands.choices}
 
 
 def options(parser: argparse.ArgumentParser) -> set[str]:

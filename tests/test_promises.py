@@ -10,6 +10,7 @@ import pytest
 
 import runtime.__main__
 from exporter import arguments
+from exporter.calibration import command as calibrate
 from exporter.methods.itae.options import ATTENUATIONS, SIDES, SOURCES, THRESHOLDS
 from scripts import option_tables
 
@@ -68,8 +69,12 @@ def test_commands_parse(document):
         elif program == "build/cpp/itae-embed":
             declared = re.findall(r'"(--[a-z-]+)"', text_of("runtime/cpp/command/options.cpp"))
             assert {option for option in rest if option.startswith("-")} <= {*declared, "-", "--help"}
+        elif rest[:3] == ["-m", "exporter", "calibrate"]:
+            calibrate.parser().parse_args(rest[3:])
         elif rest[:2] == ["-m", "exporter"]:
-            arguments.to_spec(arguments.parser().parse_args(rest[2:]))
+            given = arguments.parser().parse_args(rest[2:])
+            given.config = None  # its file is one that the reader makes
+            arguments.to_spec(given)
         else:
             assert rest[:2] == ["-m", "runtime"], command
             runtime.__main__.parser().parse_args(rest[2:])

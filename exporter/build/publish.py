@@ -138,6 +138,7 @@ def _manifest(
         fusion=product.fusion,
         replay=product.replay,
         not_replayed=product.not_replayed,
+        calibration=spec.calibration,
         files=files,
         versions={name: _version(name) for name in VERSIONS},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AttentionInterface
@@ -17,7 +17,7 @@ ATTENTION = "itae_calibration"
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What a batch of B images showed: L layers, S sources, P patches."""
+    """Norms and attention of a batch of B images: L layers, S sources, P patches."""
 
     norms: torch.Tensor
     """(B, L, S, P) float32, the sources in the order of `SOURCES`."""
@@ -76,7 +76,7 @@ class Blocks:
     """A DINOv2 of transformers, its position embedding baked, run block by block."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self._model: Any = model
+        self._model = cast("Any", model)
         self._model.set_attn_implementation(ATTENTION)
         self._layers: list[Any] = list(self._model.encoder.layer)
         self.prefix = 1 + getattr(self._model.config, "num_register_tokens", 0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -32,9 +34,9 @@ EXAMPLES = """examples:
   %(prog)s --size vits14 --weights own.pth --images train/ --labels folders --out itae.json
   python -m exporter --config itae.json --size vitb14 --out itae.engine
 
-One half of the images chooses the options, by the norms of their patches and the CLS token's attention, never by labels.
-The other half reports what these options and others do. Where no patches stand apart, the recommendation is null, and an
-export with that file is plain DINOv2.
+One half of the images chooses the options, by the norms of their patches and the CLS token's attention, never by
+labels. The other half reports what these options and others do. Where no patches stand apart, the recommendation is
+null, and an export with that file is plain DINOv2.
 
 exit code: 0, also for a recommendation of nothing; 1 if the model gave NaN; 2 for bad use"""
 
@@ -115,10 +117,8 @@ def _calibrate(a: argparse.Namespace, argv: Sequence[str]) -> int:
     for note in loaded.notes:
         steps.note(note)
     start = time.monotonic()
-    with quiet_pillow(), progress_of(intake.total(), None if not a.quiet else _nowhere()) as bar:
-        work = Calibration(
-            loaded.model, intake, a.device, lambda done: bar.show(done, 0, len(intake.failed))
-        )
+    with quiet_pillow(), progress_of(intake.total(), io.StringIO() if a.quiet else None) as bar:
+        work = Calibration(loaded.model, intake, a.device, lambda done: bar.show(done, 0, len(intake.failed)))
         result = work.run(labels=a.labels is not None, seeds=SEEDS)
     return _write(a, argv, spec, loaded, intake, result, time.monotonic() - start)
 
@@ -138,50 +138,51 @@ def _write(
     found = content(result, spec, loaded, intake)
     data = to_json(found)
     if a.report is not None:
-        from exporter.calibration.page import write_page
+        from exporter.calibration.views import write_views
 
-        write_page(a.report, result, spec, intake, found, ["python", "-m", "exporter", "calibrate", *argv], a.out)
+        made_by = shlex.join(["python", "-m", "exporter", "calibrate", *argv])
+        write_views(a.report, result, spec, intake, found, (made_by, next_command(a.size, a.weights, a.out)))
     write_atomically(a.out, data)
     if not a.quiet:
-        lines = _lines(a, result, intake, seconds)
-        sys.stderr.write("".join(f"{plain(line)}\n" for line in lines))
+        first, *others = _lines(a, result, intake, seconds)
+        sys.stderr.write("".join([f"{plain(first)}\n", *(f"  {plain(line)}\n" for line in others)]))
     if a.json:
         sys.stdout.write(json.dumps(json.loads(data), indent=2, ensure_ascii=False) + "\n")
     return 0
 
 
 def _lines(a: argparse.Namespace, result: Result, intake: Intake, seconds: float) -> list[str]:
-    """What was found, in lines for people."""
+    """The findings in lines for people."""
     from exporter.calibration.findings import figures
+    from exporter.calibration.scored import METRICS
     from runtime.sources.selection import as_line
 
     settings, plain_pass = result.seconds["settings"], result.seconds["plain pass"]
+    relative = settings / max(plain_pass, 1e-9)
     lines = [
-        f"{a.out}: {count(result.tally.seen, 'image')} to choose by, {result.reported:,} to report on, {seconds:.1f} s "
-        f"({len(result.trials)} settings took {settings / max(plain_pass, 1e-9):.2f} times a plain pass over the latter)"
+        f"{a.out}: {count(result.tally.seen, 'image')} to choose by, {result.reported:,} to report on, "
+        f"{seconds:.1f} s; {len(result.trials)} settings took {relative:.2f} times a plain pass"
     ]
     if intake.failed:
-        lines.append(f"  {count(len(intake.failed), 'image')} can't be read; the first: {intake.first_failure()}")
+        lines.append(f"{count(len(intake.failed), 'image')} can't be read; the first: {intake.first_failure()}")
     if intake.sources.skipped:
-        lines.append(f"  {as_line(intake.sources.skipped)}")
+        lines.append(f"{as_line(intake.sources.skipped)}")
     if result.itae is None:
-        return [*lines, f"  {NOTHING}", f"  {result.reason}"]
+        return [*lines, NOTHING, result.reason]
     found = figures(result)
     lines += [
-        f"  ITAE     {_words(result)}",
-        f"  why      {result.reason}",
-        f"  effect   {found['flagged']:.2%} of the patches in {found['images_with_artifacts']:.0%} of the other images; "
+        f"ITAE: {_words(result)}",
+        f"why: {result.reason}",
+        f"effect: {found['flagged']:.2%} of the patches in {found['images_with_artifacts']:.0%} of the other images; "
         f"the CLS token's attention on them {found['attention_before']:.1%} -> {found['attention_after']:.1%}; "
         f"cosine to the plain embedding {found['cosine_to_plain']:.4f}",
     ]
     if found["cosine_to_plain"] > 1 - NEXT_TO_NOTHING:
-        lines.append("  note     these options change next to nothing in the embedding")
+        lines.append("note: these options change next to nothing in the embedding")
     if result.scores is not None:
-        lines.append(
-            "  labels   "
-            + ", ".join(f"{name.upper()} {found[f'{name}_plain']:.4f} -> {found[name]:.4f}" for name in ("nmi", "acc", "ari"))
-        )
-    lines.append(f"  next     {next_command(a.size, a.weights, a.out)}")
+        words = [f"{name.upper()} {found[f'{name}_plain']:.4f} -> {found[name]:.4f}" for name in METRICS]
+        lines.append(f"labels: {', '.join(words)}")
+    lines.append(f"next: {next_command(a.size, a.weights, a.out)}")
     return lines
 
 
@@ -191,10 +192,10 @@ NEXT_TO_NOTHING = 1e-4
 
 def next_command(size: object, weights: str, out: Path) -> str:
     """The command that exports by the file."""
-    import shlex
-
     more = [] if weights == "auto" else ["--weights", weights]
-    return shlex.join(["python", "-m", "exporter", "--config", str(out), "--size", str(size), *more, "--out", "itae.engine"])
+    return shlex.join(
+        ["python", "-m", "exporter", "--config", str(out), "--size", str(size), *more, "--out", "itae.engine"]
+    )
 
 
 def _words(result: Result) -> str:
@@ -228,12 +229,6 @@ def _check_device(device: str) -> None:
     number = int(device.partition(":")[2] or 0)
     if number >= torch.cuda.device_count():
         raise BackendError(f"--device {device}: PyTorch finds {torch.cuda.device_count()} GPUs here; take cpu")
-
-
-def _nowhere():  # type: ignore[no-untyped-def]  # noqa: ANN202
-    import io
-
-    return io.StringIO()
 
 
 def _text(argument: str) -> str:

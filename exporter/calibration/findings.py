@@ -105,9 +105,7 @@ def norms(result: Result) -> list[dict[str, Any]]:
                     "median": float(tally.medians[layer, place] / tally.seen),
                     "quantiles_by_median": dict(zip(map(str, QUANTILES), quantiles, strict=True)),
                     "beyond": {
-                        side: {
-                            f"ratio:{level:g}": float(counts[beyond(level, side)].sum() / total) for level in LEVELS
-                        }
+                        side: {f"ratio:{level:g}": float(counts[beyond(level, side)].sum() / total) for level in LEVELS}
                         for side in SIDES
                     },
                     "widest_valley": None
@@ -126,7 +124,7 @@ def norms(result: Result) -> list[dict[str, Any]]:
 
 
 def setting(result: Result, number: int) -> dict[str, Any]:
-    """What one setting did on the half that reports."""
+    """The figures of one setting on the half that reports."""
     trial: Trial = result.trials[number]
     found: dict[str, Any] = {"name": trial.setting.name, "itae": as_options(trial.setting.itae)}
     if trial.setting.itae is not None:

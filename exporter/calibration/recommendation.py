@@ -27,7 +27,7 @@ NOTHING = "no artifacts in these images: ITAE would change nothing here"
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What an export takes from the file."""
+    """The part of the file that an export takes."""
 
     options: Mapping[str, Any] | None
     """Options of `ItaeConfig` by name, which make one; None if there is nothing to attenuate."""
@@ -68,7 +68,9 @@ def read(path: Path) -> Recommendation:
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise UsageError(f"--config {path}: is JSON, but has no format {FORMAT!r}; {again}")
     if type(fields.get("version")) is not int or fields["version"] > VERSION:
-        raise UsageError(f"--config {path}: has version {fields.get('version')!r}, this itae reads {VERSION}: upgrade it")
+        raise UsageError(
+            f"--config {path}: has version {fields.get('version')!r}, this itae reads {VERSION}: upgrade it"
+        )
     written = fields.get("sha256")
     digits = written.encode() if isinstance(written, str) and re.fullmatch("[0-9a-f]{64}", written) else b"-"
     if hashlib.sha256(text.replace(digits, NO_HASH.encode())).hexdigest() != written:

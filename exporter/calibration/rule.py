@@ -17,11 +17,11 @@ MIN_IMAGES = 2
 MIN_IMAGE_SHARE = 0.005
 """The same as a share of all images."""
 CONSTANT = 0.99
-"""Share of the images in which a place must be an artifact, and share of all artifacts in such places, for `positions`."""
+"""For `positions`: the share of images in which a place is an artifact, and the share of artifacts in such places."""
 MIN_FOR_POSITIONS = 16
 """Images that must have been seen before a place is called constant."""
 COMPLETE = 0.9
-"""What counts as finding as much as the best: share of its catch of the CLS token's attention."""
+"""Share of the best one's catch of the CLS token's attention that a way of finding must have to count as complete."""
 CAUGHT = 0.005
 """Share of the CLS token's attention beyond the patches' fair share, below which patches are counted instead."""
 PREFERRED: tuple[Source, ...] = ("residual", "value", "key", "query")

@@ -16,7 +16,29 @@ PER_OCTAVE = 32
 OCTAVES = 6
 """The bins reach from 1/64 of the median to 64 times the median; the first and the last hold what lies beyond."""
 BINS = 2 * OCTAVES * PER_OCTAVE
-LEVELS = (1.25, 1.5, 1.6, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0)
+LEVELS = (
+    1.25,
+    1.5,
+    1.6,
+    1.75,
+    2.0,
+    2.25,
+    2.5,
+    2.75,
+    3.0,
+    3.5,
+    4.0,
+    5.0,
+    6.0,
+    7.0,
+    8.0,
+    10.0,
+    12.0,
+    15.0,
+    20.0,
+    25.0,
+    30.0,
+)
 """Thresholds λ of `ratio:λ` at which places and images are counted, and among which one is recommended."""
 REMEMBERED = 1024
 """Images whose extremes are kept, so that some with artifacts can be looked at again."""
@@ -62,7 +84,7 @@ class Tally:
             norms: (B, L, S, P).
             attention: (B, L, P), of the CLS token to each patch, mean over heads.
         """
-        B, L, S, P = norms.shape
+        B, L, S, _ = norms.shape
         median = np.median(norms, axis=-1, keepdims=True)
         ratio = ratios(norms, median)
         place = bins(ratio) + BINS * np.arange(L * S).reshape(L, S, 1)
@@ -96,7 +118,8 @@ def bins(ratio: Float32) -> Int64:
     """The bin of each ratio."""
     with np.errstate(divide="ignore"):
         place = np.floor((np.log2(ratio) + OCTAVES) * PER_OCTAVE)
-    return np.clip(place, 0, BINS - 1).astype(np.int64)
+    found: Int64 = np.clip(place, 0, BINS - 1).astype(np.int64)
+    return found
 
 
 def edges() -> Float64:

@@ -32,7 +32,7 @@ class Setting:
 
 @dataclass(eq=False)
 class Trial:
-    """What one setting did, summed over images."""
+    """The effects of one setting, summed over images."""
 
     setting: Setting
     images: int = 0
@@ -100,13 +100,12 @@ class Trials:
                 continue
             how = trial.setting.itae.attenuation
             tokens, afters[number] = self._blocks.again(seen.inputs[layers[0]], layers, artifact, how)
-            ((embeddings[number], attention),) = self._blocks.last(tokens, [(artifact, how)])
+            in_last = artifact if layers[-1] == last else torch.zeros_like(artifact)
+            ((embeddings[number], attention),) = self._blocks.last(tokens, [(in_last, how)])
             if layers[-1] == last:
                 afters[number].append(attention)
         wanted = [(flags[number], self._attenuation(number)) for number in at_last]
-        for number, (embedding, attention) in zip(
-            at_last, self._blocks.last(seen.inputs[last], wanted), strict=True
-        ):
+        for number, (embedding, attention) in zip(at_last, self._blocks.last(seen.inputs[last], wanted), strict=True):
             embeddings[number], afters[number] = embedding, [attention]
         for number, trial in enumerate(self.trials):
             self._count(trial, seen, flags[number], flags[0], embeddings[number], afters[number], self._layers[number])
@@ -222,8 +221,9 @@ def settings_beside(
     add("residual ratio:3", ItaeConfig(source="residual", threshold="ratio:3", side="high"))
     add("residual ratio:2", ItaeConfig(source="residual", threshold="ratio:2", side="high"))
     add("residual mad:5", ItaeConfig(source="residual", threshold="mad:5", side="high"))
-    for source in ("key", "query", "value"):
-        add(f"{source} mad:5", ItaeConfig(source=source, threshold="mad:5", side="both"))  # type: ignore[arg-type]
+    for source in SOURCES:
+        if source != "residual":
+            add(f"{source} mad:5", ItaeConfig(source=source, threshold="mad:5", side="both"))
     add("value low", ItaeConfig(source="value", threshold="ratio:2", side="low"))
     return [*(Setting(name, itae) for itae, name in list(tried.items())[:15]), Setting("plain", None)]
 

@@ -12,12 +12,12 @@ from exporter.calibration.tally import BINS, OCTAVES, PER_OCTAVE
 
 Int64 = npt.NDArray[np.int64]
 
-STRAY = 0.02
+STRAY = 0.01
 """Patches that may lie in the valley, as a share of those beyond it."""
 MIN_VALLEY = 1.3
 """Ratio of the valley's far edge to its near edge, at least; between patches of one mode there are narrower ones."""
 MIN_GAP = 2.0
-"""Ratio of the medians of the two modes, at least: clean patches vary with their content, dark ones reach 1.4."""
+"""Ratio of the valley's far edge to the median, at least: clean patches vary with content, dark ones reach 1.4."""
 MOST = 1 / 3
 """Share of the patches beyond the valley, at most: a median of more would not be that of normal patches."""
 
@@ -49,7 +49,8 @@ class Valley:
     @property
     def stands_apart(self) -> bool:
         """Whether the patches beyond can be artifacts: wide enough a valley and gap, and not too many patches."""
-        return self.width >= MIN_VALLEY and self.gap >= MIN_GAP and self.share <= MOST
+        far = max(self.far, 1 / self.far)
+        return self.width >= MIN_VALLEY and far >= MIN_GAP and self.share <= MOST
 
     @property
     def middle(self) -> float:

@@ -33,7 +33,7 @@ class Result:
     """The result of a calibration."""
 
     tally: Tally
-    """Of the half that chose."""
+    """The counts of the half that chose."""
     found: list[Detection]
     chosen: Choice | None
     comparison: Comparison | None
@@ -104,12 +104,13 @@ class Calibration:
             f"{readable} could be{f'; the first that can not: {first}' if first else ''}"
         )
 
-    def _look(self, batch: Batch, keep: Sequence[int]) -> Seen:
+    def _look(self, batch: Batch, keep: Sequence[int], *, counts: bool = True) -> Seen:
         seen = self._blocks.look(torch.from_numpy(batch.pixels).to(self._device), keep)
         if not (bool(torch.isfinite(seen.norms).all()) and bool(torch.isfinite(seen.embedding).all())):
             raise CheckError("the model gave NaN or infinity: its weights are damaged, get them again")
-        self._done += len(batch.keys)
-        self._say(self._done)
+        if counts:
+            self._done += len(batch.keys)
+            self._say(self._done)
         return seen
 
     def _compare(self, chosen: Choice, tally: Tally) -> Comparison:
@@ -119,10 +120,9 @@ class Calibration:
         numbers = set(np.flatnonzero(known > LEVELS[first.level])[:SAMPLE].tolist())
         last = rule.to_config(first, "last", depth - 1, "min")
         every = rule.to_config(first, layers_from(first.layer, depth), depth - 1, "min")
-        done = self._done
         keep = sorted({first.layer, depth - 1})
-        seen = [self._look(batch, keep) for batch in self._intake.some(0, numbers)] if numbers else []
-        self._done = done
+        batches = self._intake.some(0, numbers) if numbers else []
+        seen = [self._look(batch, keep, counts=False) for batch in batches]
         if not seen:  # artifacts so rare that none of the remembered images has one
             return Comparison(0, 0.0, 0.0, 1.0)
         return compare_layers(self._blocks, seen, last, every)
@@ -167,9 +167,7 @@ def as_list(places: Sequence[int]) -> str:
             parts[-1].append(one)
         else:
             parts.append([one])
-    return ",".join(
-        f"{part[0]}-{part[-1]}" if len(part) > 2 else ",".join(map(str, part)) for part in parts
-    )
+    return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 2 else ",".join(map(str, part)) for part in parts)
 
 
 def reason_for(chosen: Choice, comparison: Comparison, depth: int) -> str:
@@ -187,12 +185,14 @@ def reason_for(chosen: Choice, comparison: Comparison, depth: int) -> str:
     if first.layer == depth - 1:
         return text
     if comparison.images == 0:
-        return f"{text}; all blocks from {first.layer} on are attenuated, since no image was left to compare with `last`"
+        return (
+            f"{text}; all blocks from {first.layer} on are attenuated, since no image was left to compare with `last`"
+        )
     if comparison.last_is_enough:
         return f"{text}; attenuating the last block alone does nearly all that attenuating all blocks would"
     return (
-        f"{text}; attenuating the last block alone moves the embedding by {comparison.change_last:.2g} (1 - cosine), all "
-        f"blocks from {first.layer} on by {comparison.change_all:.2g}: so all of them are"
+        f"{text}; attenuating the last block alone moves the embedding by {comparison.change_last:.2g} (1 - cosine), "
+        f"all blocks from {first.layer} on by {comparison.change_all:.2g}: so all of them are"
     )
 
 

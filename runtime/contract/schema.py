@@ -301,7 +301,7 @@ class Calibration(_Record):
     images: Annotated[int, Field(ge=0)]
     """Number of images that it looked at."""
     figures: dict[str, float]
-    """What the recommended options did on the half of the images that did not choose them, by name."""
+    """The effects of the recommended options on the half of the images that did not choose them, by name."""
 
 
 class FileRecord(_Record):

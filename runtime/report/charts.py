@@ -162,8 +162,13 @@ def norm_histogram(norms: Norms) -> Html:
             bars.append(
                 element("rect", title, x=x, y=part, width=width, height=_HEIGHT - _BOTTOM - part, class_="normal")
             )
+    if norms.valley is not None:
+        first, last = norms.valley
+        x, width = _LEFT + first * step, (last - first) * step
+        bars.insert(0, element("rect", x=x, y=_TOP, width=width, height=_HEIGHT - _BOTTOM - _TOP, class_="valley"))
     flagged, whole = sum(norms.flagged), sum(norms.flagged) + sum(norms.normal)
-    label = f"Layer {norms.layer}: {flagged:,} of {whole:,} patches flagged ({flagged / max(whole, 1):.1%})"
+    source = f", {norms.source}" if norms.source else ""
+    label = f"Layer {norms.layer}{source}: {flagged:,} of {whole:,} patches flagged ({flagged / max(whole, 1):.1%})"
     ticks = [(value, height(value)) for value in (0, *(10**power for power in range(7) if 10**power <= most))]
     places = range(0, len(norms.edges), max(1, len(norms.edges) // 6))
     below = [(f"{norms.edges[place]:.3g}", _LEFT + place * step) for place in places]

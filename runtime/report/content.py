@@ -118,6 +118,19 @@ class Norms:
     """b counts of patches that were not flagged."""
     flagged: Sequence[int]
     """b counts of patches that were."""
+    source: str = ""
+    """Whose norms they are, where it is not said elsewhere."""
+    valley: tuple[int, int] | None = None
+    """The first and the last of the bins between two modes, which hardly any patch has."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """The places of the grid at which patches are flagged."""
+
+    share: Sequence[float]
+    """(P,), row by row: the share of the images in which a place is flagged, 0 to 1."""
+    note: str
 
 
 @dataclass(frozen=True)
@@ -137,6 +150,10 @@ class Artifacts:
     seed: int = 0
     """The seed of the sample."""
     note: str = ""
+    drawn: str = "drawn at random"
+    """How the images were chosen."""
+    places: Places | None = None
+    """None if only a few images were looked at."""
 
 
 @dataclass(frozen=True)

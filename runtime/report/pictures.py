@@ -10,7 +10,7 @@ import numpy.typing as npt
 from runtime.contract.keys import Key
 from runtime.contract.labels import NOISE
 from runtime.report import charts, marks
-from runtime.report.content import Artifacts, Cluster, FlaggedImage, Map, Shown
+from runtime.report.content import Artifacts, Cluster, FlaggedImage, Map, Places, Shown
 from runtime.report.elements import Html, data_uri, element, join, script_json, visible
 
 Webp = Mapping[Key, bytes | None]
@@ -153,16 +153,19 @@ def _choice(legend: str, name: str, options: Sequence[str]) -> Html:
 def artifacts(found: Artifacts, thumbnail: Callable[[Key], bytes | None]) -> Html:
     """Flagged patches over what the model saw, and the norms that decided."""
     several = len(found.norms) > 1
-    how = "the more layers flag a patch, the more opaque" if several else f"layer {found.norms[0].layer}"
+    how = f" (layer {found.norms[0].layer})"
+    if several:
+        how = "" if found.places is not None else " (the more layers flag a patch, the more opaque)"
     return join(
         element(
             "p",
-            f"{found.model}, {found.detection}; {len(found.images)} images drawn at random (seed {found.seed}), as the "
-            f"model sees them; red: patches that are flagged and attenuated ({how}).",
+            f"{found.model}, {found.detection}; {len(found.images)} images {found.drawn} (seed {found.seed}), as the "
+            f"model sees them; red: patches that are flagged and attenuated{how}.",
             class_="note",
         ),
         element("p", found.note, class_="note") if found.note else None,
         element("div", [_overlay(one, found, thumbnail(one.key)) for one in found.images], class_="overlays"),
+        _places(found.places, found.grid) if found.places is not None else None,
         element("h3", "Norms of the patches"),
         element(
             "p",
@@ -170,10 +173,33 @@ def artifacts(found: Artifacts, thumbnail: Callable[[Key], bytes | None]) -> Htm
             "normal ",
             element("span", class_="key flagged"),
             "flagged; heights are logarithmic.",
+            " The band is the valley." if any(one.valley is not None for one in found.norms) else None,
             class_="note",
         ),
         element("div", [charts.norm_histogram(one) for one in found.norms], class_="histograms"),
     )
+
+
+def _places(places: Places, grid: tuple[int, int]) -> Html:
+    """A map of the grid, the more opaque a place, the more images have it flagged."""
+    rows, columns = grid
+    most = max(places.share, default=0.0)
+    cells = [
+        element(
+            "rect",
+            element("title", f"row {place // columns}, column {place % columns} (patch {place}): {share:.1%}"),
+            x=place % columns,
+            y=place // columns,
+            width=1,
+            height=1,
+            opacity=round(share, 3),
+        )
+        for place, share in enumerate(places.share)
+        if share > 0
+    ]
+    label = f"Map of {rows} x {columns} places; the one flagged most often is flagged in {most:.1%} of the images"
+    drawn = element("svg", cells, viewBox=f"0 0 {columns} {rows}", class_="places", role="img", aria_label=label)
+    return join(element("h3", "Where in the image"), drawn, element("p", places.note, class_="note"))
 
 
 def _overlay(one: FlaggedImage, found: Artifacts, webp: bytes | None) -> Html:

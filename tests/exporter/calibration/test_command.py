@@ -1,0 +1,161 @@
+"""`python -m exporter calibrate` on a small model: its file, its report, and the export that follows."""
+
+import json
+import re
+from pathlib import Path
+
+import marked_dinov2 as marked
+import numpy as np
+import pytest
+import torch
+
+from exporter.__main__ import main
+from exporter.calibration.recommendation import NOTHING, read
+from exporter.models.architecture import ARCHITECTURES
+from runtime.contract.manifest import read_manifest
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, tmp_path):
+    """A size `tiny`; a checkpoint that marks patches, one that doesn't; and the folder of the test."""
+    torch.set_num_threads(1)
+    monkeypatch.setitem(ARCHITECTURES, "tiny", marked.TINY)
+    monkeypatch.chdir(tmp_path)
+    torch.save(marked.tensors(), "marked.pth")
+    torch.save(marked.tensors(times=0), "clean.pth")
+
+
+def calibrate(*words, weights="marked.pth", expect=0):
+    size = f"{marked.SIZE[0]}x{marked.SIZE[1]}"
+    argv = ["calibrate", "--size", "tiny", "--weights", weights, "--image-size", size, "--fit", "squash"]
+    code = main([*argv, "--images", "pictures", "--out", "itae.json", "--report", "itae.html", *words])
+    assert code == expect
+    return json.loads(Path("itae.json").read_text()) if code == 0 else None
+
+
+def test_artifacts_are_found_reported_and_exported(tmp_path, capsys):
+    masks = marked.some_masks(48)
+    marked.save(marked.pictures(masks), tmp_path / "pictures", classes=3)
+    (tmp_path / "pictures/broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    (tmp_path / "pictures/notes.txt").write_text("hello")
+    found = calibrate("--labels", "folders", "--json")
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == found
+    assert found["itae"]["source"] == "residual"
+    assert found["itae"]["side"] == "high"
+    assert found["images"] == {"choosing": 25, "reporting": 23, "failed": 1, "skipped": {"text": 1}}
+    assert "1 image can't be read; the first: " in shown.err
+    assert "broken.png" in shown.err
+    assert found["figures"]["flagged"] == pytest.approx(masks.mean(), rel=0.25)
+    assert found["figures"]["attention_after"] < found["figures"]["attention_before"]
+    assert len(found["settings"]) <= 16
+    assert found["settings"][0]["itae"] == found["itae"]
+    assert found["settings"][0]["agreement"] == 1
+    assert {"nmi", "acc", "ari", "less_plain"} <= found["settings"][-1].keys()
+    assert len(found["norms"]) == marked.TINY.depth * 4
+
+    page = (tmp_path / "itae.html").read_text()
+    assert page.count('class="overlay"') == 12
+    assert 'class="valley"' in page
+    assert 'class="places"' in page
+    assert "--config itae.json" in page
+
+    size = f"{marked.SIZE[0]}x{marked.SIZE[1]}"
+    words = ["--config", "itae.json", "--size", "tiny", "--weights", "marked.pth", "--image-size", size]
+    assert main([*words, "--out", "x.onnx", "--outputs", "embedding,artifact_mask"]) == 0
+    manifest = read_manifest(tmp_path / "x.onnx")
+    assert manifest.calibration is not None
+    assert manifest.calibration.sha256 == found["sha256"]
+    assert manifest.calibration.figures == found["figures"]
+    assert manifest.options.method.name == "itae"
+    assert "other weights" not in capsys.readouterr().err
+    words[words.index("marked.pth")] = "clean.pth"
+    assert main([*words, "--out", "y.onnx"]) == 0
+    assert "the calibration was made with other weights" in capsys.readouterr().err
+
+
+def test_nothing_is_found_where_nothing_is(tmp_path, capsys):
+    marked.save(marked.pictures(marked.some_masks(40)), tmp_path / "pictures")
+    found = calibrate(weights="clean.pth")
+    assert found["itae"] is None
+    assert found["reason"].startswith("no artifacts in these images")
+    assert NOTHING in capsys.readouterr().err
+    assert NOTHING in (tmp_path / "itae.html").read_text()
+    size = f"{marked.SIZE[0]}x{marked.SIZE[1]}"
+    words = ["--config", "itae.json", "--size", "tiny", "--weights", "clean.pth", "--image-size", size]
+    assert main([*words, "--out", "x.onnx"]) == 0
+    shown = capsys.readouterr()
+    assert NOTHING in shown.err
+    assert "none, plain DINOv2: no artifacts in these images" in shown.out
+    manifest = read_manifest(tmp_path / "x.onnx")
+    assert manifest.options.method.name == "none"
+    assert manifest.calibration is not None
+
+
+def test_constant_places_become_positions_and_other_sizes_are_refused(tmp_path, capsys):
+    masks = np.zeros((40, 30), bool)
+    masks[:, [0, 1, 6, 7]] = True
+    marked.save(marked.pictures(masks), tmp_path / "pictures")
+    found = calibrate()
+    assert found["itae"]["threshold"] == "positions:0,1,6,7"
+    assert found["itae"].keys() == {"layers", "threshold", "attenuate"}
+    assert found["settings"][0]["flagged"] == pytest.approx(4 / 30, rel=1e-4)
+    words = ["--config", "itae.json", "--size", "tiny", "--weights", "marked.pth", "--out", "x.onnx"]
+    assert main([*words, "--image-size", "56x56"]) == 2
+    assert "positions of patches in images of 70x84" in capsys.readouterr().err
+
+
+def test_the_same_images_give_the_same_bytes_and_the_halves_are_disjoint(tmp_path):
+    marked.save(marked.pictures(marked.some_masks(24)), tmp_path / "pictures")
+    calibrate()
+    first = (tmp_path / "itae.json").read_bytes()
+    calibrate("--batch", "5")
+    second = read(tmp_path / "itae.json")
+    assert json.loads(first)["itae"] == dict(second.options)
+    calibrate()
+    assert (tmp_path / "itae.json").read_bytes() == first
+    limited = calibrate("--limit", "10")
+    assert (limited["images"]["choosing"], limited["images"]["reporting"]) == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "x.txt"], "must end in .json"),
+        (["--out", "no/x.json"], "there is no folder"),
+        (["--report", "x.txt"], "must end in .html"),
+        (["--limit", "3"], "needs at least 4 images"),
+        (["--limit", "0"], "a whole number above 0"),
+        (["--device", "gpu"], "give cpu, cuda or cuda:N"),
+        (["--device", "cuda:99"], "PyTorch finds"),
+        (["--images", "none"], "No such file"),
+        (["--size", "huge"], "unknown size"),
+        (["--weights", "none.pth"], "no such file"),
+        (["--labels", "names"], "invalid choice"),
+        (["--labels", "folders"], "all 5 images lie in one folder"),
+    ],
+    ids=" ".join,
+)
+def test_bad_use_is_said_in_one_line(words, message, tmp_path, capsys):
+    marked.save(marked.pictures(marked.some_masks(10)), tmp_path / "pictures")
+    calibrate(*words, expect=2)
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "itae.json").exists()
+
+
+def test_too_few_images_that_can_be_read_are_refused_with_the_first_reason(tmp_path, capsys):
+    (tmp_path / "pictures").mkdir()
+    for number in range(6):
+        (tmp_path / f"pictures/{number}.jpg").write_bytes(b"\xff\xd8\xffno")
+    calibrate(expect=2)
+    assert re.search(r"of that half 0 could be; the first that can not: .*\.jpg: ", capsys.readouterr().err)
+
+
+def test_a_model_that_gives_nan_is_said(tmp_path, capsys, monkeypatch):
+    marked.save(marked.pictures(marked.some_masks(8)), tmp_path / "pictures")
+    made = marked.tensors()
+    made["blocks.2.ls2.gamma"][5] = 3e38
+    made["blocks.2.mlp.fc2.bias"][5] = 3e38
+    torch.save(made, "loud.pth")
+    calibrate(weights="loud.pth", expect=1)
+    assert "NaN or infinity" in capsys.readouterr().err
