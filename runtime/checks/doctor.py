@@ -267,12 +267,16 @@ def in_a_process(function: Callable[..., Result], *arguments: object) -> Result:
     """Call a function in a new process.
 
     Raises:
-        BackendError: the process died: a library crashed it, or the system ran out of memory.
+        BackendError: the process can't start, or died: a library crashed it, or the system ran out of memory.
     """
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context, initializer=_stdout_to_stderr) as pool:
         try:
-            return pool.submit(function, *arguments).result()
+            submitted = pool.submit(function, *arguments)
+        except OSError as error:
+            raise BackendError(f"a process for it can't be started ({error.strerror or one_line(error)})") from error
+        try:
+            return submitted.result()
         except concurrent.futures.process.BrokenProcessPool as error:
             raise BackendError(
                 "its process died: a library crashed, or there was not enough memory; compare the versions above with "

@@ -39,6 +39,8 @@ Identity = tuple[int, int, int]
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file that takes `path`'s place when the block ends well, and vanishes when it doesn't.
 
+    Files that killed processes of this host left of earlier writes of the same name are removed first.
+
     Raises:
         OutputFileError: the folder is missing or read-only, the disk is full, or the file can't be written.
     """
@@ -46,12 +48,14 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         before = identity(path)
     except OSError as error:
         raise cannot_write(path, error) from error
+    _remove_leftovers(path)
     temporary: Path | None = None
     try:
-        temporary = path.with_name(hidden_name(path.name, secrets.token_hex(4)))
+        temporary = path.with_name(f"{_temporary_start(path)}{os.getpid()}-{secrets.token_hex(4)}")
         # Not tempfile: its files are private to their owner, and some file systems refuse chmod.
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with os.fdopen(descriptor, "w+b") as file:
+            _hold(descriptor)
             yield file
             file.flush()
             sync_file(file.fileno(), path)
@@ -64,6 +68,44 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def _temporary_start(path: Path) -> str:
+    """How the names of this host's temporary files for `path` begin; the process and a random number follow."""
+    return hidden_name(path.name, f"write-{this_host()}-")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files for `path` of processes of this host that were killed."""
+    ours = re.compile(rf"{re.escape(_temporary_start(path))}(\d{{1,9}})-[0-9a-f]{{8}}")
+    with contextlib.suppress(OSError, OutputFileError), os.scandir(path.parent) as entries:
+        for one in entries:
+            if (found := ours.fullmatch(one.name)) and one.is_file(follow_symlinks=False):
+                _remove_abandoned_one(Path(one.path), int(found[1]))
+
+
+def _remove_abandoned_one(path: Path, process: int) -> None:
+    """Remove a file or folder of a process of this host, if that has ended.
+
+    Raises:
+        OSError, OutputFileError: it can't be opened or removed.
+    """
+    if is_alive(process):
+        return
+    with locked(path) as is_free:  # a container may share the host's name and not its process numbers
+        if is_free is not False:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)  # refuses links
+            else:
+                path.unlink()
+
+
+def _hold(descriptor: int) -> None:
+    """Lock an open file until it is closed, where the file system can, so that none takes it for a leftover."""
+    import fcntl  # here: it is of Unix alone, and other platforms are to be refused in words
+
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _what_is_left(path: Path, before: Identity | None, temporary: Path | None) -> str:
@@ -132,12 +174,8 @@ def _remove_abandoned(parent: Path) -> None:
     ours = re.compile(rf"\..+\.work-{re.escape(this_host())}-(\d{{1,9}})-[a-z0-9_]+")
     with contextlib.suppress(OSError, OutputFileError):
         for folder in parent.iterdir():
-            found = ours.fullmatch(folder.name)
-            if found and not is_alive(int(found[1])) and folder.is_dir():
-                # A container may share the host's name and not its process numbers: then the lock tells.
-                with locked(folder) as is_free:
-                    if is_free is not False:
-                        shutil.rmtree(folder, ignore_errors=True)  # refuses links
+            if (found := ours.fullmatch(folder.name)) and folder.is_dir():
+                _remove_abandoned_one(folder, int(found[1]))
 
 
 def is_alive(process: int) -> bool:
@@ -153,7 +191,7 @@ def is_alive(process: int) -> bool:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[bool | None]:
-    """Hold the lock of a folder; the end of the process releases it, however it ends.
+    """Hold the lock of a folder or file; the end of the process releases it, however it ends.
 
     Yields True; False if another process holds the lock; None if the file system has no locks.
 

@@ -7,12 +7,13 @@ import contextlib
 import io
 import logging
 import os
+import select
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from runtime.contract.atomic import forget_warnings
 from runtime.contract.errors import ItaeError, UsageError, one_line, plain
@@ -84,16 +85,26 @@ def run(program: str, body: Callable[[], int], *, verbose: Callable[[], bool] = 
             file=sys.stderr,
         )
         return 2
-    except BrokenPipeError:  # the reader of stdout has gone: `runtime info X | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:  # stdout on a full disk; the rest is translated where it happens
+    except OSError as error:  # stdout without its reader or on a full disk; the rest is translated where it happens
+        if isinstance(error, BrokenPipeError) and _reader_has_gone(sys.stdout):  # `runtime info X | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         if verbose():
             traceback.print_exc()
         print(f"{program}: {one_line(error)}", file=sys.stderr)  # noqa: T201
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or it fails again at exit
         return 2
     return code
+
+
+def _reader_has_gone(stream: TextIO) -> bool:
+    """Whether a stream is a pipe or socket that nobody reads any more."""
+    asked = select.poll()
+    try:
+        asked.register(stream.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0))
+    except (OSError, ValueError):  # it has no number, or is closed
+        return False
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from runtime.contract.errors import BackendError, ItaeError
+from runtime.contract.errors import BackendError, ItaeError, one_line
 from runtime.embedding.stream import Embedded, embed_stream, silence_pillow
 from runtime.sources.item import Entry, Item, Unreadable
 
@@ -58,6 +58,7 @@ def device_workers(devices: Sequence[int | None], options: WorkerOptions) -> Ite
     """Start a worker for each device (None: the CPU) and end them all at the end.
 
     Raises:
+        BackendError: a worker can't be started.
         ItaeError: a worker can't load the model; the same as in one process.
     """
     context = multiprocessing.get_context("spawn")  # a fork would share the threads and the CUDA of this process
@@ -68,7 +69,12 @@ def device_workers(devices: Sequence[int | None], options: WorkerOptions) -> Ite
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, device, options), daemon=True)
             with _blocked(signal.SIGINT):  # which it inherits: Ctrl-C while it imports would print a traceback
-                process.start()
+                try:
+                    process.start()
+                except OSError as error:
+                    place = "cpu" if device is None else str(device)
+                    reason = error.strerror or one_line(error)
+                    raise BackendError(f"the worker of device {place} can't be started ({reason})") from error
             theirs.close()  # so that its end is seen here
             members.append((process, ours))
         yield Workers(members, devices)

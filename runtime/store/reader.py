@@ -13,8 +13,8 @@ from runtime.contract.errors import InputError, UsageError
 from runtime.contract.keys import Key
 from runtime.store.array_pair import ArrayPair, is_array
 from runtime.store.origin import fingerprint
-from runtime.store.parquet_parts import Parts
-from runtime.store.records import AGAIN, Embeddings, Float32, read_record
+from runtime.store.parquet_parts import Parts, has_parts
+from runtime.store.records import AGAIN, Embeddings, Float32, file_names, read_record
 
 _BLOCK_ROWS = 1024
 
@@ -47,6 +47,11 @@ class Store:
             self._rows = ArrayPair(self.path)
             return
         record = read_record(self.path)
+        if (record is None or not record.complete) and _is_begun(self.path):
+            raise InputError(
+                f"{self.path} holds no embedding yet: `embed` was stopped before it wrote the first rows, or no image "
+                "could be embedded; run `embed` again"
+            )
         self._rows = Parts(self.path, None if record is None else fingerprint(record.origin))
         if record is not None:
             self.complete, self.origin = record.complete, record.origin
@@ -98,3 +103,12 @@ class Store:
             roots += part.roots
             paths += part.paths
         return Embeddings(roots, paths, vectors)
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether a folder holds at most what `embed` writes before the first rows."""
+    own = {*vars(file_names(folder)).values()}
+    try:
+        return not has_parts(folder) and all(one.name in own or one.name.startswith(".") for one in folder.iterdir())
+    except OSError:
+        return False

@@ -164,6 +164,8 @@ def _make(folder: Path) -> bool:
     try:
         if folder.is_dir():
             return False
+        if folder.exists():
+            raise OutputFileError(f"{folder} is a file: --out is the folder of the embeddings; give another name")
         folder.mkdir()
     except OSError as error:
         raise cannot_write(folder, error) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import importlib.util
 import json
 import os
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 from importlib import metadata
+from multiprocessing import popen_spawn_posix
 from pathlib import Path
 
 import numpy as np
@@ -304,3 +306,15 @@ def test_what_is_off_by_default_fails_and_what_is_off_elsewhere_does_not() -> No
     assert Diagnosis(machine, "x", attempts=(good, off)).passed
     assert not Diagnosis(machine, "x", attempts=(off, good)).passed
     assert not Diagnosis(machine, "x").passed
+
+
+@pytest.mark.parametrize(
+    "error", [BrokenPipeError(errno.EPIPE, "Broken pipe"), OSError(errno.EAGAIN, "no more processes")]
+)
+def test_a_child_that_cannot_start_is_a_finding(error, tiny, monkeypatch, capfd) -> None:
+    def start(*_):
+        raise error
+
+    monkeypatch.setattr(popen_spawn_posix.Popen, "_launch", start)
+    assert main(["doctor", str(tiny)]) == 1
+    assert f"a process for it can't be started ({error.strerror})" in capfd.readouterr().out

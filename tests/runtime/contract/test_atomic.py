@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runtime.contract import atomic
-from runtime.contract.atomic import atomic_file, work_folder, write_atomically
+from runtime.contract.atomic import atomic_file, hidden_name, locked, this_host, work_folder, write_atomically
 from runtime.contract.errors import OutputFileError
 
 OLD = b"old and whole"
@@ -208,3 +208,54 @@ def test_a_work_folder_lies_beside_its_target_and_goes_in_any_case(target):
 def test_a_work_folder_needs_its_parent(tmp_path):
     with pytest.raises(OutputFileError, match=r"/nowhere does not exist; make it first"):
         work_folder(beside=tmp_path / "nowhere" / "file.bin").__enter__()
+
+
+def dead_process() -> int:
+    done = subprocess.Popen(["true"])
+    done.wait()
+    return done.pid
+
+
+def leftover(path: Path, process: int, host: str | None = None) -> Path:
+    """A temporary file as a killed write of `path` leaves it."""
+    start = hidden_name(path.name, f"write-{host or this_host()}-")
+    found = path.with_name(f"{start}{process}-0123abcd")
+    found.write_bytes(b"half")
+    return found
+
+
+@pytest.mark.parametrize("name", ["report.html", "x" * 200])
+def test_what_killed_writes_left_is_removed_by_the_next_write_of_the_name(name, tmp_path) -> None:
+    script = "import os, signal\nfrom pathlib import Path\nfrom runtime.contract.atomic import atomic_file\n"
+    script += f"with atomic_file(Path({str(tmp_path / name)!r})) as file:\n file.write(b'half')\n file.flush()\n"
+    script += " os.kill(os.getpid(), signal.SIGKILL)"
+    assert subprocess.run([sys.executable, "-c", script], timeout=100).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1
+    write_atomically(tmp_path / "another", b"")
+    assert len(list(tmp_path.iterdir())) == 2
+    write_atomically(tmp_path / name, b"whole")
+    assert {one.name for one in tmp_path.iterdir()} == {name, "another"}
+    assert (tmp_path / name).read_bytes() == b"whole"
+
+
+def test_other_files_are_left_alone(tmp_path) -> None:
+    path, dead = tmp_path / "a.json", dead_process()
+    kept = [leftover(path, os.getppid()), leftover(path, dead, "elsewhere"), leftover(tmp_path / "a.json.b", dead)]
+    kept += [tmp_path / name for name in (".a.json.0123abcd", f".a.json.write-{this_host()}-{dead}-0123abcd.txt")]
+    for one in kept[3:]:
+        one.touch()
+    locked_one = leftover(path, dead)
+    folder = tmp_path / locked_one.name.replace("0123abcd", "00000000")
+    folder.mkdir()
+    with locked(locked_one):
+        write_atomically(path, b"x")
+    assert {*kept, locked_one, folder, path} == {*tmp_path.iterdir()}
+    write_atomically(path, b"x")
+    assert not locked_one.exists()
+
+
+def test_a_file_that_is_being_written_is_locked(tmp_path) -> None:
+    with atomic_file(tmp_path / "a"):
+        (temporary,) = tmp_path.iterdir()
+        with locked(temporary) as is_free:
+            assert is_free is False

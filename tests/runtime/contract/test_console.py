@@ -12,6 +12,7 @@ import pytest
 from loaded import loaded_after
 
 from runtime.__main__ import main
+from runtime.contract import console
 from runtime.contract.errors import plain
 from runtime.contract.manifest import manifest_path, parity_path, read_manifest
 from runtime.store import Store
@@ -475,3 +476,22 @@ def test_names_of_any_language_are_told_as_they_are(name) -> None:
 )
 def test_what_would_steer_a_terminal_is_told_as_an_escape(name, told) -> None:
     assert plain(name) == told
+
+
+def test_a_broken_pipe_that_is_not_stdouts_is_an_error_in_words(capfd) -> None:
+    def body() -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    assert console.run("runtime", body) == 2
+    assert capfd.readouterr().err == "runtime: [Errno 32] Broken pipe\n"
+
+
+def test_a_reader_of_stdout_that_has_gone_is_no_error() -> None:
+    script = (
+        "import sys\nfrom runtime.contract import console\nsys.exit(console.run('x', lambda: print('y' * 100000) or 0))"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-c", script], stdout=writing, stderr=subprocess.PIPE, timeout=100)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")

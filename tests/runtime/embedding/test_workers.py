@@ -1,11 +1,13 @@
 """A process per device: the same rows as one process, whatever happens to a worker."""
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing import popen_spawn_posix
 from pathlib import Path
 
 import numpy as np
@@ -174,3 +176,13 @@ def test_ctrl_c_while_workers_are_started_is_one_line(delay, tiny, many, tmp_pat
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said == f"runtime: interrupted; the same command goes on with what is in {tmp_path / 'out'}\n"
+
+
+def test_a_worker_that_cannot_start_is_one_line(tiny, many, tmp_path, monkeypatch, capfd) -> None:
+    def start(*_):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(popen_spawn_posix.Popen, "_launch", start)
+    assert main(["embed", str(tiny), str(many), "--out", str(tmp_path / "out"), "--devices", "cpu,cpu"]) == 2
+    assert capfd.readouterr().err == "runtime: the worker of device cpu can't be started (Broken pipe)\n"
+    assert not (tmp_path / "out").exists()

@@ -16,6 +16,7 @@ from stores import assert_same, rows, write
 from runtime.contract.errors import InputError
 from runtime.store import Embeddings, Store, growing_parts, parquet_parts
 from runtime.store.origin import fingerprint
+from runtime.store.records import StoreRecord, write_record
 
 
 @pytest.fixture
@@ -115,7 +116,25 @@ def test_missing_folder_is_told(tmp_path) -> None:
         Store(tmp_path / "out")
 
 
+@pytest.mark.parametrize("there", [(), ("_errors.jsonl",), ("_store.json",), ("_store.json", ".part-00000.parquet.x")])
+def test_a_store_whose_run_was_stopped_before_its_first_rows_says_so(there, tmp_path) -> None:
+    for name in there:
+        (tmp_path / name).touch()
+    if "_store.json" in there:
+        write_record(tmp_path, StoreRecord(complete=False, rows=0, width=3, origin={}))
+    with pytest.raises(InputError, match=r"holds no embedding yet: `embed` was stopped before .*; run `embed` again"):
+        Store(tmp_path)
+
+
+def test_a_complete_store_that_lost_its_parts_says_so(tmp_path) -> None:
+    write(tmp_path, rows(2))
+    (tmp_path / "part-00000.parquet").unlink()
+    with pytest.raises(InputError, match=r"holds no part-00000.parquet: make them again with"):
+        Store(tmp_path)
+
+
 def test_folder_without_parts_is_told(tmp_path) -> None:
+    (tmp_path / "a.jpg").touch()
     with pytest.raises(InputError, match=r"holds no part-00000.parquet: make them again with"):
         Store(tmp_path).read()
 

@@ -381,7 +381,7 @@ def test_missing_parent_folder_is_told(tmp_path) -> None:
 
 def test_a_file_in_the_place_of_the_folder_is_told(tmp_path) -> None:
     (tmp_path / "out").touch()
-    with pytest.raises(OutputFileError, match="File exists"):
+    with pytest.raises(OutputFileError, match="is a file: --out is the folder of the embeddings; give another"):
         write(tmp_path / "out", rows(2))
 
 
