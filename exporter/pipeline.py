@@ -154,7 +154,7 @@ def _load_and_trace(spec: ExportSpec, work: Path, progress: Progress) -> tuple[P
     """All that needs PyTorch's copy of the weights, which is released at the end."""
     with progress.step("load", f"{spec.backbone.name} from {spec.weights}"):
         loaded = load(spec)
-    for note in loaded.notes:
+    for note in loaded.origin.notes:
         progress.note(note)
     if spec.calibration is not None and spec.calibration.weights_sha256 != loaded.origin.sha256:
         progress.note("the calibration was made with other weights: it may not hold for these; calibrate again")

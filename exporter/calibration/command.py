@@ -114,7 +114,7 @@ def _calibrate(a: argparse.Namespace, argv: Sequence[str]) -> int:
     steps = Progress(quiet=a.quiet)
     with steps.step("load", f"{spec.backbone.name} from {spec.weights}"):
         loaded = load(spec)
-    for note in loaded.notes:
+    for note in loaded.origin.notes:
         steps.note(note)
     start = time.monotonic()
     with quiet_pillow(), progress_of(intake.total(), io.StringIO() if a.quiet else None) as bar:

@@ -40,6 +40,7 @@ _BESIDE = {
 }
 """Words in the names of modules beside a backbone, which are left out."""
 _CLS, _PATCHES = "embeddings.cls_token", "embeddings.patch_embeddings.projection.weight"
+_REGISTERS = "embeddings.register_tokens"
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def _check(
         rows, *rest = shapes[name.targets[0]]
         expected = (len(name.targets) * rows, *rest)
         if naming.POSITION in name.targets:
-            if problem := _bad_position(tuple(value.shape), arch.width):
+            if problem := _bad_position(tuple(value.shape), arch):
                 wrong.append(f"{name.full} is {_shape(value.shape)}, {problem}")
         elif tuple(value.shape) != expected:
             wrong.append(f"{name.full} is {_shape(value.shape)}, expected {_shape(expected)}")
@@ -254,19 +255,22 @@ def _kind(value: object) -> str:
     return getattr(type(value), "full_name", "") or type(value).__name__
 
 
-def _bad_position(shape: tuple[int, ...], width: int) -> str | None:
-    if len(shape) == 3 and (shape[0], shape[2]) == (1, width) and _position_side(shape[1]) is not None:
+def _bad_position(shape: tuple[int, ...], arch: Architecture) -> str | None:
+    is_form = len(shape) == 3 and (shape[0], shape[2]) == (1, arch.width)
+    if is_form and _tokens_before_grid(shape[1], arch) is not None:
         return None
-    return f"expected 1×(1 + a square grid)×{width}"
+    return f"expected 1×(1 + a square grid)×{arch.width}"
 
 
-def _position_side(positions: int) -> tuple[int, bool] | None:
-    """Side of the grid of a position embedding and whether it has one for the CLS token; None if that is no square."""
-    for has_cls in (True, False):
-        patches = positions - has_cls
-        side = math.isqrt(max(patches, 0))
-        if side and side * side == patches:
-            return side, has_cls
+def _tokens_before_grid(positions: int, arch: Architecture) -> int | None:
+    """Number of tokens that a position embedding covers before a square grid of patches; None if there is no such grid.
+
+    One, the CLS token; or none, or CLS and registers, as in models of timm.
+    """
+    for before in (1, 0, arch.prefix):
+        patches = positions - before
+        if patches > 0 and math.isqrt(patches) ** 2 == patches:
+            return before
     return None
 
 
@@ -318,9 +322,12 @@ def _parameters(names: list[_Name], entries: Mapping[str, object], arch: Archite
             raise WeightsError(f"{source}: {name.full} holds NaN or infinity: the file is damaged, get it again")
         parameters.update(zip(name.targets, tensor.chunk(len(name.targets)), strict=True))
     position = parameters[naming.POSITION]
-    if not (_position_side(position.shape[1]) or (0, True))[1]:
-        # timm's, of models with registers: the CLS token's position is part of the CLS token.
+    before = _tokens_before_grid(position.shape[1], arch)
+    if before == 0:  # timm's, of models with registers: the CLS token's position is part of the CLS token
         parameters[naming.POSITION] = torch.cat([torch.zeros(1, 1, arch.width), position], dim=1)
+    elif before == arch.prefix and arch.registers:  # timm's too, without `no_embed_class`: registers have positions
+        parameters[_REGISTERS] = parameters[_REGISTERS] + position[:, 1:before]
+        parameters[naming.POSITION] = torch.cat([position[:, :1], position[:, before:]], dim=1)
     parameters.setdefault(naming.MASK_TOKEN, torch.zeros(1, arch.width))  # of training alone
     return parameters
 

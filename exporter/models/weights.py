@@ -33,8 +33,6 @@ class LoadedModel:
     model: torch.nn.Module
     """A DINOv2 of transformers, float32, in eval mode, its position embedding as trained."""
     origin: Weights
-    notes: tuple[str, ...] = ()
-    """Notes for the user on the checkpoint, such as what was left out of it."""
 
 
 def load(arch: Architecture, weights: str) -> LoadedModel:
@@ -65,7 +63,8 @@ def load(arch: Architecture, weights: str) -> LoadedModel:
     del entries
     model = build_model(arch, found.parameters)
     sha256 = hash_parameters(found.parameters)
-    return LoadedModel(model, Weights(kind=came_from, source=weights, revision=revision, sha256=sha256), found.notes)
+    origin = Weights(kind=came_from, source=weights, revision=revision, sha256=sha256, notes=found.notes)
+    return LoadedModel(model, origin)
 
 
 def build_model(arch: Architecture, parameters: Tensors) -> torch.nn.Module:

@@ -131,6 +131,16 @@ def timm(tensors: Tensors, *, split: str = "") -> Tensors:
     return out
 
 
+def timm_positions(tensors: Tensors) -> Tensors:
+    """timm's model with registers and without `no_embed_class`: each prefix token has a row of the embedding."""
+    out = timm({name: tensor for name, tensor in tensors.items() if name != "register_tokens"})
+    R = tensors["register_tokens"].shape[1]
+    rows = 0.25 * torch.arange(1, R + 1).reshape(1, R, 1).expand(1, R, tensors["cls_token"].shape[2])
+    out["reg_token"] = tensors["register_tokens"] - rows
+    out["pos_embed"] = torch.cat([tensors["pos_embed"][:, :1], rows, tensors["pos_embed"][:, 1:]], dim=1)
+    return out
+
+
 def config(folder: Path, arch: Architecture, **more: object) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -312,6 +322,11 @@ TAKEN: dict[str, tuple[Architecture, Make]] = {
     "timm": (PLAIN, lambda f: save(timm(meta()), f / "model.safetensors")),
     "timm, classifier": (PLAIN, lambda f: save(timm(meta()) | {"head.weight": torch.ones(3, 12)}, f / "a.pth")),
     "timm, registers": (REGISTERS, lambda f: save(timm(meta(REGISTERS)), f / "a.pth")),
+    "timm, registers with positions": (REGISTERS, lambda f: save(timm_positions(meta(REGISTERS)), f / "a.pth")),
+    "timm, registers with positions, grid of 16": (
+        REGISTERS,
+        lambda f: save(timm_positions(meta(REGISTERS, side=16)), f / "a.pth"),
+    ),
     "timm, SwiGLU": (SWIGLU, lambda f: save(timm(meta(SWIGLU)), f / "a.pth")),
     "timm, q_proj k_proj v_proj": (PLAIN, lambda f: save(timm(meta(), split="{}_proj"), f / "a.pth")),
     "timm, q k v": (PLAIN, lambda f: save(timm(meta(), split="{}"), f / "a.pth")),
