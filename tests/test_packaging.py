@@ -150,6 +150,27 @@ def test_installed_command_answers_from_outside_of_the_checkout(installed, tmp_p
     assert len(wrong.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", ["itae", "itae-export"])
+@pytest.mark.parametrize("name", ["{}.py", "{}/__init__.py", "{}/__main__.py"])
+def test_installed_command_is_ours_beside_a_users_files_of_our_names(installed, tmp_path, command, name):
+    for package in SOURCES:
+        path = tmp_path / name.format(package)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("raise SystemExit('the wrong one ran')\n")
+    result = run(installed / command, "--help", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("package", SOURCES)
+def test_a_users_folder_of_our_names_without_an_init_does_no_harm(tmp_path, package):
+    for name in SOURCES:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__main__.py").write_text("raise SystemExit('the wrong one ran')\n")
+        (tmp_path / name / "options.py").write_text("raise SystemExit('the wrong one ran')\n")
+    done = another_runtime(["-m", package, "--help"], tmp_path, ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("package", SOURCES)
 def test_installed_package_is_the_wheels_own(installed, tmp_path, package):
     result = run(installed / "python", "-c", f"import {package}; print({package}.__file__)", cwd=tmp_path)

@@ -119,7 +119,7 @@ class Weights(_Record):
     sha256: Sha256
     """SHA-256 over name, shape and float32 bytes of each parameter."""
     notes: tuple[str, ...] = ()
-    """What was taken of the checkpoint and what was left out, in words; empty if it holds nothing but the model."""
+    """The parts of the checkpoint that were taken or left out, in words; empty if it holds nothing but the model."""
 
 
 class Backbone(_Record):

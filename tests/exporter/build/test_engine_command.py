@@ -207,7 +207,7 @@ def test_a_timing_cache_with_tensorrt_rtx_is_bad_use_before_the_work(tmp_path, c
 def test_a_timing_cache_that_the_chosen_builder_does_not_use_is_told(tmp_path, capfd):
     assert export(tmp_path / "m.engine", "--timing-cache", str(tmp_path / "cache")) == 0
     told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("note: ")]
-    assert told == [f"note: --timing-cache {tmp_path / 'cache'} is not used: {timing_cache.NO_TIMINGS}"]
+    assert f"note: --timing-cache {tmp_path / 'cache'} is not used: {timing_cache.NO_TIMINGS}" in told
     assert names(tmp_path) == {"m.engine", "m.engine.json", "m.engine.parity.npz"}
 
 
