@@ -62,7 +62,7 @@ def bench(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="itae-bench-") as scratch:
         folder = Path(scratch)
         model = given.model or _exported(given.size, folder)
-        megabytes = _draw(folder / "images", given.images, given.side)
+        megabytes = draw(folder / "images", given.images, given.side)
         with contextlib.closing(open_session(model)) as session:
             times = _race(session, folder, given)
             name = session.name
@@ -82,7 +82,7 @@ def _exported(size: str, folder: Path) -> Path:
     return path
 
 
-def _draw(folder: Path, count: int, side: int) -> float:
+def draw(folder: Path, count: int, side: int) -> float:
     """Write seeded JPEGs of quality 90, as rich in detail as photographs; gives their megabytes."""
     folder.mkdir()
     rng = np.random.default_rng(0)

@@ -97,8 +97,8 @@ class OnnxRuntimeSession final : public Session {
             } else if (const int threads = options.threads > 0 ? options.threads : thread_limit(); threads > 0) {
                 settings.SetIntraOpNumThreads(threads);
             }
-            if (!model.content) return Ort::Session(shared, model.path.c_str(), settings);
-            return Ort::Session(shared, model.content->data(), model.content->size(), settings);
+            if (!model.content) return std::make_unique<Ort::Session>(shared, model.path.c_str(), settings);
+            return std::make_unique<Ort::Session>(shared, model.content->data(), model.content->size(), settings);
         });
         check_names(model.path);
     }
@@ -122,9 +122,9 @@ class OnnxRuntimeSession final : public Session {
                     Ort::Value::CreateTensor(memory, data, bytes, shape.data(), shape.size(),
                                              expected.dtype == "uint8" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8
                                                                        : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
-                // Run is not const in ONNX Runtime's C++ wrapper, but any number of threads may call it.
-                std::vector<Ort::Value> found = session_.Run(Ort::RunOptions{nullptr}, &input_name, &tensor, 1,
-                                                             output_names.data(), output_names.size());
+                // Any number of threads may call it.
+                std::vector<Ort::Value> found = session_->Run(Ort::RunOptions{nullptr}, &input_name, &tensor, 1,
+                                                              output_names.data(), output_names.size());
                 std::vector<Array> arrays;
                 for (const Ort::Value& value : found) arrays.push_back(copied(value));
                 return arrays;
@@ -159,18 +159,20 @@ class OnnxRuntimeSession final : public Session {
                 if (name == name_of(number).get()) return true;
             return false;
         };
-        const auto input_name = [&](std::size_t number) { return session_.GetInputNameAllocated(number, allocator); };
-        const auto output_name = [&](std::size_t number) { return session_.GetOutputNameAllocated(number, allocator); };
+        const auto input_name = [&](std::size_t number) { return session_->GetInputNameAllocated(number, allocator); };
+        const auto output_name = [&](std::size_t number) {
+            return session_->GetOutputNameAllocated(number, allocator);
+        };
         const auto refuse = [&](const std::string& what) {
             throw Error(ErrorKind::model, path + " has no " + what + ", which its manifest names: export it again");
         };
-        if (!has(session_.GetInputCount(), manifest().input.name, input_name))
+        if (!has(session_->GetInputCount(), manifest().input.name, input_name))
             refuse("input `" + manifest().input.name + "`");
         for (const TensorInfo& output : manifest().outputs)
-            if (!has(session_.GetOutputCount(), output.name, output_name)) refuse("output `" + output.name + "`");
+            if (!has(session_->GetOutputCount(), output.name, output_name)) refuse("output `" + output.name + "`");
     }
 
-    mutable Ort::Session session_{nullptr};
+    std::unique_ptr<Ort::Session> session_;  // no empty Ort::Session: to destroy it, the library must be there
 };
 
 }  // namespace
