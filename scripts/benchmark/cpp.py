@@ -31,7 +31,7 @@ _TUNING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 @dataclass(frozen=True)
 class Workload:
-    """What both commands do, and the goal for C++ in share of Python's time."""
+    """The work of both commands, and the goal for C++ as a share of Python's time."""
 
     name: str
     model: Path
