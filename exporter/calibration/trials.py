@@ -209,7 +209,6 @@ def settings_beside(
         other = "last" if layers != "last" else layers_from(first.layer, depth)
         add("recommended", recommended)
         add("other blocks", _with_layers(recommended, other, first, depth, recommended.attenuate))
-        add("mask", _with_layers(recommended, layers, first, depth, "mask"))
         for how in ("min", "mask", "mean", SCALED):
             add(f"last block, {how}", _with_layers(recommended, "last", first, depth, how))
         if recommended.limit.kind == "positions":

@@ -20,8 +20,8 @@ from exporter.options import ExportSpec
 from runtime.report import Artifacts, FlaggedImage, Headline, Norms, Places, Report, Table, write_report
 from runtime.sources.at_hand import at_hand
 
-_MERGED = 4
-"""Bins of the counts that are one bar."""
+_BARS = 80
+"""Bars of a histogram, about, at most."""
 _MOST_HISTOGRAMS = 8
 
 
@@ -206,7 +206,9 @@ def _artifacts(result: Result, spec: ExportSpec, intake: Intake) -> Artifacts | 
         places=Places(
             share,
             f"Share of {result.reported:,} images in which a place is flagged: at most {max(share, default=0):.1%}.",
-        ),
+        )
+        if any(share)
+        else None,
     )
 
 
@@ -236,15 +238,16 @@ def _histogram(result: Result, layer: int, source: Source, cut: tuple[float, lis
     counts = result.tally.counts[layer, SOURCES.index(source)]
     flagged = counts * beyond(cut[0], side) if cut is not None else np.zeros_like(counts)
     present = np.flatnonzero(counts)
-    start = max(0, (int(present[0]) // _MERGED - 1) * _MERGED)
-    stop = min(BINS, (int(present[-1]) // _MERGED + 2) * _MERGED)
+    merged = next(one for one in (1, 2, 4, 8) if one == 8 or present[-1] - present[0] < one * _BARS)
+    start = max(0, (int(present[0]) // merged - 1) * merged)
+    stop = min(BINS, (int(present[-1]) // merged + 2) * merged)
     normal, beyond_it = (
-        one[start:stop].reshape(-1, _MERGED).sum(axis=1).tolist() for one in (counts - flagged, flagged)
+        one[start:stop].reshape(-1, merged).sum(axis=1).tolist() for one in (counts - flagged, flagged)
     )
-    valley = None if cut is None else ((cut[1][0] - start) // _MERGED, (cut[1][1] - start) // _MERGED)
+    valley = None if cut is None else ((cut[1][0] - start) // merged, (cut[1][1] - start) // merged)
     return Norms(
         layer,
-        edges()[start : stop + 1 : _MERGED].tolist(),
+        edges()[start : stop + 1 : merged].tolist(),
         normal,
         beyond_it,
         source=f"{source} norms, times the median",

@@ -78,3 +78,13 @@ def test_the_histogram_puts_the_flagged_on_top_and_counts_them():
 @pytest.mark.parametrize(("largest", "ticks"), [(1, [1]), (7, [2, 4, 6]), (34, [10, 20, 30]), (239, [100, 200])])
 def test_ticks_are_round(largest, ticks):
     assert charts._ticks(largest) == ticks
+
+
+def test_the_histogram_shows_the_valley_between_its_bins_and_whose_norms_they_are():
+    norms = Norms(3, [1.0, 2.0, 4.0, 8.0, 16.0], [9, 0, 0, 0], [0, 0, 0, 9], source="residual", valley=(1, 3))
+    page = Parsed(charts.norm_histogram(norms))
+    (valley,) = page.all("rect", class_="valley")
+    (normal,), (flagged,) = page.all("rect", class_="normal"), page.all("rect", class_="flagged")
+    assert float(normal["x"]) + float(normal["width"]) < float(valley["x"])
+    assert float(valley["x"]) + float(valley["width"]) == pytest.approx(float(flagged["x"]), abs=0.02)
+    assert "Layer 3, residual: 9 of 18 patches flagged" in page.text

@@ -9,10 +9,24 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from reports import described, parse, picture, small_report
+from preprocessing import standard_preprocessing
+from reports import Parsed, described, parse, picture, small_report
 
 from runtime.commands.report_clusters import count_confusion
-from runtime.report import Cluster, Curve, Headline, Report, Shown, Table, draw_map, write_report
+from runtime.report import (
+    Artifacts,
+    Cluster,
+    Curve,
+    Headline,
+    Norms,
+    Places,
+    Report,
+    Shown,
+    Table,
+    draw_map,
+    pictures,
+    write_report,
+)
 from runtime.report.content import Confusion
 from runtime.report.elements import visible
 from runtime.sources.at_hand import at_hand
@@ -264,3 +278,24 @@ def test_a_confusion_of_more_classes_than_a_picture_has_pixels_is_a_table(tmp_pa
     page = parse(tmp_path / "r.html")
     assert not page.all("img")
     assert "All classes as a table" in page.text
+
+
+def test_the_map_of_places_has_a_cell_for_each_place_that_is_ever_flagged():
+    share = [0.0, 1.0, 0.25, 0.0, 0.0, 0.0]
+    found = Artifacts(
+        "m.onnx",
+        "residual",
+        (2, 3),
+        standard_preprocessing((28, 42), "uint8"),
+        [],
+        [Norms(1, [0.0, 1.0], [5], [0])],
+        drawn="of half of them",
+        places=Places(share, "of 8 images"),
+    )
+    page = Parsed(pictures.artifacts(found, lambda key: None))
+    (drawn,) = page.all("svg", class_="places")
+    assert drawn["viewbox" if "viewbox" in drawn else "viewBox"] == "0 0 3 2"
+    cells = [one for one in page.all("rect") if "opacity" in one]
+    assert [(one["x"], one["y"], float(one["opacity"])) for one in cells] == [("1", "0", 1.0), ("2", "0", 0.25)]
+    assert "row 0, column 1 (patch 1): 100.0%" in page.text
+    assert "of half of them" in page.text
