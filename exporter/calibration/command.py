@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.calibration.recommendation import NOTHING, to_json
-from exporter.declaration import add_options
+from exporter.declaration import add_options, declared
 from exporter.options import ExportSpec
 from runtime.contract.argument_types import shown
 from runtime.contract.atomic import cannot_write, write_atomically
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 LIMIT = 2000
 """Images that are looked at unless the user says otherwise."""
 SEEDS = 5
+"""Seeds of k-means, with --labels."""
+NEXT_TO_NOTHING = 1e-4
+"""1 - cosine to the plain embedding below which the options are said to change next to nothing."""
 EXAMPLES = """examples:
   %(prog)s --size vitb14 --images photos/ --out itae.json --report itae.html
   %(prog)s --size vits14 --weights own.pth --images train/ --labels folders --out itae.json
@@ -141,7 +144,7 @@ def _write(
         from exporter.calibration.views import write_views
 
         made_by = shlex.join(["python", "-m", "exporter", "calibrate", *argv])
-        write_views(a.report, result, spec, intake, found, (made_by, next_command(a.size, a.weights, a.out)))
+        write_views(a.report, result, spec, intake, found, (made_by, next_command(a)))
     write_atomically(a.out, data)
     if not a.quiet:
         first, *others = _lines(a, result, intake, seconds)
@@ -182,20 +185,18 @@ def _lines(a: argparse.Namespace, result: Result, intake: Intake, seconds: float
     if result.scores is not None:
         words = [f"{name.upper()} {found[f'{name}_plain']:.4f} -> {found[name]:.4f}" for name in METRICS]
         lines.append(f"labels: {', '.join(words)}")
-    lines.append(f"next: {next_command(a.size, a.weights, a.out)}")
+    lines.append(f"next: {next_command(a)}")
     return lines
 
 
-NEXT_TO_NOTHING = 1e-4
-"""1 - cosine to the plain embedding below which the options are said to change next to nothing."""
-
-
-def next_command(size: object, weights: str, out: Path) -> str:
+def next_command(a: argparse.Namespace) -> str:
     """The command that exports by the file."""
-    more = [] if weights == "auto" else ["--weights", weights]
-    return shlex.join(
-        ["python", "-m", "exporter", "--config", str(out), "--size", str(size), *more, "--out", "itae.engine"]
-    )
+    words = ["--config", str(a.out), "--size", str(a.size)]
+    for name in ("weights", "image_size", "fit", "pos_embed"):
+        one, value = declared(ExportSpec)[name], getattr(a, name)
+        if value != one.default:
+            words += [one.flag, "x".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return shlex.join(["python", "-m", "exporter", *words, "--out", "itae.engine"])
 
 
 def _words(result: Result) -> str:

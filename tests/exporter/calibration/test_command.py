@@ -58,7 +58,9 @@ def test_artifacts_are_found_reported_and_exported(tmp_path, capsys):
     assert page.count('class="overlay"') == 12
     assert 'class="valley"' in page
     assert 'class="places"' in page
-    assert "--config itae.json" in page
+    then = "python -m exporter --config itae.json --size tiny --weights marked.pth --image-size 70x84 --fit squash"
+    assert f"next: {then} --out itae.engine" in shown.err
+    assert then in page
 
     size = f"{marked.SIZE[0]}x{marked.SIZE[1]}"
     words = ["--config", "itae.json", "--size", "tiny", "--weights", "marked.pth", "--image-size", size]
