@@ -22,7 +22,10 @@ DOCUMENTS = (
     "tests/DECISIONS.md",
     "scripts/gpu_checks/README.md",
     *(f"exporter/{name}.md" for name in ("README", "ITAE", "DECISIONS", "MEASUREMENTS")),
-    *(f"runtime/{name}.md" for name in ("README", "DECISIONS", "MEASUREMENTS", "contract/README", "cpp/README")),
+    *(
+        f"runtime/{name}.md"
+        for name in ("README", "DECISIONS", "MEASUREMENTS", "contract/README", "cpp/README", "cpp/DECISIONS")
+    ),
 )
 MANUAL = ("README.md", "exporter/README.md", "exporter/ITAE.md", "runtime/README.md", "runtime/contract/README.md")
 """Documents that describe the program as it is; CHANGELOG and DECISIONS also name what is gone."""

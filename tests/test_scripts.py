@@ -17,7 +17,7 @@ from PIL import Image
 from pyarrow import parquet
 
 ROOT = Path(__file__).parents[1]
-SHELL = ["bench", "build-cpp", "check", "gpu-check", "plant", "quickstart", "setup", "test"]
+SHELL = ["bench", "build-cpp", "check", "gpu-check", "plant", "quickstart", "sanitize-cpp", "setup", "test"]
 
 FAKE_PYTHON = """#!/bin/sh
 # Stands in for Python: writes what it was called with to $CALLS; fails as the file `answers` beside $CALLS says; leaves
@@ -145,11 +145,32 @@ def test_setup_says_what_the_machine_lacks(checkout, rule, words):
 
 def test_test_checks_first_and_hands_its_arguments_to_pytest(checkout):
     (checkout.root / "scripts/check").write_text('#!/bin/sh\nset -eu\nscripts/setup\necho checked >>"$CALLS"\n')
+    (checkout.root / "scripts/build-cpp").write_text('#!/bin/sh\necho built >>"$CALLS"\n')
     checkout.run("test", "-k", "some name")
-    calls = checkout.calls("")
+    calls = [call for call in checkout.calls("") if call != "built"]  # where there is a compiler
     assert calls[-2:] == ["checked", f"-m pytest {IN_PARALLEL} -k some name"]
     checkout.run("test", "--slow", "-x")
     assert checkout.calls("-m pytest") == [f"{IN_PARALLEL} -m not gpu -x"]
+
+
+@pytest.mark.parametrize("required", ["", "required"])
+def test_test_builds_cpp_where_a_compiler_is_and_says_so_where_not(checkout, required, monkeypatch, tmp_path):
+    (checkout.root / "scripts/check").write_text("#!/bin/sh\nexec scripts/setup\n")
+    (checkout.root / "scripts/build-cpp").write_text('#!/bin/sh\necho built >>"$CALLS"\n')
+    monkeypatch.setenv("ITAE_CPP", required)
+    bare = tmp_path / "bin"  # what the scripts need, and no compiler
+    bare.mkdir()
+    for tool in ("sh", "dirname", "cat", "cksum", "pwd", "rm", "mkdir", "cp"):
+        (bare / tool).symlink_to(shutil.which(tool))
+    monkeypatch.setenv("PATH", str(bare))
+    done = checkout.run("test")
+    assert done.returncode == 0, done.stderr
+    assert checkout.calls("built") == ([""] if required else [])
+    assert ("C++ is not tested; scripts/build-cpp says what it needs" in done.stderr) == (not required)
+    for tool in ("c++", "cmake"):
+        (bare / tool).symlink_to("/bin/true")
+    assert checkout.run("test").returncode == 0
+    assert checkout.calls("built") == [""]
 
 
 @pytest.mark.parametrize("tool", ["ruff format --check", "ruff check", "mypy"])
@@ -275,12 +296,16 @@ def test_digits_are_200_images_20_of_each_digit(tmp_path):
     assert (squares == squares[:, :, :1, :, :1]).all()
 
 
-def test_ci_installs_a_browser_and_calls_the_test_script():
+def test_ci_installs_a_browser_and_calls_the_scripts():
     first, *lines, last = (ROOT / ".ci/run").read_text().splitlines()
     assert first == "#!/usr/bin/env bash"
     assert last == 'exec "$(dirname "$0")/../scripts/test"'
     assert not {word for line in lines for word in line.split()} & {"pip", "pytest", "python", "scripts/setup"}
     assert "chromium" in "".join(lines)
+    assert lines[-2:] == [
+        "export ITAE_CPP=required # tests of C++ fail where they would be skipped",
+        '"$(dirname "$0")/../scripts/sanitize-cpp" || exit',
+    ]
 
 
 @pytest.mark.parametrize("path", [".ci/run", *(f"scripts/{name}" for name in SHELL)])
