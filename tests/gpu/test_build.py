@@ -55,6 +55,18 @@ def test_fusion_is_told(tmp_path, monkeypatch, backend, told_by):
     assert all(len(kernels) == 1 for kernels in found.kernels)
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("backend", ENGINES)
+def test_unfused_attention_is_no_single_kernel_and_the_engine_is_right(tmp_path, backend, precision):
+    command = ["--size", "vits14", "--weights", "random:0", "--batch", "1,8,16", "--layers", "all", "--unfused"]
+    command += ["--backend", backend, "--precision", precision, "--quiet", "--out", str(tmp_path / "x.engine")]
+    assert main(command) == 0  # a fused attention, or figures that are off, would end it
+    manifest = read_manifest(tmp_path / "x.engine")
+    assert manifest.fusion is not None
+    assert manifest.fusion.fused == 0
+    assert manifest.replay is not None
+
+
 @needs_tensorrt
 def test_a_timing_cache_is_filled_and_taken_again(tmp_path):
     cache = tmp_path / "cache"
