@@ -204,8 +204,8 @@ BatchInvariance check_batches(const Session& session, const Golden& golden, cons
     const std::int64_t smallest = session.smallest_batch(), preferred = session.preferred_batch();
     const bool is_onnx = session.manifest().builder == "onnx";
     std::set<std::int64_t> sizes;
-    for (const std::int64_t size :
-         {std::int64_t{2}, std::int64_t{3}, smallest, preferred, is_onnx ? preferred : session.largest_batch()})
+    for (const std::int64_t size : {std::int64_t{2}, std::int64_t{3}, smallest, smallest + (smallest % 2 == 0 ? 1 : 0),
+                                    preferred, is_onnx ? preferred : session.largest_batch()})
         if (size >= std::max<std::int64_t>(smallest, 2) && size <= session.largest_batch()) sizes.insert(size);
     BatchInvariance result;
     if (sizes.empty()) {
