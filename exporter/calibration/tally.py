@@ -17,27 +17,8 @@ OCTAVES = 6
 """The bins reach from 1/64 of the median to 64 times the median; the first and the last hold what lies beyond."""
 BINS = 2 * OCTAVES * PER_OCTAVE
 LEVELS = (
-    1.25,
-    1.5,
-    1.6,
-    1.75,
-    2.0,
-    2.25,
-    2.5,
-    2.75,
-    3.0,
-    3.5,
-    4.0,
-    5.0,
-    6.0,
-    7.0,
-    8.0,
-    10.0,
-    12.0,
-    15.0,
-    20.0,
-    25.0,
-    30.0,
+    *(1.25, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.2, 2.5, 2.75, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 15.0),
+    *(20.0, 25.0, 30.0),
 )
 """Thresholds λ of `ratio:λ` at which places and images are counted, and among which one is recommended."""
 REMEMBERED = 1024

@@ -109,43 +109,48 @@ def _notes(result: Result) -> list[str]:
             f"{best.valley.bimodality:.1f}."
         )
     if result.scores is not None:
-        notes.append("Scores are means over seeds of k-means, with k the number of folders; ± is of resampled images.")
+        notes.append(
+            "Scores are means over seeds of k-means, with k the number of folders; intervals are over resampled images."
+        )
     return notes
 
 
 def _settings(result: Result) -> Table:
     header = ["setting", "options", "flagged", "images", "attention before", "after", "cosine", "agreement"]
     if result.scores is not None:
-        header += [f"{metric.upper()} (less plain)" for metric in METRICS]
-    rows = []
-    for number, trial in enumerate(result.trials):
-        row = [trial.setting.name, _short(trial.setting.itae)]
-        if trial.setting.itae is None:
-            row += ["", "", "", "", "", ""]
-        else:
-            agreement = trial.agreement if result.itae is not None else None
-            row += [
-                f"{trial.share:.2%}",
-                f"{trial.with_artifacts / max(trial.images, 1):.0%}",
-                f"{trial.attention('before'):.1%}",
-                f"{trial.attention('after'):.1%}",
-                f"{trial.cosine:.4f}",
-                "" if agreement is None else f"{agreement:.2f}",
-            ]
-        if result.scores is not None:
-            score = result.scores[number]
-            for metric in METRICS:
-                by, low, high = score.difference[metric]
-                row.append(f"{score.mean[metric]:.3f}" + (f" ({by:+.3f}, {low:+.3f} to {high:+.3f})" if by else ""))
-        rows.append(row)
+        header[2:2] = [metric.upper() for metric in METRICS]
     return Table(
         title="Settings",
         header=header,
-        rows=rows,
+        rows=[_row(result, number) for number in range(len(result.trials))],
         note="Agreement: patches that this setting and the first one both flag, as a share of those that either flags. "
-        "Attention: of the CLS token on the flagged patches, mean over images and attenuated blocks.",
+        "Attention: of the CLS token on the flagged patches, mean over images and attenuated blocks."
+        + (" NMI: in brackets what it has more than plain, and the ends of the interval." if result.scores else ""),
         best=[(0, 0)] if result.itae is not None else [],
     )
+
+
+def _row(result: Result, number: int) -> list[str]:
+    trial = result.trials[number]
+    row = [trial.setting.name, _short(trial.setting.itae)]
+    if result.scores is not None:
+        score = result.scores[number]
+        row += [f"{score.mean[metric]:.3f}" for metric in METRICS]
+        if trial.setting.itae is not None:
+            by, low, high = score.difference["nmi"]
+            row[2] += f" ({by:+.3f}, {low:+.3f} to {high:+.3f})"
+    if trial.setting.itae is None:
+        return [*row, "", "", "", "", "", ""]
+    agreement = trial.agreement if result.itae is not None else None
+    return [
+        *row,
+        f"{trial.share:.2%}",
+        f"{trial.with_artifacts / max(trial.images, 1):.0%}",
+        f"{trial.attention('before'):.1%}",
+        f"{trial.attention('after'):.1%}",
+        f"{trial.cosine:.4f}",
+        "" if agreement is None else f"{agreement:.2f}",
+    ]
 
 
 def _short(itae: ItaeConfig | None) -> str:

@@ -15,6 +15,9 @@ from PIL import Image
 from exporter.models import backbone, position, weights
 from exporter.models.architecture import Architecture
 
+# Models this small are slower on several threads than on one.
+torch.set_num_threads(1)
+
 PATCH = 14
 TINY = Architecture("tiny", width=48, heads=3, depth=4)
 TINY_REG = Architecture("tiny_reg", width=32, heads=2, depth=3, registers=4, swiglu=True)

@@ -118,3 +118,22 @@ def test_what_the_cls_token_attends_to_decides_between_two_kinds_of_outliers():
     chosen = rule.choose(rule.detections(tally), tally)
     assert chosen is not None
     assert (chosen.first.layer, chosen.positions) == (2, (0, 1))
+
+
+@pytest.mark.parametrize(("share", "most"), [(1, 16), (0.05, 1), (0.3, 3)])
+@pytest.mark.parametrize("times", [3, 30])
+def test_rare_many_and_weak_artifacts_are_found_among_patches_that_vary_with_their_content(times, share, most):
+    rng = np.random.default_rng(0)
+    norms = rng.lognormal(0, 0.06, (160, 4, 4, 256))
+    for image in norms:  # a tenth is darker
+        image[:, 3, rng.choice(256, 25, replace=False)] *= rng.uniform(1.1, 1.4)
+    masks = marked.some_masks(160, share, most, grid=(16, 16))
+    norms[:, 2:, 3][masks[:, None].repeat(2, 1)] *= times * rng.lognormal(0, 0.08, 2 * masks.sum())
+    chosen_by, other = slice(0, 160, 2), slice(1, 160, 2)
+    tally = made(norms[chosen_by], np.full((80, 4, 256), 1 / 257))
+    chosen = rule.choose(rule.detections(tally), tally)
+    assert chosen is not None
+    assert (chosen.first.layer, chosen.first.source, chosen.first.side) == (2, "residual", "high")
+    flagged = norms[other, 2, 3] > float(chosen.first.threshold[6:]) * np.median(norms[other, 2, 3], axis=1)[:, None]
+    assert flagged[masks[other]].mean() >= 0.99
+    assert masks[other][flagged].mean() >= 0.99
