@@ -35,7 +35,7 @@ class HeaderText {
         if (quote != '\'' && quote != '"') throw NotNpy("its header lacks a string");
         const std::size_t end = text_.find(quote, at_ + 1);
         if (end == std::string_view::npos) throw NotNpy("a string of its header has no end");
-        const std::string found(text_.substr(at_ + 1, end - at_ - 1));
+        std::string found(text_.substr(at_ + 1, end - at_ - 1));
         if (found.find('\\') != std::string::npos) throw NotNpy("a string of its header holds a backslash");
         at_ = end + 1;
         return found;
