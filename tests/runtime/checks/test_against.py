@@ -277,7 +277,7 @@ def test_another_fit_is_named(tiny) -> None:
 
 def test_precision_and_packaging_are_no_difference(tiny, make_model, tmp_path) -> None:
     other = make_model(tmp_path / "other", outputs=("embedding", "patch_tokens"), dtype="uint8")
-    change(other, precision="fp16", weights="hf:elsewhere", batch=(1, 2, 4), workspace_mib=9)
+    change(other, precision="fp16", weights="hf:elsewhere", batch=(1, 2, 4), workspace_mib=9, unfused=True)
     assert differences(read_manifest(tiny), read_manifest(other)) == []
 
 
