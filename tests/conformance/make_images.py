@@ -84,6 +84,7 @@ def damaged(image: Image.Image) -> Iterator[tuple[str, bytes]]:
     yield "zeros.png", bytes(100)
     yield "text.jpg", b"not a picture"
     yield "page.jpg", b"<!DOCTYPE html>\n<html><body>404"
+    yield "end marker before the pixels.jpg", jpeg[:20] + b"\xff\xd9" + jpeg
     yield "cut in its header.jpg", jpeg[:100]
     yield "cut.jpg", jpeg[:-40]
     yield "without a byte of its pixels.jpg", jpeg[:-3]

@@ -139,7 +139,9 @@ class JpegReader {
         int status = 0;
         guarded([&] {
             jpeg_save_markers(&info_, app1, 0xFFFF);
-            status = jpeg_read_header(&info_, TRUE);
+            do {  // tables may come first, as a datastream of their own
+                status = jpeg_read_header(&info_, FALSE);
+            } while (status == JPEG_HEADER_TABLES_ONLY);
         });
         if (status != JPEG_HEADER_OK) {
             refuse_truncated();

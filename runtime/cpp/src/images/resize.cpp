@@ -56,7 +56,9 @@ Filter make_filter(std::int64_t original, std::int64_t resized, std::int64_t fro
     std::vector<double> exact;
     for (std::int64_t number = from; number < from + count; ++number) {
         const double center = (static_cast<double>(number) + 0.5) * scale;
+        // NOLINTNEXTLINE(bugprone-incorrect-roundings): as Pillow rounds; the sum may be negative, and is cut off to 0
         const auto first = std::max<std::int64_t>(0, static_cast<std::int64_t>(center - support + 0.5));
+        // NOLINTNEXTLINE(bugprone-incorrect-roundings)
         const auto end = std::min(original, static_cast<std::int64_t>(center + support + 0.5));
         exact.clear();
         double sum = 0;
