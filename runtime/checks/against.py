@@ -177,7 +177,8 @@ def differences(model: Manifest, other: Manifest) -> list[str]:
 def _shown(value: object) -> str:
     """An option's value in few words."""
     if isinstance(value, dict):  # the method
-        return " ".join(",".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in value.values())
+        given = [one for one in value.values() if one is not None]
+        return " ".join(",".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in given)
     return str(value)[:_SHOWN] if value is not None else "none"
 
 
