@@ -181,7 +181,7 @@ def artifacts(found: Artifacts, thumbnail: Callable[[Key], bytes | None]) -> Htm
 
 
 def _places(places: Places, grid: tuple[int, int]) -> Html:
-    """A map of the grid, the more opaque a place, the more images have it flagged."""
+    """A map of the grid: the place that is flagged in most images is opaque, the others are as their share of that."""
     rows, columns = grid
     most = max(places.share, default=0.0)
     cells = [
@@ -192,7 +192,7 @@ def _places(places: Places, grid: tuple[int, int]) -> Html:
             y=place // columns,
             width=1,
             height=1,
-            opacity=round(share, 3),
+            opacity=round(share / most, 3),
         )
         for place, share in enumerate(places.share)
         if share > 0
