@@ -160,11 +160,8 @@ def _timed(command: Sequence[str]) -> tuple[float, float]:
 
 
 def _as_markdown(side: int, rounds: int, raced: Raced) -> str:
-    (_, first), *_ = raced
-    start = [statistics.median(times.seconds) for times in first]
     lines = [
-        f"JPEGs of {side} px, {rounds} rounds; images a second without the time of one image. Ratios are C++ / Python, "
-        "medians of the rounds and their quartiles.",
+        f"JPEGs of {side} px, {rounds} rounds. Ratios are C++ / Python, medians of the rounds and their quartiles.",
         "",
         "| command | images | Python, s | C++, s | ratio | goal | images a second | peak, MiB | ratio, goal 0.5 |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -174,10 +171,7 @@ def _as_markdown(side: int, rounds: int, raced: Raced) -> str:
         ratios = [ours / theirs for ours, theirs in both]
         low, _, high = statistics.quantiles(ratios, n=4) if rounds > 1 else ratios * 3
         seconds = [statistics.median(times.seconds) for times in (python, cpp)]
-        rates = [
-            f"{(work.count - 1) / (whole - alone):.1f}" if work.count > 1 and whole > alone else ""
-            for whole, alone in zip(seconds, start, strict=True)
-        ]
+        rates = [f"{work.count / whole:.1f}" for whole in seconds]
         peaks = [statistics.median(times.peak_mib) for times in (python, cpp)]
         lines.append(
             f"| {work.name} | {work.count} | {seconds[0]:.2f} | {seconds[1]:.2f} | "
