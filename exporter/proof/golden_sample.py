@@ -159,14 +159,17 @@ def _embed(
 
 
 def _pool(model: torch.nn.Module, spec: ExportSpec, progress: Progress) -> tuple[Images, reference.Eager]:
-    """Candidates and their results: until enough of them are clear, or there are `POOL` times as many as wanted."""
+    """Candidates and their results.
+
+    Drawn until enough of them are clear, there are `POOL` times as many as wanted, or two of each kind are unclear.
+    """
     S = spec.parity_samples
     wide = CLEAR * (spec.limits.flag_margin or 0.0)
     images: list[Images] = []
     results: list[reference.Eager] = []
     good: list[int] = []
     for index in itertools.count():
-        if len(images) == POOL * S or len(good) == S:
+        if len(images) == POOL * S or len(good) == S or (not good and len(images) >= max(S, 2 * KINDS)):
             break
         kinds = {one % KINDS for one in good}
         if index >= KINDS and kinds and index % KINDS not in kinds:

@@ -98,6 +98,14 @@ def published(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     command = ["--size", request.param, "--weights", "random:0", "--out", str(folder / "m.engine"), "--quiet"]
     command += ["--keep-onnx", str(folder / "m.onnx"), "--precision", "fp32", "--outputs", "embedding,artifact_mask"]
+    command += [
+        "--source",
+        "key",
+        "--threshold",
+        "mad:5",
+        "--side",
+        "both",
+    ]  # the default flags nothing in these weights
     assert main(command) == 0
     return request.param, folder
 
@@ -118,7 +126,7 @@ def test_the_command_publishes_an_engine_its_onnx_file_and_nothing_else(publishe
 
 def test_the_published_onnx_file_equals_eager_pytorch_on_fresh_images(published):
     size, folder = published
-    spec = ExportSpec("unused.onnx", size=size, weights="random:0")
+    spec = ExportSpec("unused.onnx", size=size, weights="random:0", itae=ItaeConfig("last", "key", "mad:5", "both"))
     model = pipeline.load(spec).model
     pixels = pixels_of(spec, 101, 105, 107)
     want = reference.embed(model, torch.from_numpy(pixels), spec.itae)

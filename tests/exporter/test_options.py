@@ -268,7 +268,7 @@ def test_the_last_block_keeps_all_queries_only_to_detect_by_them(itae, all_queri
 
 def test_defaults_are_those_of_the_specification():
     spec = ExportSpec("itae.engine")
-    assert spec.itae == ItaeConfig("last", "key", "mad:5", "both", "min")
+    assert spec.itae == ItaeConfig("last", "residual", "ratio:3", "high", "min")
     assert (spec.size, spec.weights, spec.backend, spec.image_size) == ("vitb14", "auto", "auto", 224)
     assert (spec.profile, spec.outputs, spec.input) == ((1, 8, 64), ("embedding",), "float32")
     assert (spec.pos_embed, spec.parity_samples, spec.workspace_mib) == ("meta", 4, None)

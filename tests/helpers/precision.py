@@ -26,10 +26,11 @@ NARROW = dataclasses.replace(SWIGLU, name="narrow", width=128, heads=2)
 TROUBLES = {"none": (), **{kind: (kind,) for kind in trouble.KINDS}, "all three": trouble.KINDS}
 SETTINGS = (
     None,
-    ItaeConfig(),
+    ItaeConfig("last", "key", "mad:5", "both"),
     *(ItaeConfig("all", "key", "mad:3.5", "both", how) for how in ("min", "mask", "mean")),
+    ItaeConfig("all", "residual", "mad:3.5", "both"),
 )
-"""Plain DINOv2, the default, and those where a flag of any layer counts."""
+"""Plain DINOv2, a few flags in the last layer, and those where a flag of any layer counts."""
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,13 @@ def assert_rows_are_as_alone(path, images) -> dict[str, np.ndarray]:
     return alone
 
 
+KEYS = ItaeConfig("last", "key", "mad:5", "both")
 OPTIONS = {
-    "default": (ItaeConfig(), EVERYTHING),
-    "default, embedding": (ItaeConfig(), ("embedding",)),
-    "mask in all layers": (ItaeConfig("all", attenuate="mask"), EVERYTHING),
+    "keys": (KEYS, EVERYTHING),
+    "keys, embedding": (KEYS, ("embedding",)),
+    "mask in all layers": (ItaeConfig("all", "key", "mad:5", "both", "mask"), EVERYTHING),
+    "residual in one layer": (ItaeConfig("8-11", "residual", "mad:5", "both", detect_layer=8), EVERYTHING),
+    "positions": (ItaeConfig("all", threshold="positions:0,5"), ("embedding", "patch_tokens")),
     "plain": (None, ("embedding", "patch_tokens")),
 }
 
@@ -84,11 +87,11 @@ def test_an_image_is_the_same_in_every_row_at_every_batch_size(itae, outputs, vi
 
 
 def test_an_image_is_the_same_beside_one_whose_patches_are_all_artifacts(vits14, images, tmp_path) -> None:
-    probe = export(vits14, tmp_path, ItaeConfig(), EVERYTHING)
+    probe = export(vits14, tmp_path, KEYS, EVERYTHING)
     norms = tiny_dinov2.run(probe, images)["artifact_norm"][:, 0]  # (6, P)
     quiet = norms.max(axis=1)
     between = np.sort(quiet)[:2].mean()  # one image lies below it whole, no other does
-    itae = ItaeConfig(threshold=f"absolute:{between:.6g}", side="low")
+    itae = ItaeConfig("last", "key", f"absolute:{between:.6g}", "low")
     alone = assert_rows_are_as_alone(export(vits14, tmp_path, itae, EVERYTHING), images)
     every = alone["artifact_mask"].all(axis=(1, 2))
     assert every.sum() == 1
@@ -96,7 +99,7 @@ def test_an_image_is_the_same_beside_one_whose_patches_are_all_artifacts(vits14,
 
 
 def test_a_graph_whose_rows_know_their_neighbours_is_found(vits14, images, tmp_path) -> None:
-    path = export(vits14, tmp_path, ItaeConfig(), ("embedding",))
+    path = export(vits14, tmp_path, KEYS, ("embedding",))
     model = onnx.load(path)
     (producer,) = (node for node in model.graph.node if "embedding" in node.output)
     producer.output[list(producer.output).index("embedding")] = "own"

@@ -26,8 +26,9 @@ GROUP = "ITAE (exporter/ITAE.md says what it computes)"
 FLOAT32_MAX = 3.4028234663852886e38
 MAX_TOP = 3840
 """Number of values that TensorRT's TopK gives at most."""
-DEFAULT_SOURCE: Source = "key"
-DEFAULT_SIDE: Side = "both"
+DEFAULT_SOURCE: Source = "residual"
+DEFAULT_SIDE: Side = "high"
+"""Evidence: exporter/DECISIONS.md."""
 MAX_MEDIAN_PATCHES = 2 * MAX_TOP - 1
 """The median needs the upper half of all patches."""
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -164,7 +165,7 @@ class ItaeConfig:
             GROUP,
             Text("KIND:X", partial(parse_choice, THRESHOLDS)),
         ),
-    ] = "mad:5"
+    ] = "ratio:3"
     side: Annotated[
         Side | None,
         Option(
