@@ -1,9 +1,10 @@
 """Fused attentions and kernels of TensorRT-RTX's engines, as a markdown table: `fusion_table.py [--unfused] [SIZE...]`.
 
-A row for each size, precision and extent of the last block, a column for plain DINOv2 and for each attenuation in
-the last and in all layers. A cell: attentions that are one kernel each, all kernels of the engine, and how many of them
-ITAE adds; then the plan's megabytes and the seconds of a build, over the row. Random weights, 224 px, batch 1,8,64.
-Needs no GPU: nothing is run. Every build is reported on stderr; half a minute a row for ViT-S, two for ViT-B.
+A row for each size, precision and extent of the last block; a column for plain DINOv2, for each attenuation in the
+last and in all layers with key norms, and for other detections in the last. A cell: attentions that are one kernel
+each, all kernels of the engine, and how many of them ITAE adds; then the plan's megabytes and the seconds of a build,
+over the row. Random weights, 224 px, batch 1,8,64. Needs no GPU: nothing is run. Every build is reported on stderr; a
+minute a row for ViT-S, three for ViT-B.
 """
 
 from __future__ import annotations
@@ -23,8 +24,13 @@ from exporter.options import PRECISIONS, ExportSpec
 from exporter.surgery.attention import attention_nodes
 
 SIZES = ("vits14", "vitb14")
-COLUMNS = (None, *(ItaeConfig(layers, attenuate=how) for layers in ("last", "all") for how in
-                   ("min", "mask", "mean", "scale:0.1")))  # fmt: skip
+ATTENUATIONS = ("min", "mask", "mean", "scale:0.1")
+COLUMNS = (
+    None,
+    *(ItaeConfig(layers, "key", "mad:5", "both", how) for layers in ("last", "all") for how in ATTENUATIONS),
+    *(ItaeConfig(attenuate=how, detect_layer=layer) for how, layer in (("min", None), ("mask", None), ("min", 8))),
+    *(ItaeConfig(threshold="positions:0,1,16,17", attenuate=how) for how in ("min", "mask")),
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Built:
 
 def main(sizes: tuple[str, ...], *, unfused: bool) -> None:
     """Print the table, row by row."""
-    titles = ["plain" if itae is None else f"{itae.attenuate} {itae.layers}" for itae in COLUMNS]
+    titles = ["plain" if itae is None else _title(itae) for itae in COLUMNS]
     print(f"| size | precision | last block | {' | '.join(titles)} | plan, MB | build, s |")
     print("|---" * (5 + len(titles)) + "|")
     for size in sizes:
@@ -50,6 +56,11 @@ def main(sizes: tuple[str, ...], *, unfused: bool) -> None:
             for precision, cls_only in itertools.product(PRECISIONS, (True, False)):
                 spec = dataclasses.replace(base, precision=precision, cls_only=cls_only)
                 print(row(spec, [build(dataclasses.replace(spec, itae=itae), traced) for itae in COLUMNS]), flush=True)
+
+
+def _title(itae: ItaeConfig) -> str:
+    where = "" if itae.detect_layer is None else f" of layer {itae.detect_layer}"
+    return f"{itae.source or 'positions'}{where} {itae.attenuate} {itae.layers}"
 
 
 def row(spec: ExportSpec, built: list[Built]) -> str:
