@@ -48,7 +48,6 @@ def test_out_alone_gives_the_defaults_of_the_python_call():
         (["--threshold", "zscore:2.5"], {"itae": ItaeConfig(threshold="zscore:2.5")}),
         (["--side", "low"], {"itae": ItaeConfig(side="low")}),
         (["--attenuate", "scale:0.1"], {"itae": ItaeConfig(attenuate="scale:0.1")}),
-        (["--source", "residual"], {"itae": ItaeConfig(source="residual")}),
         (["--detect-layer", "8"], {"itae": ItaeConfig(detect_layer=8)}),
         (["--threshold", "positions:0,1,16-17"], {"itae": ItaeConfig(threshold="positions:0,1,16-17")}),
         (
