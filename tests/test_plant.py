@@ -24,7 +24,7 @@ from exporter.options import ExportSpec
 from runtime.clustering.metrics import score
 from runtime.contract.errors import OutputFileError, UsageError
 from runtime.images.preprocess import preprocess
-from scripts.planting import pictures, plan, write
+from scripts.planting import pictures, plan, report, write
 from scripts.planting.__main__ import main
 from scripts.planting.plan import Plan
 from scripts.planting.plant import Trunk, artifacts, pixels, plant
@@ -222,3 +222,17 @@ def test_the_preprocessing_crops_a_picture_to_the_patches_that_were_made(image_s
     found = preprocess(Image.fromarray(made.pixels), how)
     wanted = pixels(Plan(ARCHITECTURES["vits14"], image_size=image_size), [made])[0].numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_the_report_says_what_was_found_and_what_was_won_back():
+    case = ("vits14", 224, 3, "content", 1.0, "residual")
+    row = report.Row(*case, recall=0.995, precision=1.0, flagged_clean=0.0, nmi=(0.9, 0.4, 0.85, 0.9), acc=(0.9,) * 4)
+    faint = dataclasses.replace(row, strength=0.03, recall=0.0, nmi=(0.9, 0.88, 0.88, 0.9))
+    assert row.won_back == pytest.approx(0.9)
+    assert faint.won_back is None
+    lines = report.as_markdown([row], [row, faint]).splitlines()
+    assert lines[2].startswith(
+        "| vits14 224 | content | 3 | residual | 0.995 | 1.000 | 0.00% | 0.900 | 0.400 | 0.850 | 90% |"
+    )
+    assert lines[2].count("|") == lines[0].count("|")
+    assert lines[-1] == "| 0.03 | content | 0.000 | 1.000 | 0.900 | 0.880 | 0.880 |"

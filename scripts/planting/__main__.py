@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from runtime.contract.console import Parser, run
 
 SIZES = ("vits14", "vitb14", "vitl14")
 MAX_PER_CLASS = 1000
+MAX_SEEDS = 100
 
 
 def parser() -> Parser:
@@ -52,6 +54,13 @@ def parser() -> Parser:
     options.add_argument(
         "--per-class", type=int, default=20, help="pictures of each of the 8 classes (default: %(default)s)"
     )
+    options.add_argument(
+        "--report",
+        action="store_true",
+        help="measure instead, at strengths from strong to weak, both kinds and --seeds seeds from --seed on: "
+        "FOLDER/table.md and FOLDER/strength.png; the same command goes on where it was stopped",
+    )
+    options.add_argument("--seeds", type=int, default=5, help="for --report (default: %(default)s)")
     return options
 
 
@@ -71,6 +80,8 @@ def _plant(argv: Sequence[str] | None) -> int:
         raise UsageError(f"--seed {given.seed}: must be 0 or more")
     if not 1 <= given.per_class <= MAX_PER_CLASS:
         raise UsageError(f"--per-class {given.per_class}: must be from 1 to {MAX_PER_CLASS}")
+    if given.report:
+        return _report(given)
     plan = Plan(
         architecture(given.size),
         given.seed,
@@ -84,6 +95,24 @@ def _plant(argv: Sequence[str] | None) -> int:
     share = f"{artifact.sum(axis=1).mean():.1f} of {artifact.shape[1]} patches a picture are artifacts"
     print(f"plant: {len(artifact)} pictures; {share}", file=sys.stderr)
     print(given.out)
+    return 0
+
+
+def _report(given: argparse.Namespace) -> int:
+    from exporter.models.architecture import architecture
+    from runtime.contract.errors import UsageError
+    from scripts.planting import report
+
+    if not 1 <= given.seeds <= MAX_SEEDS:
+        raise UsageError(f"--seeds {given.seeds}: must be from 1 to {MAX_SEEDS}")
+    seeds = range(given.seed, given.seed + given.seeds)
+    work = given.out.absolute()
+
+    def say(line: str) -> None:
+        print(f"plant: {line}", file=sys.stderr, flush=True)
+
+    report.measure(architecture(given.size), given.image_size, seeds, given.per_class, work, say)
+    print((work / "table.md").read_text(), end="")
     return 0
 
 
