@@ -1,4 +1,4 @@
-"""What artifacts cost, what is found, and what ITAE wins back, measured on planted models: `scripts/plant --report`.
+"""Measure on planted models the cost of artifacts, what is found, and what ITAE wins back: `scripts/plant --report`.
 
 Exporter and runtime are run as commands, as a user runs them. Each measured row is kept as JSON, so that the same
 command continues where it was stopped.
@@ -56,7 +56,7 @@ class Row:
     flagged_clean: float
     """Share of the unplanted model's patches that are flagged."""
     nmi: tuple[float, float, float, float]
-    """Of the unplanted model, of the planted one, of the planted one with ITAE, of the unplanted one with ITAE."""
+    """The NMI of the unplanted model, the planted one, the planted one with ITAE, the unplanted one with ITAE."""
     acc: tuple[float, float, float, float]
 
     @property
