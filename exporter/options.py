@@ -33,6 +33,7 @@ from runtime.contract.comparison import LIMITS
 from runtime.contract.errors import OutputFileError, UsageError
 from runtime.contract.manifest import (
     Calibration,
+    HardwareCompatibility,
     ItaeMethod,
     NoMethod,
     ParityLimits,
@@ -186,6 +187,23 @@ class ExportSpec:
             record=("workspace_mib", "workspace_mib"),
         ),
     ] = None
+    hardware_compatibility: Annotated[
+        HardwareCompatibility,
+        Option(
+            "other GPUs that TensorRT's engine must run on, perhaps more slowly: those of the same compute capability, "
+            "or all from Ampere on (compute capability 8.0)",
+            ENGINE,
+            record=("hardware_compatibility", "hardware_compatibility"),
+        ),
+    ] = "none"
+    version_compatible: Annotated[
+        bool,
+        Option(
+            "build an engine that later versions of TensorRT run too, perhaps more slowly",
+            ENGINE,
+            record=("version_compatible", "version_compatible"),
+        ),
+    ] = False
     timing_cache: Annotated[
         str | os.PathLike[str] | None,
         Option(
@@ -236,6 +254,8 @@ class ExportSpec:
         for option, given in (
             ("--timing-cache", self.timing_cache),
             ("--require-fusion", self.require_fusion),
+            ("--hardware-compatibility", self.hardware_compatibility != "none"),
+            ("--version-compatible", self.version_compatible),
         ):
             if given and not self.makes_engine:
                 raise UsageError(f"{option} is for engines: --out is an ONNX file")

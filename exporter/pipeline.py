@@ -49,6 +49,10 @@ def export(spec: ExportSpec, progress: Progress) -> ExportResult:
         ItaeError: one of the kinds of `runtime.contract.errors`; the message speaks to the user.
     """
     choice = engine.choose_backend(spec.backend) if spec.makes_engine else None
+    if choice is not None:
+        engine.check_portability(
+            choice.backend, spec.hardware_compatibility, version_compatible=spec.version_compatible
+        )
     spec.check_folder()
     for warning in engine.known_faults_here(choice.backend, spec.resolved_precision) if choice is not None else ():
         progress.note(warning)
@@ -222,7 +226,14 @@ def _build(
     spec: ExportSpec, model: Path, plan: Path, choice: Choice, timings: bytes | None, progress: Progress
 ) -> tuple[Builder, Fusion | None]:
     """Write the engine of the operated model to `plan`, and say whether its attention is fused."""
-    request = engine.EngineRequest(choice.backend, spec.profile, spec.workspace_mib, timings)
+    request = engine.EngineRequest(
+        choice.backend,
+        spec.profile,
+        spec.workspace_mib,
+        timings,
+        spec.hardware_compatibility,
+        spec.version_compatible,
+    )
     built = engine.build(model, plan, request, progress.log)
     if spec.timing_cache is not None and built.timing_cache is not None:
         write_atomically(Path(spec.timing_cache), built.timing_cache)

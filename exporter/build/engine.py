@@ -24,9 +24,10 @@ from exporter.build.build_log import (
 )
 from runtime.contract.atomic import cannot_write
 from runtime.contract.driver import read_driver, require_gpu
-from runtime.contract.errors import BackendError, BuildError
-from runtime.contract.manifest import Builder
+from runtime.contract.errors import BackendError, BuildError, UsageError
+from runtime.contract.manifest import Builder, HardwareCompatibility
 from runtime.contract.tensorrt import (
+    AMPERE,
     RTX_CAPABILITIES,
     LibraryName,
     Record,
@@ -36,6 +37,7 @@ from runtime.contract.tensorrt import (
     numpy_name,
     shared_logger,
     shortened,
+    version_pair,
 )
 
 if TYPE_CHECKING:
@@ -66,6 +68,10 @@ class EngineRequest:
     """Scratch memory that a kernel may use; None for all of the GPU's memory."""
     timing_cache: bytes | None = field(default=None, repr=False)
     """Timings of earlier builds, empty at first; None if no cache is kept."""
+    hardware_compatibility: HardwareCompatibility = "none"
+    """The GPUs that the engine must run on, beside the one here."""
+    version_compatible: bool = False
+    """Whether later versions of the library must run it."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,28 @@ def _rtx_for_this_gpu(no_tensorrt: BackendError) -> Choice:
     return Choice("tensorrt-rtx", f"it supports {supported[0]}; TensorRT does not load here")
 
 
+def check_portability(backend: LibraryName, hardware: HardwareCompatibility, *, version_compatible: bool) -> None:
+    """Check before the work that an engine which travels can be built here.
+
+    Raises:
+        UsageError: TensorRT-RTX is asked for one.
+        BackendError: the GPU here is older than those that the engine must run on.
+    """
+    asked = ["--version-compatible"] if version_compatible else []
+    if hardware != "none":
+        asked.insert(0, f"--hardware-compatibility {hardware}")
+    if not asked:
+        return
+    if backend != "tensorrt":
+        raise UsageError(
+            f"{asked[0]} is for TensorRT, and {backend} would build this engine: its engines run on every GPU that it "
+            "supports, with the version that built them; drop the option, or say --backend tensorrt"
+        )
+    gpu = read_driver().gpus[0]
+    if hardware == "ampere-plus" and version_pair(gpu.compute_capability) < AMPERE:
+        raise BackendError(f"{asked[0]}: TensorRT builds such engines on GPUs from Ampere on, and here is {gpu}")
+
+
 def known_faults_here(backend: LibraryName, precision: str) -> list[str]:
     """Return a warning for each public report about engines of this library, precision and the GPU that builds."""
     if backend != "tensorrt":
@@ -181,11 +209,14 @@ def build(onnx: Path, plan: Path, request: EngineRequest, log: Record | None = N
             file.write(serialized)
     except OSError as error:
         raise cannot_write(plan, error) from error
+    gpu = read_driver().gpus[0] if request.backend == "tensorrt" else None
     return EngineResult(
         builder=Builder(
             name=request.backend,
             version=trt.__version__,
             platform=f"{sys.platform}-{platform.machine().lower()}",
+            gpu=gpu.name if gpu is not None else None,
+            compute_capability=gpu.compute_capability if gpu is not None else None,
         ),
         inputs=inputs,
         outputs=outputs,
@@ -216,7 +247,7 @@ def _serialize(trt: ModuleType, onnx: Path, request: EngineRequest, log: BuildLo
         words = log.last_errors() or "it gave no reason; see --verbose"
         raise BuildError(f"{request.backend} {trt.__version__} gave no engine: {words}")
     timings = bytes(cache.serialize()) if cache is not None else None
-    kernels = log.kernels or _inspect(trt, logger, serialized)
+    kernels = log.kernels or _inspect(trt, logger, serialized, version_compatible=request.version_compatible)
     return _Built(serialized, _network_tensors(network), kernels, timings)
 
 
@@ -232,16 +263,26 @@ def _config(trt: ModuleType, builder: TrtObject, request: EngineRequest, monitor
     config.progress_monitor = monitor
     if request.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_mib << 20)
+    if request.hardware_compatibility == "same-compute-capability":
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
+    elif request.hardware_compatibility == "ampere-plus":
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if request.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     return config
 
 
-def _inspect(trt: ModuleType, logger: TrtObject, serialized: TrtObject) -> tuple[Kernel, ...]:
+def _inspect(
+    trt: ModuleType, logger: TrtObject, serialized: TrtObject, *, version_compatible: bool
+) -> tuple[Kernel, ...]:
     """The kernels that the engine itself names, if the log has none; this needs the GPU that the engine is for."""
     try:
         require_gpu("the engine inspector")
     except BackendError:
         return ()
     runtime = trt.Runtime(logger)
+    if version_compatible:
+        runtime.engine_host_code_allowed = True  # the plan holds the library of its own version
     engine = runtime.deserialize_cuda_engine(serialized)
     if engine is None:
         return ()

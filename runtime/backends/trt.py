@@ -19,6 +19,7 @@ from runtime.contract.driver import GpuInfo, read_driver
 from runtime.contract.errors import BackendError, ManifestError, one_line
 from runtime.contract.manifest import Manifest
 from runtime.contract.tensorrt import (
+    AMPERE,
     LIBRARIES,
     RTX_CAPABILITIES,
     TrtObject,
@@ -26,6 +27,7 @@ from runtime.contract.tensorrt import (
     known_faults,
     numpy_name,
     shared_logger,
+    version_pair,
 )
 
 _TWIN = "or export the .onnx twin to run on the CPU"
@@ -50,16 +52,22 @@ def open_engine(model: CheckedModel, device: int = 0) -> GpuSession:
         trt = import_library(builder, str(model.path))
     except BackendError as error:
         raise BackendError(f"{error}; {_TWIN}") from error
+    _check_version(model, str(trt.__version__))
     return GpuSession(model.manifest, gpu, lambda _: TrtProgram(trt, model, gpu))
 
 
 def _check_gpu(model: CheckedModel, gpu: GpuInfo) -> None:
-    """Check that an engine's library supports a GPU; warn of public reports about the two.
+    """Check that an engine is for a GPU, before any library sees the engine; warn of public reports about the two.
 
     Raises:
-        BackendError: it doesn't: TensorRT-RTX is for RTX GPUs.
+        BackendError: TensorRT-RTX does not support the GPU, or TensorRT built the engine for other GPUs.
     """
     built_by = model.manifest.builder
+    if not _is_for(model.manifest, gpu):
+        raise BackendError(
+            f"{model.path} was built for {_gpus_of(model.manifest)}, here is {gpu}: build it again here, or for both "
+            f"with --hardware-compatibility, {_TWIN}"
+        )
     if built_by.name == "tensorrt-rtx" and gpu.compute_capability not in RTX_CAPABILITIES:
         raise BackendError(
             f"{model.path} is TensorRT-RTX's and can't run on {gpu}, which is not one of "
@@ -70,6 +78,53 @@ def _check_gpu(model: CheckedModel, gpu: GpuInfo) -> None:
     precision = model.manifest.options.precision
     for warning in known_faults(built_by.name, built_by.version, gpu.compute_capability, precision):
         _log.warning("%s: %s", model.path, warning)
+
+
+def _is_for(manifest: Manifest, gpu: GpuInfo) -> bool:
+    """Whether an engine runs on a GPU, by what it was built for; True if its manifest doesn't say that."""
+    built_by, level = manifest.builder, manifest.options.hardware_compatibility
+    if built_by.compute_capability is None:
+        return True
+    if level == "ampere-plus":
+        return version_pair(gpu.compute_capability) >= AMPERE
+    same = gpu.compute_capability == built_by.compute_capability
+    return same and (level == "same-compute-capability" or gpu.name == built_by.gpu)
+
+
+def _gpus_of(manifest: Manifest) -> str:
+    """The GPUs that an engine was built for, in words."""
+    built_by = manifest.builder
+    return {
+        "ampere-plus": f"GPUs from compute capability {'.'.join(map(str, AMPERE))} on",
+        "same-compute-capability": f"GPUs of compute capability {built_by.compute_capability}",
+    }.get(
+        manifest.options.hardware_compatibility or "",
+        f"{built_by.gpu} (compute capability {built_by.compute_capability})",
+    )
+
+
+def _check_version(model: CheckedModel, version: str) -> None:
+    """Check that the library here runs an engine of another version of itself.
+
+    Raises:
+        BackendError: it doesn't: an engine runs with the version that built it, or with later ones if it was built so.
+    """
+    built_by = model.manifest.builder
+    if built_by.version == version:
+        return
+    if model.manifest.options.version_compatible:
+        if _numbers(version) > _numbers(built_by.version):
+            return
+        cure = f"install {built_by.version} or later, or build it again here"
+    else:
+        cure = f"install that, or build it again here, or with --version-compatible for later versions too, {_TWIN}"
+    title = LIBRARIES[built_by.name].title
+    raise BackendError(f"{model.path} was built by {title} {built_by.version}, here is {version}: {cure}")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The numbers of a version such as `10.14.1.48.post1`."""
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())
 
 
 class TrtProgram:
@@ -91,9 +146,11 @@ class TrtProgram:
             runtime = trt.Runtime(shared.logger)
         except (TypeError, RuntimeError) as error:  # a null pointer from C++
             raise self._refused("does not start here", error) from error
+        if manifest.options.version_compatible:
+            runtime.engine_host_code_allowed = True  # the plan, which was hashed, holds the library of its own version
         engine = runtime.deserialize_cuda_engine(model.take())
         if engine is None:
-            raise self._refused(f"can't load {model.path}", cure=_rebuild(manifest, str(trt.__version__), gpu))
+            raise self._refused(f"can't load {model.path}", cure=_rebuild(manifest, gpu))
         _check_tensors(model.path, manifest, engine)
         self._cache = KernelCache(model.path, manifest.files.model.sha256) if _is_jit(manifest) else None
         context = self._make_context(engine)
@@ -139,11 +196,9 @@ def _is_jit(manifest: Manifest) -> bool:
     return manifest.builder.name == "tensorrt-rtx"
 
 
-def _rebuild(manifest: Manifest, version: str, gpu: Gpu) -> str:
+def _rebuild(manifest: Manifest, gpu: Gpu) -> str:
     """Advice for an engine that does not load."""
     built_by = manifest.builder
-    if built_by.version != version:
-        return f"{built_by.name} {built_by.version} built it, here is {version}: install that, or build it again here"
     return f"it is for {built_by.platform} and the GPU that it was built for, here is {gpu.name}: build it again here"
 
 

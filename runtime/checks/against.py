@@ -36,7 +36,19 @@ WORST = 3
 _SHOWN = 12
 """Characters of an option's value that a warning shows, enough to recognise a hash."""
 _SAME_MODEL = frozenset(
-    {"precision", "backend", "batch", "input", "outputs", "unfused", "workspace_mib", "parity_samples", "weights"}
+    {
+        "precision",
+        "backend",
+        "batch",
+        "input",
+        "outputs",
+        "unfused",
+        "workspace_mib",
+        "parity_samples",
+        "weights",
+        "hardware_compatibility",
+        "version_compatible",
+    }
 )
 """Options that may differ between two exports of the same computation; the hash stands for the weights."""
 

@@ -80,6 +80,9 @@ Method = Annotated[NoMethod | ItaeMethod, Field(discriminator="name")]
 """The method against artifacts."""
 
 
+HardwareCompatibility = Literal["none", "same-compute-capability", "ampere-plus"]
+
+
 class Options(_Record):
     """Every option of the export, resolved."""
 
@@ -104,6 +107,11 @@ class Options(_Record):
     unfused: bool = False
     """Whether attention is written so that no builder makes one kernel of it."""
     workspace_mib: Positive | None
+    hardware_compatibility: HardwareCompatibility | None = None
+    """GPUs that an engine runs on: `none`: the one that it was built on, by its name; `same-compute-capability`; or
+    `ampere-plus`: any from compute capability 8.0 on. None for ONNX, and for engines of older exporters."""
+    version_compatible: bool | None = None
+    """Whether later versions of the builder's library run an engine too, in place of its own alone."""
     parity_samples: Positive
 
 
@@ -199,6 +207,10 @@ class Builder(_Record):
     name: Literal["onnx", "tensorrt", "tensorrt-rtx"]
     version: str
     platform: str
+    gpu: str | None = None
+    """The GPU that an engine of TensorRT was built on; None for TensorRT-RTX, which builds for no particular one."""
+    compute_capability: str | None = None
+    """The compute capability of that GPU: `8.9`."""
 
 
 class ParityLimits(_Record):

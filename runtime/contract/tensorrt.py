@@ -29,6 +29,8 @@ Record = Callable[[str, str], None]
 
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """Compute capabilities of the GPUs that TensorRT-RTX supports: RTX GPUs; not H100 and H200, whose is 9.0."""
+AMPERE = (8, 0)
+"""The compute capability from which on TensorRT builds and runs engines for all later GPUs."""
 MAX_ERRORS = 3
 """Number of errors that are quoted."""
 MAX_ERROR_CHARS = 1200

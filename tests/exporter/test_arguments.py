@@ -63,6 +63,8 @@ def test_out_alone_gives_the_defaults_of_the_python_call():
         (["--workspace-mib", "512"], {"workspace_mib": 512}),
         (["--timing-cache", "cache"], {"timing_cache": "cache"}),
         (["--require-fusion"], {"require_fusion": True}),
+        (["--hardware-compatibility", "ampere-plus"], {"hardware_compatibility": "ampere-plus"}),
+        (["--version-compatible"], {"version_compatible": True}),
         (["--unfused"], {"unfused": True}),
         (["--parity-samples", "7"], {"parity_samples": 7}),
     ],
@@ -117,6 +119,11 @@ def test_every_field_of_the_spec_has_an_option():
         (["--out", "a.onnx", "--no-itae", "--outputs", "artifact_mask"], "artifact_mask needs ITAE"),
         (["--out", "a.onnx", "--keep-onnx", "b.onnx"], "--keep-onnx is for engines"),
         (["--out", "a.onnx", "--require-fusion"], "--require-fusion is for engines"),
+        (
+            ["--out", "a.onnx", "--hardware-compatibility", "same-compute-capability"],
+            "--hardware-compatibility is for engines",
+        ),
+        (["--out", "a.onnx", "--version-compatible"], "--version-compatible is for engines"),
         (
             ["--out", "a.engine", "--require-fusion", "--unfused"],
             "--require-fusion and --unfused contradict each other",

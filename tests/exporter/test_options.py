@@ -347,6 +347,7 @@ WORDS = {
     "pos_embed": ("meta", "hf"),
     "pooling": ("cls", "cls+mean"),
     "fit": ("crop", "pad", "squash"),
+    "hardware_compatibility": ("none", "same-compute-capability", "ampere-plus"),
 }
 
 
@@ -668,6 +669,8 @@ def test_the_python_call_exports_what_its_spec_says(tmp_path, capfd):
         "pos_embed": "meta",
         "unfused": False,
         "workspace_mib": None,
+        "hardware_compatibility": None,
+        "version_compatible": None,
         "parity_samples": 2,
     }
     assert result.manifest.to_json() == (tmp_path / "a.onnx.json").read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -32,7 +33,7 @@ from exporter.build.engine import EngineRequest, EngineResult, build, choose_bac
 from exporter.build.fusion import read_fusion
 from exporter.options import MAX_MEDIAN_PATCHES
 from runtime.contract import tensorrt
-from runtime.contract.errors import BackendError, BuildError, InputError, OutputFileError, one_line
+from runtime.contract.errors import BackendError, BuildError, InputError, OutputFileError, UsageError, one_line
 from runtime.contract.tensorrt import shared_logger
 
 N, C, H, BLOCKS = 257, 128, 2, 2
@@ -197,6 +198,54 @@ def test_workspace_limit_reaches_the_builder(build_model, monkeypatch):
     monkeypatch.setattr(engine, "_config", spy)
     build_model(attention_model("float16"), EngineRequest("tensorrt-rtx", (1, 2, 4), workspace_mib=64))
     assert seen == [64 << 20]
+
+
+@pytest.mark.parametrize(
+    ("hardware", "level"),
+    [("none", "NONE"), ("same-compute-capability", "SAME_COMPUTE_CAPABILITY"), ("ampere-plus", "AMPERE_PLUS")],
+)
+@pytest.mark.parametrize("compatible", [False, True])
+def test_what_makes_an_engine_travel_reaches_the_builder(hardware, level, compatible):
+    import tensorrt_rtx as trt
+
+    request = EngineRequest("tensorrt", (1, 2, 4), hardware_compatibility=hardware, version_compatible=compatible)
+    log = BuildLog()
+    made = engine._config(trt, trt.Builder(shared_logger(trt).logger), request, engine.trt_monitor(trt, log))
+    assert made.hardware_compatibility_level == getattr(trt.HardwareCompatibilityLevel, level)
+    assert made.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE) is compatible
+
+
+@pytest.mark.parametrize(
+    ("backend", "hardware", "compatible", "words"),
+    [
+        ("tensorrt", "none", True, None),
+        ("tensorrt", "same-compute-capability", False, None),
+        ("tensorrt-rtx", "none", False, None),
+        ("tensorrt-rtx", "none", True, "--version-compatible is for TensorRT"),
+        ("tensorrt-rtx", "same-compute-capability", False, "same-compute-capability is for TensorRT"),
+        ("tensorrt", "ampere-plus", False, r"on GPUs from Ampere on, and here is NVIDIA GPU 10 \(.* 7\.5\)"),
+    ],
+)
+def test_an_engine_that_travels_is_refused_where_none_can_be_built(machine, backend, hardware, compatible, words):
+    machine(["7.5"])
+    with contextlib.ExitStack() as stack:
+        if words is not None:
+            stack.enter_context(pytest.raises((UsageError, BackendError), match=words))
+        engine.check_portability(backend, hardware, version_compatible=compatible)
+    machine(["8.0"])
+    engine.check_portability("tensorrt", hardware, version_compatible=compatible)
+
+
+def test_an_engine_of_tensorrt_says_on_which_gpu_it_was_built(build_model, machine, monkeypatch):
+    result = build_model(attention_model("float16"))
+    assert (result.builder.gpu, result.builder.compute_capability) == (None, None)  # TensorRT-RTX
+    import tensorrt_rtx
+
+    machine(["8.9", "9.0"])
+    monkeypatch.setattr(engine, "import_library", lambda *_: tensorrt_rtx)
+    result = build_model(attention_model("float16"), EngineRequest("tensorrt", (1, 2, 4)))
+    assert (result.builder.name, result.builder.gpu) == ("tensorrt", "NVIDIA GPU 10")
+    assert result.builder.compute_capability == "8.9"
 
 
 MIXED = text_model("mixed (float[batch, 4] a, float16[batch, 4] b) => (float[batch, 4] c) { c = Add(a, b) }")

@@ -197,6 +197,16 @@ def test_a_timing_cache_is_made_by_the_first_build_and_a_damaged_one_is_refused_
     assert (tmp_path / "m.engine").read_bytes() == before
 
 
+@pytest.mark.parametrize("backend", ["auto", "tensorrt-rtx"])
+def test_an_engine_that_travels_is_refused_with_tensorrt_rtx_before_the_work(tmp_path, capfd, backend):
+    argv = ["--hardware-compatibility", "ampere-plus", "--version-compatible", "--backend", backend, "--quiet"]
+    assert export(tmp_path / "m.engine", *argv) == 2
+    said = capfd.readouterr().err
+    assert "--hardware-compatibility ampere-plus is for TensorRT, and tensorrt-rtx would build this engine" in said
+    assert said.count("\n") == 1
+    assert names(tmp_path) == set()
+
+
 def test_a_timing_cache_with_tensorrt_rtx_is_bad_use_before_the_work(tmp_path, capfd):
     argv = ["--timing-cache", str(tmp_path / "cache"), "--backend", "tensorrt-rtx", "--quiet"]
     assert export(tmp_path / "m.engine", *argv) == 2

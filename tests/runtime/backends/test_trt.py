@@ -39,19 +39,11 @@ def test_an_engine_that_is_none_is_refused_in_the_librarys_own_words(engine_file
     model, gpu = CheckedModel(engine_file), FakeGpu()
     with pytest.raises(BackendError, match=r"TensorRT-RTX 1\.\S+ can't load .*tiny\.engine: IRuntime::deseri") as info:
         GpuSession(model.manifest, gpu, lambda _: engines.TrtProgram(bindings, model, gpu))
-    assert "tensorrt-rtx 0 built it, here is 1." in str(info.value)
+    assert "for test and the GPU that it was built for, here is Fake GPU: build it again here" in str(info.value)
     assert "\n" not in str(info.value)
     assert gpu.log == ["close stream"] * 3
     said = capfd.readouterr()
     assert (said.out, said.err) == ("", "")
-
-
-def test_the_same_engine_is_told_by_its_gpu_where_the_version_is_right(engine_file) -> None:
-    model = CheckedModel(engine_file)
-    builder = model.manifest.builder.model_copy(update={"version": bindings.__version__})
-    model.manifest = model.manifest.model_copy(update={"builder": builder})
-    with pytest.raises(BackendError, match="for test and the GPU that it was built for, here is Fake GPU: build it"):
-        engines.TrtProgram(bindings, model, FakeGpu())
 
 
 def test_the_log_of_the_process_takes_what_its_logger_is_given_and_forgets_it(caplog) -> None:
@@ -86,14 +78,25 @@ def test_an_engine_that_its_exporter_never_ran_says_so_once(opened, caplog) -> N
 def opened(monkeypatch, make_model, tmp_path):
     """Open an engine of a builder on a machine with GPUs of these compute capabilities, as far as to its program."""
 
-    def run(gpus: list[str], builder: str, version: str, device: int = 0, precision: str = "fp32", *, ran: bool = True):
+    def run(
+        gpus: list[str],
+        builder: str,
+        version: str,
+        device: int = 0,
+        precision: str = "fp32",
+        *,
+        ran: bool = True,
+        here: str | None = None,
+        built: dict[str, str | None] | None = None,
+        **options_of_it: object,
+    ):
         monkeypatch.setattr(ctypes, "CDLL", lambda _: FakeDriver(gpus))
         monkeypatch.setattr(engines, "open_gpu", lambda number, _: FakeGpu(number=number))
-        monkeypatch.setattr(engines, "import_library", lambda *_: None)
+        monkeypatch.setattr(engines, "import_library", lambda *_: SimpleNamespace(__version__=here or version))
         monkeypatch.setattr(engines, "GpuSession", lambda manifest, gpu, _: gpu)
         model = CheckedModel(make_model(tmp_path, "tiny.engine", builder=builder, batch=(1, 2, 4)))
-        options = model.manifest.options.model_copy(update={"precision": precision})
-        built_by = model.manifest.builder.model_copy(update={"version": version})
+        options = model.manifest.options.model_copy(update={"precision": precision, **options_of_it})
+        built_by = model.manifest.builder.model_copy(update={"version": version, **(built or {})})
         update = {"builder": built_by, "options": options, "replay": REPLAY if ran else None}
         model.manifest = model.manifest.model_copy(update=update)
         return engines.open_engine(model, device)
@@ -108,6 +111,71 @@ def test_an_engine_of_tensorrt_rtx_is_refused_on_a_gpu_that_it_does_not_support(
     assert "\n" not in str(info.value)
     assert "--backend tensorrt, or export the .onnx twin" in str(info.value)
     assert opened(["8.9", capability], "tensorrt-rtx", "1.7").number == 0
+
+
+GPU_10 = {"gpu": "NVIDIA GPU 10", "compute_capability": "8.9"}
+"""An engine's builder: on the first GPU of the stand-in for the driver."""
+
+
+@pytest.mark.parametrize(
+    ("level", "gpus", "device", "words"),
+    [
+        ("none", ["8.9"], 0, None),
+        ("none", ["8.9", "8.9"], 1, r"was built for NVIDIA GPU 10 \(compute capability 8\.9\), here is NVIDIA GPU 11 "),
+        ("none", ["9.0"], 0, r"here is NVIDIA GPU 10 \(compute capability 9\.0\): build it again here"),
+        ("same-compute-capability", ["8.0", "8.9"], 1, None),
+        (
+            "same-compute-capability",
+            ["8.6"],
+            0,
+            r"was built for GPUs of compute capability 8\.9, here is NVIDIA GPU 10",
+        ),
+        ("ampere-plus", ["12.0", "8.0"], 1, None),
+        ("ampere-plus", ["10.0"], 0, None),
+        ("ampere-plus", ["7.5"], 0, r"was built for GPUs from compute capability 8\.0 on, here is NVIDIA GPU 10"),
+    ],
+)
+def test_an_engine_is_refused_on_a_gpu_that_it_was_not_built_for(level, gpus, device, words, opened) -> None:
+    def open_it(**more: object):
+        version = "10.16.1.11"
+        return opened(gpus, "tensorrt", version, device, hardware_compatibility=level, **more)
+
+    assert open_it(built={"gpu": None, "compute_capability": None}).number == device  # of an older exporter
+    if words is None:
+        assert open_it(built=GPU_10).number == device
+        return
+    with pytest.raises(BackendError, match=words) as info:
+        open_it(built=GPU_10)
+    assert "\n" not in str(info.value)
+    assert "--hardware-compatibility, or export the .onnx twin" in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("builder", "built", "here", "compatible", "runs"),
+    [
+        ("tensorrt", "10.14.1.48", "10.14.1.48", False, True),
+        ("tensorrt", "10.14.1.48", "10.14.1.49", False, False),
+        ("tensorrt", "10.14.1.48", "10.14.1.48.post1", True, False),
+        ("tensorrt", "10.14.1.48", "10.16.1.11", True, True),
+        ("tensorrt", "10.9.0.34", "10.14.1.48", True, True),
+        ("tensorrt", "10.9.0.34", "11.0.0.114", True, True),
+        ("tensorrt", "10.16.1.11", "10.14.1.48", True, False),
+        ("tensorrt-rtx", "1.6", "1.7.1.116", None, False),
+    ],
+)
+def test_an_engine_of_another_version_is_refused_before_the_library_sees_it(
+    builder, built, here, compatible, runs, opened
+) -> None:
+    def open_it():
+        return opened(["8.9"], builder, built, here=here, version_compatible=compatible)
+
+    if runs:
+        assert open_it().number == 0
+        return
+    with pytest.raises(BackendError, match=rf"was built by TensorRT(-RTX)? {built}, here is {here}: install ") as info:
+        open_it()
+    assert "\n" not in str(info.value)
+    assert ("--version-compatible" in str(info.value)) is (not compatible)
 
 
 def test_an_engine_of_tensorrt_is_opened_on_a_data_centre_gpu(opened, caplog) -> None:
