@@ -208,11 +208,25 @@ def test_workspace_limit_reaches_the_builder(build_model, monkeypatch):
 def test_what_makes_an_engine_travel_reaches_the_builder(hardware, level, compatible):
     import tensorrt_rtx as trt
 
+    class Config:
+        """A stand-in, since TensorRT-RTX takes no level: it warns and keeps NONE."""
+
+        def __init__(self):
+            self.hardware_compatibility_level = trt.HardwareCompatibilityLevel.NONE
+            self.flags = set()
+
+        def clear_flag(self, flag):
+            self.flags.discard(flag)
+
+        def set_flag(self, flag):
+            self.flags.add(flag)
+
+    config = Config()
+    builder = SimpleNamespace(create_builder_config=lambda: config)
     request = EngineRequest("tensorrt", (1, 2, 4), hardware_compatibility=hardware, version_compatible=compatible)
-    log = BuildLog()
-    made = engine._config(trt, trt.Builder(shared_logger(trt).logger), request, engine.trt_monitor(trt, log))
-    assert made.hardware_compatibility_level == getattr(trt.HardwareCompatibilityLevel, level)
-    assert made.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE) is compatible
+    engine._config(trt, builder, request, None)
+    assert config.hardware_compatibility_level == getattr(trt.HardwareCompatibilityLevel, level)
+    assert config.flags == ({trt.BuilderFlag.VERSION_COMPATIBLE} if compatible else set())
 
 
 @pytest.mark.parametrize(
