@@ -214,15 +214,40 @@ def test_quickstart_uses_the_official_weights_where_it_can(checkout):
     assert "clusters/clusters.png" in result.stdout
 
 
-def test_quickstart_without_the_hub_says_so_loudly_and_goes_on_with_random_weights(checkout):
+def test_quickstart_without_the_hub_says_so_loudly_and_shows_planted_artifacts(checkout):
     checkout.answer(("--weights auto", 2, UNREACHABLE))
     result = checkout.run("quickstart")
     assert result.returncode == 0, result.stderr
+    planted = "exporter --size vits14 --weights quickstart/planted/weights.safetensors"
+    assert [call for call in checkout.calls("-m ") if "venv" not in call and "pip" not in call] == [
+        "exporter --size vitb14 --weights auto --out quickstart/itae.engine",
+        "scripts.planting --out quickstart/planted --kind content --per-class 8",
+        f"{planted} --out quickstart/itae.engine",
+        f"{planted} --outputs embedding,artifact_mask,artifact_norm --out quickstart/itae.onnx",
+        f"{planted} --no-itae --out quickstart/plain.onnx",
+        "runtime verify quickstart/itae.onnx",
+        "runtime embed quickstart/itae.onnx quickstart/planted/pictures --out quickstart/embeddings",
+        "runtime cluster quickstart/embeddings --k 8 --labels folders --out quickstart/clusters",
+        "runtime evaluate quickstart/plain.onnx quickstart/itae.onnx --data folder:quickstart/planted/pictures "
+        "--cache quickstart/cache --report quickstart/compare.html",
+    ]
+    assert UNREACHABLE in result.stderr
+    assert "PLANTED" in result.stderr
+    assert "a DEMONSTRATION with planted artifacts" in result.stdout
+    assert "compare.html" in result.stdout
+
+
+def test_quickstart_without_the_hub_takes_a_folder_with_random_weights(checkout):
+    images = checkout.folder / "photos"
+    images.mkdir()
+    checkout.answer(("--weights auto", 2, UNREACHABLE))
+    result = checkout.run("quickstart", str(images))
+    assert result.returncode == 0, result.stderr
     weights = [call.split()[5] for call in checkout.calls("") if call.startswith("-m exporter")]
     assert weights == ["auto", "random:0", "random:0"]
-    assert UNREACHABLE in result.stderr
     assert "RANDOM weights" in result.stderr
     assert "a DEMONSTRATION with random weights" in result.stdout
+    assert not checkout.calls("-m scripts.planting")
 
 
 @pytest.mark.parametrize(
@@ -230,14 +255,14 @@ def test_quickstart_without_the_hub_says_so_loudly_and_goes_on_with_random_weigh
     [
         pytest.param(("-m exporter", 2, "exporter: tensorrt-rtx is not installed"), "not installed", id="no TensorRT"),
         pytest.param(("itae.engine", 1, f"parity failed; {UNREACHABLE}"), "parity failed", id="a failed check"),
-        pytest.param(("random:0", 1, "exporter: parity failed"), "parity failed", id="random weights fail too"),
+        pytest.param(("planted/weights", 1, "exporter: parity failed"), "parity failed", id="planted weights fail too"),
         pytest.param(("itae.onnx", 1, "no twin"), "no twin", id="no ONNX twin"),
         pytest.param(("runtime verify", 1, "it is off"), "it is off", id="verify fails"),
         pytest.param(("runtime cluster", 2, "bad k"), "bad k", id="clustering fails"),
     ],
 )
 def test_quickstart_ends_with_the_code_of_what_failed(checkout, rule, words):
-    rules = [rule] if rule[0] != "random:0" else [rule, ("--weights auto", 2, UNREACHABLE)]
+    rules = [rule] if rule[0] != "planted/weights" else [rule, ("--weights auto", 2, UNREACHABLE)]
     checkout.answer(*rules)
     result = checkout.run("quickstart")
     assert result.returncode == rule[1]
@@ -275,7 +300,7 @@ def test_quickstart_never_mixes_images_or_models(checkout):
     assert embedded("photos") == [str(images), str(images), "old"]  # goes on
     checkout.answer(("--weights auto", 2, UNREACHABLE))
     assert embedded("photos") == [str(images)]
-    assert embedded() == ["quickstart/digits"]
+    assert embedded() == ["quickstart/planted/pictures"]
 
 
 def test_quickstart_refuses_a_folder_that_is_not_there_before_any_work(checkout):
