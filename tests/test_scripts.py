@@ -221,7 +221,7 @@ def test_quickstart_without_the_hub_says_so_loudly_and_shows_planted_artifacts(c
     planted = "exporter --size vits14 --weights quickstart/planted/weights.safetensors"
     assert [call for call in checkout.calls("-m ") if "venv" not in call and "pip" not in call] == [
         "exporter --size vitb14 --weights auto --out quickstart/itae.engine",
-        "scripts.planting --out quickstart/planted --kind content --per-class 8",
+        "scripts.planting --out quickstart/planted --kind place --per-class 8",
         f"{planted} --out quickstart/itae.engine",
         f"{planted} --outputs embedding,artifact_mask,artifact_norm --out quickstart/itae.onnx",
         f"{planted} --no-itae --out quickstart/plain.onnx",
