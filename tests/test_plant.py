@@ -172,7 +172,6 @@ def test_artifacts_cost_nmi_and_the_right_mask_wins_it_back(planted, clean, case
     assert before - one.nmi(found.embedding.numpy()) <= 0.1 * cost
 
 
-@pytest.mark.xfail(strict=False, reason="LoadedModel.notes moved to the manifest, not yet rewritten")
 def test_the_command_writes_weights_pictures_and_the_truth(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, "vits14", ARCH)
     folder = tmp_path / "planted"

@@ -33,7 +33,6 @@ def calibrate(*words, weights="marked.pth", expect=0):
     return json.loads(Path("itae.json").read_text()) if code == 0 else None
 
 
-@pytest.mark.xfail(strict=False, reason="a file is left open, not examined")
 def test_artifacts_are_found_reported_and_exported(tmp_path, capsys):
     masks = marked.some_masks(48)
     marked.save(marked.pictures(masks), tmp_path / "pictures", classes=3)

@@ -168,7 +168,6 @@ def test_images_without_a_normal_patch_are_only_ruled_out_where_there_are_none(t
         (ItaeConfig(threshold="absolute:3", side="low"), [1.0, 2.0, 3.0]),
     ],
 )
-@pytest.mark.xfail(strict=False, reason="written for the old default source, not yet rewritten")
 def test_images_without_a_normal_patch_are_found(itae, norms):
     assert np.all(flags_of(itae, [norms]))
     assert itae.may_flag_all(len(norms))
