@@ -179,7 +179,7 @@ def test_the_command_writes_weights_pictures_and_the_truth(tmp_path, capsys, mon
     assert capsys.readouterr().out == f"{folder}\n"
     want = Planted(Plan(ARCH, 0, "content"))
     model = load(ARCH, str(folder / write.WEIGHTS))
-    assert model.notes == ()
+    assert model.origin.notes == ()
     assert safetensors.torch.load_file(folder / write.WEIGHTS).keys() == want.tensors.keys()
     truth = np.load(folder / write.TRUTH)
     files = sorted(str(path.relative_to(folder / write.PICTURES)) for path in folder.glob("pictures/*/*.png"))

@@ -10,7 +10,7 @@ import torch
 from transformers import AttentionInterface
 
 from exporter.methods.itae.options import Choice
-from exporter.methods.itae.reference import attenuate
+from exporter.methods.itae.reference import attenuate, patch_norm
 
 ATTENTION = "itae_calibration"
 
@@ -58,18 +58,13 @@ def _attend(
     if calibration.artifact is not None and calibration.how is not None:
         logits = attenuate(logits, calibration.artifact, calibration.prefix, calibration.how)
     else:
-        calibration.norms = [_norm(one, calibration.prefix) for one in (query, key, value)]
+        calibration.norms = [patch_norm(one, calibration.prefix) for one in (query, key, value)]
     weights = logits.softmax(dim=-1)
     calibration.attention = weights[:, :, 0, calibration.prefix :].mean(dim=1)
     return (weights @ value).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(ATTENTION, _attend)
-
-
-def _norm(vectors: torch.Tensor, prefix: int) -> torch.Tensor:
-    """(B, H, N, d) -> (B, P), over all heads and channels."""
-    return vectors[:, :, prefix:].float().square().sum(dim=(1, 3)).sqrt()
 
 
 class Blocks:
@@ -100,7 +95,7 @@ class Blocks:
             if number in keep:
                 inputs[number] = tokens
             notes = _Notes(prefix=self.prefix)
-            residual = tokens[:, self.prefix :].float().square().sum(dim=2).sqrt()
+            residual = patch_norm(tokens[:, None], self.prefix)
             tokens = layer(tokens, None, calibration=notes)
             norms.append(torch.stack([*notes.norms, residual], dim=1))
             assert notes.attention is not None

@@ -21,6 +21,7 @@ from runtime.contract.console import Parser
 from runtime.contract.errors import BackendError, CheckError, UsageError, one_line
 from runtime.store import Store
 from scripts.benchmark.embed import TOLERANCE, draw
+from scripts.benchmark.peak import run_to_end
 
 PROGRAM = Path(__file__).parents[2] / "build" / "cpp" / "itae-embed"
 TINY = Architecture("tiny", width=48, heads=3, depth=1)
@@ -150,13 +151,12 @@ def _timed(command: Sequence[str]) -> tuple[float, float]:
     with tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
         process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=errors)
-        _, status, usage = os.wait4(process.pid, 0)
+        peak = run_to_end(process)
         seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             errors.seek(0)
             raise CheckError(f"{Path(command[0]).name} failed: {one_line(Exception(errors.read().decode()))}")
-    return seconds, usage.ru_maxrss / 1024
+    return seconds, peak / 2**20
 
 
 def _as_markdown(side: int, rounds: int, raced: Raced) -> str:

@@ -74,6 +74,14 @@ def test_norms_of_all_sources_are_those_of_the_blocks_own_tensors(tiny):
     assert not any(block._forward_pre_hooks for block in model.encoder.layer)  # nothing of it stays behind
 
 
+def test_norms_are_taken_in_float32_at_least():
+    vectors = torch.full((1, 2, 3, 2), 300.0, dtype=torch.float16)  # their squares are no float16
+    got = reference.patch_norm(vectors, 1)
+    assert got.dtype == torch.float32
+    assert got.tolist() == [[600.0, 600.0]]
+    assert reference.patch_norm(vectors.double(), 1).dtype == torch.float64
+
+
 def test_equal_norms_have_no_artifacts_under_mad():
     got, _ = reference.detect(torch.full((1, 6), 3.25), ItaeConfig(threshold="mad:0.5"))
     assert not got.any()

@@ -93,8 +93,7 @@ class _Norms:
     def _see(self, layer: int, source: Source, vectors: torch.Tensor) -> None:
         """Take the norms of (B, H, N, d), over all heads and channels."""
         if self._wanted(layer, source):
-            norm = vectors[:, :, self.prefix :].square().sum(dim=(1, 3)).sqrt()
-            self.norms[layer, source] = norm
+            self.norms[layer, source] = patch_norm(vectors, self.prefix)
 
     def enter(
         self, attention: torch.nn.Module, logits: torch.Tensor, sources: Mapping[Source, torch.Tensor]
@@ -124,7 +123,9 @@ class _Itae(_Norms):
         if layer not in self._detects_in:
             return logits
         if self._itae.limit.kind == "positions":
-            norm = logits.new_zeros(len(logits), logits.shape[3] - self.prefix)
+            # Half precision does not hold the distance `FAR`.
+            at_least = torch.promote_types(logits.dtype, torch.float32)
+            norm = logits.new_zeros(len(logits), logits.shape[3] - self.prefix, dtype=at_least)
         else:
             assert self._itae.source is not None
             norm = self.norms[self._detects_in[layer], self._itae.source]
@@ -210,6 +211,15 @@ def attend(
 AttentionInterface.register(ATTENTION, attend)
 
 
+def patch_norm(vectors: torch.Tensor, prefix: int) -> torch.Tensor:
+    """The L2 norm of each patch over all heads and channels: (B, H, N, d) to (B, P). Source: exporter/ITAE.md 1.
+
+    In float32 at least, since a squared norm overflows half precision.
+    """
+    patches = vectors[:, :, prefix:]
+    return patches.to(torch.promote_types(patches.dtype, torch.float32)).square().sum(dim=(1, 3)).sqrt()
+
+
 def detect(norm: torch.Tensor, itae: ItaeConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """Which patches are artifacts. Source: exporter/ITAE.md 1.
 
@@ -222,7 +232,6 @@ def detect(norm: torch.Tensor, itae: ItaeConfig) -> tuple[torch.Tensor, torch.Te
         `FAR` with `positions`.
     """
     number = itae.limit.number
-    norm = norm.to(torch.promote_types(norm.dtype, torch.float32))  # half precision holds no 1e30
     above: torch.Tensor
     below: torch.Tensor
     if itae.limit.kind == "positions":

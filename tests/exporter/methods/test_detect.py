@@ -162,9 +162,9 @@ def test_images_without_a_normal_patch_are_only_ruled_out_where_there_are_none(t
 @pytest.mark.parametrize(
     ("itae", "norms"),
     [
-        (ItaeConfig(threshold="mad:0.6"), [1.0, 2.0]),
-        (ItaeConfig(threshold="zscore:0.9"), [1.0, 2.0]),
-        (ItaeConfig(threshold="ratio:1.2"), [1.0, 2.0]),
+        (ItaeConfig(threshold="mad:0.6", side="both"), [1.0, 2.0]),
+        (ItaeConfig(threshold="zscore:0.9", side="both"), [1.0, 2.0]),
+        (ItaeConfig(threshold="ratio:1.2", side="both"), [1.0, 2.0]),
         (ItaeConfig(threshold="absolute:3", side="low"), [1.0, 2.0, 3.0]),
     ],
 )
