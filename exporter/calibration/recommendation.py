@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +10,13 @@ from typing import Any
 from exporter.declaration import declared
 from exporter.methods.itae.options import ItaeConfig
 from runtime.contract.errors import UsageError
+from runtime.contract.hashed_json import matches_own_hash, parse_strictly, to_hashed_json
 from runtime.contract.manifest import Calibration
 
 FORMAT = "itae-calibration"
 VERSION = 1
 MAX_BYTES = 4 << 20
 """A calibration has some ten to a hundred kilobytes; more is refused before it is parsed."""
-NO_HASH = "0" * 64
-"""The digits that replace `sha256` while the file is hashed."""
 NOTHING = "no artifacts in these images: ITAE would change nothing here"
 
 
@@ -41,10 +36,7 @@ class Recommendation:
 
 def to_json(content: Mapping[str, Any]) -> bytes:
     """The bytes of the file; `sha256` is added."""
-    fields = {"format": FORMAT, "version": VERSION, **content, "sha256": NO_HASH}
-    text = (json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    before, _, after = text.rpartition(NO_HASH.encode())
-    return before + hashlib.sha256(text).hexdigest().encode() + after
+    return to_hashed_json({"format": FORMAT, "version": VERSION, **content}, "sha256", indent=1)
 
 
 def read(path: Path) -> Recommendation:
@@ -62,7 +54,7 @@ def read(path: Path) -> Recommendation:
     if len(text) > MAX_BYTES:
         raise UsageError(f"--config {path}: is larger than {MAX_BYTES:,} bytes, so it is no calibration; {again}")
     try:
-        fields = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)
+        fields = parse_strictly(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"--config {path}: is not JSON ({error}); {again}") from error
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
@@ -71,9 +63,7 @@ def read(path: Path) -> Recommendation:
         raise UsageError(
             f"--config {path}: has version {fields.get('version')!r}, this itae reads {VERSION}: upgrade it"
         )
-    written = fields.get("sha256")
-    digits = written.encode() if isinstance(written, str) and re.fullmatch("[0-9a-f]{64}", written) else b"-"
-    if hashlib.sha256(text.replace(digits, NO_HASH.encode())).hexdigest() != written:
+    if not matches_own_hash(text, fields.get("sha256")):
         raise UsageError(
             f"--config {path}: does not match its own hash, so it was altered: give other options on the command line, "
             f"which win over the file, or {again}"
@@ -119,20 +109,3 @@ def _what(error: Exception) -> str:
 def _first(error: Any) -> str:  # noqa: ANN401  # pydantic's
     found = error.errors()[0]
     return f"{'.'.join(map(str, found['loc']))}: {found['msg']}"
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text} is too large a number")
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError("an object has two members of one name")
-    return fields

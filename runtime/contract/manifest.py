@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,9 +21,9 @@ import pydantic
 from runtime.contract import format1
 from runtime.contract.errors import ManifestError
 from runtime.contract.file_set import is_interrupted
+from runtime.contract.hashed_json import matches_own_hash, parse_strictly
 from runtime.contract.schema import (
     FORMAT_VERSION,
-    NO_HASH,
     Backbone,
     Builder,
     Calibration,
@@ -118,9 +116,7 @@ def read_manifest(model: Path) -> Manifest:
     if len(text) > MAX_MANIFEST_BYTES:
         raise ManifestError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes: not a manifest; {again}")
     try:
-        fields = json.loads(
-            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_duplicates
-        )
+        fields = parse_strictly(text)
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{path} is not JSON ({error}): it was truncated or altered; {again}") from error
     version = fields.get("format_version") if isinstance(fields, dict) else None
@@ -130,18 +126,12 @@ def read_manifest(model: Path) -> Manifest:
         raise ManifestError(
             f"{path} has manifest format {version}, this version reads up to {FORMAT_VERSION}: upgrade itae"
         )
-    expected = format1.own_hash(fields) if version == 1 else _own_hash(text, fields.get("manifest_sha256"))
-    if expected is None or fields.get("manifest_sha256") != expected:
+    written = fields.get("manifest_sha256")
+    if not isinstance(written, str) or not (
+        format1.own_hash(fields) == written if version == 1 else matches_own_hash(text, written)
+    ):
         raise ManifestError(f"{path} does not match its own hash: it was altered or only partly written; {again}")
     return _validate(fields, path, again)
-
-
-def _own_hash(text: bytes, written: object) -> str | None:
-    """SHA-256 of the file's bytes, the hash in them replaced by zeros; None if its digits don't stand there once."""
-    digits = written.encode() if isinstance(written, str) and re.fullmatch("[0-9a-f]{64}", written) else None
-    if digits is None or text.count(digits) != 1:
-        return None
-    return hashlib.sha256(text.replace(digits, NO_HASH.encode())).hexdigest()
 
 
 def _validate(fields: dict[str, Any], path: Path, again: str) -> Manifest:
@@ -171,24 +161,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError as error:  # a name that is too long, a folder that may not be entered
         raise ManifestError(f"can't read {path}: {error.strerror}") from error
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text} is too large a number")
-    return value
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose names are unique: of two equal ones some readers would take the first, others the last."""
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError("an object has two members of one name")
-    return fields
 
 
 def sha256_file(path: Path) -> str:

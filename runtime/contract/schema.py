@@ -7,7 +7,6 @@ A field that this version does not know is kept and ignored, so that a newer ver
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from typing import Annotated, Literal
@@ -15,10 +14,9 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field, JsonValue
 
-FORMAT_VERSION: Literal[2] = 2
-NO_HASH = "0" * 64
-"""The digits that replace `manifest_sha256` while the manifest is hashed."""
+from runtime.contract.hashed_json import NO_HASH, to_hashed_json
 
+FORMAT_VERSION: Literal[2] = 2
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(max_length=255, pattern=r"^(\.{0,2}[^/\\\x00.]|\.{3})[^/\\\x00]*$")]
 """The name of a file in the manifest's own folder: no separator, neither `.` nor `..`."""
@@ -380,10 +378,7 @@ class Manifest(_Record):
         """The file's bytes, with `manifest_sha256` made anew."""
         fields = self.model_dump(mode="json")
         del fields["manifest_sha256"]  # it goes to the end, behind unknown fields, so that its place is known
-        fields["manifest_sha256"] = NO_HASH
-        text = (json.dumps(fields, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-        before, _, after = text.rpartition(NO_HASH.encode())
-        return before + hashlib.sha256(text).hexdigest().encode() + after
+        return to_hashed_json(fields, "manifest_sha256", indent=2)
 
 
 def json_schema() -> str:

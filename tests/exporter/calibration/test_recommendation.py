@@ -6,9 +6,10 @@ import pytest
 
 from exporter import arguments
 from exporter.calibration import recommendation
-from exporter.calibration.recommendation import NO_HASH, NOTHING, to_json
+from exporter.calibration.recommendation import NOTHING, to_json
 from exporter.methods.itae.options import ItaeConfig
 from runtime.contract.errors import UsageError
+from runtime.contract.hashed_json import NO_HASH
 
 FOUND = {"layers": "7-11", "source": "residual", "threshold": "ratio:6", "side": "high", "attenuate": "min"}
 FOUND |= {"detect_layer": 7}
