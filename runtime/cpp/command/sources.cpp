@@ -14,6 +14,7 @@
 
 #include "contract/open_file.hpp"
 #include "contract/sha256.hpp"
+#include "images/formats.hpp"
 #include "itae/error.hpp"
 #include "names.hpp"
 #include "selection.hpp"
@@ -138,7 +139,7 @@ class Folder final : public Source {
         if (kind == Kind::broken_link) return "broken link";
         if (kind == Kind::other) return "no regular file";
         try {
-            Bytes start(head_bytes);
+            Bytes start(images::head_bytes);
             start.resize(OpenFile(place).read(start.data(), start.size()));
             return kind_by_content(start).value_or("");
         } catch (const Error&) {

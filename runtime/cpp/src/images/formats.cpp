@@ -11,7 +11,6 @@ namespace {
 
 using namespace std::string_view_literals;
 
-constexpr std::size_t head_bytes = 1024;  // that are looked at
 constexpr std::string_view read_formats = "JPEG, PNG, WEBP";
 
 struct Magic {
@@ -143,11 +142,24 @@ std::string_view text_format(std::string_view start) {
     return {};
 }
 
-/// The name of what a file is by its beginning, if it is known and nothing that this library reads; empty if not.
-std::string_view other_format(std::string_view start) {
-    if (const std::string_view name = format_of_python(start); !name.empty()) {
-        return name;
+}  // namespace
+
+std::string_view picture_format(ByteView data) {
+    switch (format_of(data)) {
+        case Format::jpeg:
+            return "JPEG";
+        case Format::png:
+            return "PNG";
+        case Format::webp:
+            return "WEBP";
+        case Format::none:
+            break;
     }
+    return format_of_python(head(data));
+}
+
+std::string_view other_format(ByteView data) {
+    const std::string_view start = head(data);
     for (const Magic& magic : others) {
         if (begins(part(start, magic.place), magic.bytes)) {
             return magic.name;
@@ -155,8 +167,6 @@ std::string_view other_format(std::string_view start) {
     }
     return text_format(start);
 }
-
-}  // namespace
 
 Format format_of(ByteView data) {
     const std::string_view start = head(data);
@@ -175,7 +185,11 @@ Format format_of(ByteView data) {
 std::string what_else(ByteView data) {
     const std::string_view start = head(data);
     if (format_of(data) == Format::none) {
-        if (const std::string_view name = other_format(start); !name.empty()) {
+        std::string_view name = picture_format(data);
+        if (name.empty()) {
+            name = other_format(data);
+        }
+        if (!name.empty()) {
             return "is " + std::string(name) + ", which isn't read, only " + std::string(read_formats);
         }
     }
