@@ -25,18 +25,18 @@ SOURCES = ("exporter", "runtime")
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel of a clean copy: a checkout's `build/` would leak files that are gone into it."""
+    """The wheel, by way of the source archive of a clean copy: a checkout's `build/` would leak files that are gone."""
     copy = tmp_path_factory.mktemp("source")
     for name in ["pyproject.toml", "README.md", "LICENSE", *SOURCES]:
         (copy / name).symlink_to(ROOT / name)
     out = tmp_path_factory.mktemp("wheel")
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, copy],
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", out, copy],
         check=True,
         capture_output=True,
         timeout=300,
     )
-    (built,) = out.iterdir()
+    (built,) = out.glob("*.whl")
     return built
 
 

@@ -17,14 +17,17 @@ from PIL import Image
 from pyarrow import parquet
 
 ROOT = Path(__file__).parents[1]
-SHELL = ["bench", "build-cpp", "check", "gpu-check", "plant", "quickstart", "sanitize-cpp", "setup", "test"]
+SHELL = [
+    "bench", "build-cpp", "build-wheel", "check", "gpu-check", "plant", "quickstart", "sanitize-cpp", "setup", "test",
+]  # fmt: skip
 
 FAKE_PYTHON = """#!/bin/sh
 # Stands in for Python: writes what it was called with to $CALLS; fails as the file `answers` beside $CALLS says; leaves
 # a manifest as the exporter does, a store as `embed` does.
 echo "$*" >>"$CALLS"
+for last; do :; done
 case "$1 ${2:-} ${3:-}" in
-    "-m venv "*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    "-m venv "*) mkdir -p "$last/bin" && cp "$0" "$last/bin/python" ;;
     "-c "*) case "$2" in *runtime.store*) exec "$REAL_PYTHON" "$@" ;; esac ;;
 esac
 if [ -f "${CALLS%calls}answers" ]; then
@@ -32,7 +35,6 @@ if [ -f "${CALLS%calls}answers" ]; then
         case "$*" in *$pattern*) [ -z "$message" ] || echo "$message" >&2; exit "$status" ;; esac
     done <"${CALLS%calls}answers"
 fi
-for last; do :; done
 case "$*" in
     "-m exporter "*) mkdir -p "${last%/*}" && echo "$*" >"$last.json" ;;
     "-m runtime embed "*) mkdir -p "$last" && echo "$5" >>"$last/images" && cp "$EMBEDDED"/* "$last" ;;
@@ -141,6 +143,19 @@ def test_setup_says_what_the_machine_lacks(checkout, rule, words):
     assert words in result.stderr
     assert result.stderr.count("\n") == 1
     assert checkout.calls(PIP) == []
+
+
+def test_build_wheel_builds_what_the_tag_says_with_few_packages(checkout):
+    version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version is not None
+    wrong = checkout.run("build-wheel", "v99.0.0")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert f"the tag is v99.0.0, the version in pyproject.toml {version[1]}:" in wrong.stderr
+    assert checkout.calls("") == []
+    for given in ([], [f"v{version[1]}"]):
+        done = checkout.run("build-wheel", *given)
+        assert done.returncode == 0, done.stderr
+        assert checkout.calls("-m ")[1:] == [PIP.removeprefix("-m ") + " build", "build --outdir dist ."]
 
 
 def test_test_checks_first_and_hands_its_arguments_to_pytest(checkout):
