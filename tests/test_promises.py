@@ -72,6 +72,8 @@ def test_commands_parse(document):
         elif program == "build/cpp/itae-embed":
             declared = re.findall(r'"(--[a-z-]+)"', text_of("runtime/cpp/command/options.cpp"))
             assert {option for option in rest if option.startswith("-")} <= {*declared, "-", "--help"}
+        elif program == "pip":
+            assert re.fullmatch(r"install \.\[[\w,-]+\]", " ".join(rest))
         elif rest[:3] == ["-m", "exporter", "calibrate"]:
             calibrate.parser().parse_args(rest[3:])
         elif rest[:2] == ["-m", "exporter"]:
