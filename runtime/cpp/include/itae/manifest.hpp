@@ -62,9 +62,14 @@ struct ITAE_EXPORT Manifest {
     std::vector<TensorInfo> outputs;
     Preprocessing preprocessing;
 
-    std::string builder;           ///< what wrote the model file: `onnx`, `tensorrt` or `tensorrt-rtx`
-    std::string builder_version;   ///< its version
-    std::string builder_platform;  ///< the platform it ran on
+    std::string builder;                            ///< what wrote the model file: `onnx`, `tensorrt` or `tensorrt-rtx`
+    std::string builder_version;                    ///< its version
+    std::string builder_platform;                   ///< the platform it ran on
+    std::optional<std::string> builder_gpu;         ///< the GPU that an engine of TensorRT was built on
+    std::optional<std::string> compute_capability;  ///< that GPU's: `8.9`
+    /// GPUs that an engine runs on: `none`: those of its own name, `same-compute-capability` or `ampere-plus`.
+    std::optional<std::string> hardware_compatibility;
+    bool version_compatible = false;  ///< whether later versions of the builder's library run an engine too
     ParityLimits limits;
     std::map<std::string, std::string> versions;  ///< of the libraries of the export
     std::string sha256;                           ///< the manifest's own hash, 64 lowercase hexadecimal digits

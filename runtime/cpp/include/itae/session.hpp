@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <future>
 #include <memory>
 #include <string>
 #include <vector>
@@ -67,12 +68,30 @@ class ITAE_EXPORT Session {
     std::vector<Array> run(const void* input, std::int64_t batch, const std::vector<std::string>& wanted = {},
                            Numbers numbers = Numbers::finite) const;
 
+    /// Begin a batch, which a GPU computes while the caller prepares the next one; a CPU computes it here.
+    ///
+    /// @param input as for `run`; it is not read any more when this returns.
+    /// @returns what `run` returns: `get` waits for it, and throws what `run` throws of outputs. The session must
+    /// outlive
+    ///     it; a batch whose outputs nobody asks for is dropped.
+    /// @throws Error as `run`.
+    std::future<std::vector<Array>> start(const void* input, std::int64_t batch,
+                                          const std::vector<std::string>& wanted = {},
+                                          Numbers numbers = Numbers::finite) const;
+
+    /// How many batches are worth being started before the first one's outputs are asked for.
+    virtual int batches_in_flight() const noexcept;
+
   protected:
     Session(Manifest manifest, std::string name);
 
     /// Run a batch that was checked. `wanted` holds names of the model's outputs.
     virtual std::vector<Array> compute(const void* input, std::int64_t batch,
                                        const std::vector<std::string>& wanted) const = 0;
+
+    /// Begin a batch that was checked; here it is computed at once. `input` must not be read after this returns.
+    virtual std::future<std::vector<Array>> begin(const void* input, std::int64_t batch,
+                                                  const std::vector<std::string>& wanted) const;
 
     std::string name_;
 

@@ -31,8 +31,19 @@ CheckedModel check_model(const std::string& path);
 /// Parse `cpu`, `cuda`, `cuda:N` or `auto`, for an ONNX file or an engine. @throws Error usage
 Device parse_device(const std::string& text, bool is_engine);
 
+/// Bytes of one picture's share of a tensor.
+std::size_t bytes_of(const TensorInfo& tensor);
+
 #ifdef ITAE_WITH_ONNXRUNTIME
 std::unique_ptr<Session> open_onnx_runtime(CheckedModel model, Device device, const SessionOptions& options);
 #endif
+
+/// Open an engine on the GPU that it was built for, as Python does: everything that can be refused by its manifest is
+/// refused before a library sees it.
+/// @throws Error as `open_session`.
+std::unique_ptr<Session> open_engine(const std::string& path, Device device);
+
+/// The backends that this library was built with, by name.
+std::vector<std::string> built_backends();
 
 }  // namespace itae

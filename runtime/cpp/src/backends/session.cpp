@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "backends/backends.hpp"
 #include "itae/error.hpp"
 
 namespace itae {
@@ -23,10 +24,6 @@ std::size_t elements_of(const std::vector<std::int64_t>& shape) {
     std::size_t count = 1;
     for (std::size_t axis = 1; axis < shape.size(); ++axis) count *= static_cast<std::size_t>(shape[axis]);
     return count;
-}
-
-std::size_t bytes_of(const TensorInfo& tensor) {
-    return elements_of(tensor.shape) * (tensor.dtype == "float32" ? 4 : 1);
 }
 
 /// Whether none of `count` float32 is NaN or infinite. They may lie anywhere: a caller's buffer need not be aligned.
@@ -61,6 +58,10 @@ bool has_limits(const Manifest& manifest) { return manifest.builder != "onnx" &&
 
 }  // namespace
 
+std::size_t bytes_of(const TensorInfo& tensor) {
+    return elements_of(tensor.shape) * (tensor.dtype == "float32" ? 4 : 1);
+}
+
 Session::Session(Manifest manifest, std::string name)
     : name_(std::move(name)), manifest_(checked(std::move(manifest))), input_bytes_(bytes_of(manifest_.input)) {}
 
@@ -87,6 +88,20 @@ std::int64_t Session::chosen_batch(std::int64_t batch) const {
 
 std::vector<Array> Session::run(const void* input, std::int64_t batch, const std::vector<std::string>& wanted,
                                 Numbers numbers) const {
+    return start(input, batch, wanted, numbers).get();
+}
+
+std::future<std::vector<Array>> Session::begin(const void* input, std::int64_t batch,
+                                               const std::vector<std::string>& wanted) const {
+    std::promise<std::vector<Array>> done;
+    done.set_value(compute(input, batch, wanted));
+    return done.get_future();
+}
+
+int Session::batches_in_flight() const noexcept { return 1; }
+
+std::future<std::vector<Array>> Session::start(const void* input, std::int64_t batch,
+                                               const std::vector<std::string>& wanted, Numbers numbers) const {
     std::vector<std::string> names = wanted;
     if (names.empty())
         for (const TensorInfo& output : manifest_.outputs) names.push_back(output.name);
@@ -112,17 +127,21 @@ std::vector<Array> Session::run(const void* input, std::int64_t batch, const std
             repeated.insert(repeated.end(), bytes + held - input_bytes_, bytes + held);
         input = repeated.data();
     }
-    std::vector<Array> arrays = compute(input, filled, names);
-    for (std::size_t number = 0; number < arrays.size(); ++number) {
-        check_output(arrays[number], names[number], filled, Numbers::any);
-        if (filled > batch) {
-            arrays[number].data.resize(arrays[number].data.size() / static_cast<std::size_t>(filled) *
-                                       static_cast<std::size_t>(batch));
-            arrays[number].shape.front() = batch;
-        }
-        if (numbers == Numbers::finite) check_output(arrays[number], names[number], batch, numbers);
-    }
-    return arrays;
+    // Deferred: `get` runs it in the caller's thread, and a future that is dropped doesn't.
+    return std::async(
+        std::launch::deferred, [this, computed = begin(input, filled, names), names, batch, filled, numbers]() mutable {
+            std::vector<Array> arrays = computed.get();
+            for (std::size_t number = 0; number < arrays.size(); ++number) {
+                check_output(arrays[number], names[number], filled, Numbers::any);
+                if (filled > batch) {
+                    arrays[number].data.resize(arrays[number].data.size() / static_cast<std::size_t>(filled) *
+                                               static_cast<std::size_t>(batch));
+                    arrays[number].shape.front() = batch;
+                }
+                if (numbers == Numbers::finite) check_output(arrays[number], names[number], batch, numbers);
+            }
+            return arrays;
+        });
 }
 
 void Session::check_input(const void* input, std::int64_t batch) const {

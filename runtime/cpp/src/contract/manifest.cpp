@@ -118,6 +118,12 @@ std::optional<double> number_or_nothing(const Json& fields, const char* name) {
     return found == fields.end() || found->is_null() ? std::nullopt : std::optional<double>(found->get<double>());
 }
 
+std::optional<std::string> text_or_nothing(const Json& fields, const char* name) {
+    const auto found = fields.find(name);
+    return found == fields.end() || found->is_null() ? std::nullopt
+                                                     : std::optional<std::string>(found->get<std::string>());
+}
+
 TensorInfo tensor(const Json& fields, const char* where) {
     TensorInfo info{fields.at("name"), fields.at("dtype"), {}};
     for (const Json& size : fields.at("shape"))
@@ -175,6 +181,11 @@ Manifest typed(const Json& fields) {
     manifest.builder = builder.at("name");
     manifest.builder_version = builder.at("version");
     manifest.builder_platform = builder.at("platform");
+    manifest.builder_gpu = text_or_nothing(builder, "gpu");
+    manifest.compute_capability = text_or_nothing(builder, "compute_capability");
+    manifest.hardware_compatibility = text_or_nothing(options, "hardware_compatibility");
+    const auto compatible = options.find("version_compatible");
+    manifest.version_compatible = compatible != options.end() && compatible->is_boolean() && compatible->get<bool>();
     const Json& limits = fields.at("parity").at("limits");
     manifest.limits = {number_or_nothing(limits, "max_abs"), number_or_nothing(limits, "min_cosine"),
                        number_or_nothing(limits, "flag_margin"), number_or_nothing(limits, "batch_distance"),

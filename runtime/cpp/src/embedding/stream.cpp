@@ -4,7 +4,9 @@
 #include <cmath>
 #include <condition_variable>
 #include <cstring>
+#include <deque>
 #include <exception>
+#include <future>
 #include <mutex>
 #include <new>
 #include <thread>
@@ -141,10 +143,10 @@ class Decoders {
     std::vector<std::thread> threads_;
 };
 
-/// Collects a batch, runs it, and gives its rows.
-class Batch {
+/// Collects batches, runs them, and gives their rows in order.
+class Batches {
   public:
-    Batch(const Session& session, std::size_t size, const std::function<void(const Row&)>& on_row)
+    Batches(const Session& session, std::size_t size, const std::function<void(const Row&)>& on_row)
         : session_(session), size_(size), on_row_(on_row) {
         inputs_.reserve(std::min<std::size_t>(size, 64) * session.input_bytes());  // a larger batch may never fill
     }
@@ -159,22 +161,53 @@ class Batch {
     }
 
     bool is_full() const { return decoded_ == size_; }
-    /// Whether nothing that waits needs the model.
+    /// Whether nothing that was added since the last batch needs the model.
     bool is_without_input() const { return decoded_ == 0; }
 
-    void run() {
+    /// Start the batch that was collected; give the rows of those before it, as far as they are not worth waiting.
+    void start() {
+        std::future<std::vector<Array>> outputs;
+        if (decoded_ > 0) {
+            outputs = session_.start(inputs_.data(), static_cast<std::int64_t>(decoded_), {"embedding"}, Numbers::any);
+        }
+        running_.push_back({std::move(waiting_), decoded_, std::move(outputs)});
+        waiting_.clear();
+        inputs_.clear();
+        decoded_ = 0;
+        const auto most = static_cast<std::size_t>(session_.batches_in_flight() - 1);
+        while (running_.size() > most) finish_first();
+    }
+
+    /// Give the rows of all that was started.
+    void finish() {
+        while (!running_.empty()) finish_first();
+    }
+
+  private:
+    struct Waiting {
+        Entry entry;
+        std::string error;
+    };
+    struct Running {
+        std::vector<Waiting> entries;  // in order, also those that can't be read
+        std::size_t decoded;
+        std::future<std::vector<Array>> outputs;
+    };
+
+    void finish_first() {
+        Running batch = std::move(running_.front());
+        running_.pop_front();
         std::vector<float> vectors;
         std::size_t width = 0;
-        if (decoded_ > 0) {
-            const std::vector<Array> outputs =
-                session_.run(inputs_.data(), static_cast<std::int64_t>(decoded_), {"embedding"}, Numbers::any);
+        if (batch.decoded > 0) {
+            const std::vector<Array> outputs = batch.outputs.get();
             width = static_cast<std::size_t>(outputs.front().shape.back());
-            vectors.resize(decoded_ * width);
+            vectors.resize(batch.decoded * width);
             std::memcpy(vectors.data(), outputs.front().data.data(), vectors.size() * sizeof(float));
         }
         const float* vector = vectors.data();
         const auto is_finite = [](float value) { return std::isfinite(value); };
-        for (Waiting& one : waiting_) {
+        for (Waiting& one : batch.entries) {
             if (!one.error.empty()) {
                 on_row_(Row{one.entry, nullptr, one.error});
                 continue;
@@ -184,22 +217,15 @@ class Batch {
             on_row_(Row{one.entry, good ? vector : nullptr, one.error});
             vector += width;
         }
-        waiting_.clear();
-        inputs_.clear();
-        decoded_ = 0;
     }
 
-  private:
-    struct Waiting {
-        Entry entry;
-        std::string error;
-    };
     const Session& session_;
     const std::size_t size_;
     const std::function<void(const Row&)>& on_row_;
-    std::vector<Waiting> waiting_;  // in order, also those that can't be read
+    std::vector<Waiting> waiting_;
     Bytes inputs_;
     std::size_t decoded_ = 0;
+    std::deque<Running> running_;
 };
 
 }  // namespace
@@ -208,17 +234,20 @@ End embed_stream(const Session& session, const NextEntry& next, const Prepare& p
                  const std::function<void(const Row&)>& on_row) {
     const auto size = static_cast<std::size_t>(session.chosen_batch(options.batch));
     const int workers = std::max(1, options.workers);
-    Batch batch(session, size, on_row);
+    Batches batches(session, size, on_row);
     const std::size_t ahead = std::min<std::size_t>(2 * size, max_ahead) + static_cast<std::size_t>(workers);
     Decoders decoders(next, prepare, ahead, session.input_bytes(), workers);
     while (!options.stopped()) {
         Slot* slot = decoders.take();
         if (slot != nullptr) {
-            batch.add(*slot);
+            batches.add(*slot);
             decoders.give_back();
         }
-        if (slot == nullptr || batch.is_full() || batch.is_without_input()) batch.run();
-        if (slot == nullptr) return End::all_done;
+        if (slot == nullptr || batches.is_full() || batches.is_without_input()) batches.start();
+        if (slot == nullptr) {
+            batches.finish();
+            return End::all_done;
+        }
     }
     return End::stopped;
 }

@@ -6,21 +6,6 @@
 #include "temporary_folder.hpp"
 #include "thrown.hpp"
 
-using itae::onnx_runtime_candidates;
-using Paths = std::vector<std::string>;
-
-TEST_CASE("ONNX Runtime is looked for by option, variable, folders and loader, in this order") {
-    const TemporaryFolder folder;
-    CHECK(onnx_runtime_candidates("/a/libort.so", "/b/libort.so", {"/program"}) == Paths{"/a/libort.so"});
-    CHECK(onnx_runtime_candidates("", "/b/libort.so", {"/program"}) == Paths{"/b/libort.so"});
-    CHECK(onnx_runtime_candidates("libort.so", "", {}) == Paths{"./libort.so"});
-    CHECK(onnx_runtime_candidates(folder.path().string(), "", {}) ==
-          Paths{folder.at("libonnxruntime.so.1"), folder.at("libonnxruntime.so")});
-    CHECK(onnx_runtime_candidates("", "", {"/program", ""}) == Paths{"/program/libonnxruntime.so.1",
-                                                                     "/program/libonnxruntime.so",
-                                                                     "libonnxruntime.so.1", "libonnxruntime.so"});
-}
-
 TEST_CASE("a library that is missing or another is refused with all the places") {
     const TemporaryFolder folder;
     const std::string missing = folder.at("libonnxruntime.so");
