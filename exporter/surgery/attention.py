@@ -1,4 +1,4 @@
-"""Attention as one pattern, and where a graph has it.
+"""Where one of our own traces has attention, and what a pass may do to it.
 
 Anchored on structure, never on names: torch's exporter merges equal constants, so that in a freshly initialised model
 every zero bias is called `layer.0.norm1.bias`.
@@ -15,7 +15,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from exporter.graph_facts import GraphFacts
-from exporter.surgery.edit import dtype_of, import_graph, is_constant, is_ours, producer, shape_of
+from exporter.surgery.edit import constant_value, dtype_of, import_graph, is_constant, is_ours, producer, shape_of
+from exporter.surgery.forms import BARRIER, CHOICE, MASK, SCALE, attention
 from exporter.surgery.pattern import AnyOf, Const, Match, Miss, Op, Scalar, Var, match, maybe
 from runtime.contract.errors import SurgeryError
 
@@ -41,19 +42,10 @@ KEY_T = AnyOf(
         Op("Transpose", (_by_head("key"),), attrs=_perm(0, 1, 3, 2)),
     )
 )
-QK = Op("MatMul", (QUERY, KEY_T), bind="qk")
-LOGITS = maybe("Mul", QK, Scalar("late_scale"), bind="late")
-IN_FLOAT32 = maybe("Cast", LOGITS)
-ATTENUATED = AnyOf(
-    (
-        Op("Add", (IN_FLOAT32, Var("bias")), bind="attenuation"),
-        Op("Where", (Var("flags"), Var("replacement"), IN_FLOAT32), bind="attenuation"),
-        IN_FLOAT32,
-    )
-)
-UNFUSED = maybe("Max", ATTENUATED, Var("smallest"), bind="barrier")
-SOFTMAX = Op("Softmax", (UNFUSED,), bind="softmax")
-CONTEXT = Op("MatMul", (maybe("Cast", SOFTMAX), _by_head("value")), bind="context")
+OWN = attention(QUERY, KEY_T, _by_head("value"))
+"""Attention as our own traces have it, whose projections the passes may cut and rewrite."""
+ORDER = ((BARRIER,), (MASK, CHOICE), (SCALE,))
+"""Steps of our own graphs from the softmax back to the product, each at most once: `barrier`, `attenuation`, `late`."""
 
 
 @dataclass(frozen=True)
@@ -137,10 +129,31 @@ def _candidates(graph: gs.Graph) -> dict[int, Match | Miss]:
     """For each MatMul of two variables, by its identity: whether attention ends in it."""
     outputs = {id(tensor) for tensor in graph.outputs}
     return {
-        id(node): _whole(match(CONTEXT, node.outputs[0]), outputs)
+        id(node): _whole(_own(match(OWN, node.outputs[0])), outputs)
         for node in graph.nodes
         if node.op == "MatMul" and not any(isinstance(tensor, gs.Constant) for tensor in node.inputs)
     }
+
+
+def _own(found: Match | Miss) -> Match | Miss:
+    """Refuse a match whose steps are not those that our own passes leave, in their order."""
+    if isinstance(found, Miss):
+        return found
+    for name in ("qk", "softmax", "context"):
+        if found.nodes[name].op not in ("MatMul", "Softmax"):
+            return Miss(1, f"looked for MatMul, found {_named(found.nodes[name])}")
+    place = -1
+    for kind, node in found.steps:
+        here = next((index for index, kinds in enumerate(ORDER) if kind in kinds), -1)
+        late = [tensor for tensor in node.inputs if (value := constant_value(tensor)) is not None and value.size == 1]
+        if here <= place or (kind == SCALE and not late):
+            return Miss(len(found.inside), f"looked for the steps of our own graphs, found {_named(node)} among them")
+        place = here
+    return found
+
+
+def _step(found: Match, *kinds: str) -> gs.Node | None:
+    return next((node for kind, node in found.steps if kind in kinds), None)
 
 
 def _whole(found: Match | Miss, outputs: Collection[int]) -> Match | Miss:
@@ -193,7 +206,10 @@ def _check_measures(site: AttentionSite, facts: GraphFacts) -> None:
 
 def _site(found: Match, layer: int) -> AttentionSite:
     by_head = shape_of(found.nodes["query_reshape"].outputs[0], 4)
-    scale = found.tensors.get("late_scale") if "late" in found.nodes else found.tensors.get("early_scale")
+    late = _step(found, SCALE)
+    scale = found.tensors.get("early_scale")
+    if late is not None:
+        scale = next(tensor for tensor in late.inputs if constant_value(tensor) is not None)
     return AttentionSite(
         layer=layer,
         query=_before_the_cut(found.tensors["query"]),
@@ -204,11 +220,11 @@ def _site(found: Match, layer: int) -> AttentionSite:
         query_reshape=found.nodes["query_reshape"],
         key_reshape=found.nodes["key_reshape"],
         qk=found.nodes["qk"],
-        late=found.nodes.get("late"),
+        late=late,
         scale=float(scale.values.item()) if scale is not None else 1.0,
         softmax=found.nodes["softmax"],
-        attenuation=found.nodes.get("attenuation"),
-        barrier=found.nodes.get("barrier"),
+        attenuation=_step(found, MASK, CHOICE),
+        barrier=_step(found, BARRIER),
         context=found.nodes["context"],
     )
 

@@ -127,6 +127,22 @@ def is_constant(tensor: gs.Tensor) -> bool:
     )
 
 
+def is_free(tensor: gs.Tensor) -> bool:
+    """Whether no picture changes `tensor`: it is a constant, or computed from constants and shapes alone."""
+    waiting, seen = [tensor], set()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen or isinstance(one, gs.Constant) or one.is_empty():
+            continue
+        seen.add(id(one))
+        node = producer(one)
+        if node is None or node.op in ("If", "Loop", "Scan"):
+            return False
+        if node.op not in ("Shape", "Size"):
+            waiting.extend(node.inputs)
+    return True
+
+
 def constant_value(tensor: gs.Tensor) -> npt.NDArray[Any] | None:
     """The value of a small constant, also of one made by a `Constant` node; None for anything else."""
     if isinstance(tensor, gs.Constant):
