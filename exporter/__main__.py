@@ -1,4 +1,4 @@
-"""`python -m exporter`: parse, export, print the summary; `python -m exporter calibrate` is a command of its own."""
+"""`python -m exporter`: parse, export, print the summary; `calibrate` and `inspect` are commands of their own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from exporter import export
 from exporter.arguments import parser, remarks, to_spec
 from exporter.calibration.command import main as calibrate
+from exporter.foreign.inspection import main as inspect
 from exporter.result import summary
 from exporter.steps import Progress
 from runtime.contract.console import run
@@ -19,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     if given[:1] == ["calibrate"]:
         return calibrate(given[1:])
+    if given[:1] == ["inspect"]:
+        return inspect(given[1:])
 
     def body() -> int:
         arguments = parser().parse_args(given)

@@ -1,9 +1,9 @@
 """The forms of attention, as data: what stands between a product of queries and keys, its softmax and its values.
 
-One place for all graphs, our own traces and those of other exporters. A further form is a line here: another wrap of the
-logits, of the weights or of the way of the queries and keys, or another operator that hides all of it. Sources: graphs
-of torch.onnx (TorchScript and dynamo, opset 11 to 23) made from transformers, timm, open_clip and vit-pytorch, and what
-onnxslim and ONNX Runtime make of them.
+One place for all graphs, our own traces and those of other exporters. A further form is a line here: another wrap of
+the logits, of the weights or of the way of the queries and keys, or another operator that hides all of it. Sources:
+graphs of torch.onnx (TorchScript and dynamo, opset 11 to 23) made from transformers, timm, open_clip and vit-pytorch,
+and what onnxslim and ONNX Runtime make of them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,81 @@
+"""Small seeded models of transformers, exported as others export them; each file is made once in a session."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from pathlib import Path
+
+import torch
+import transformers
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "patch_size": 16, "image_size": 64}
+CONFIGS = {
+    "dinov2": (transformers.Dinov2Model, transformers.Dinov2Config, {"mlp_ratio": 2}),
+    "registers": (transformers.Dinov2WithRegistersModel, transformers.Dinov2WithRegistersConfig, {"mlp_ratio": 2}),
+    "dinov3": (
+        transformers.DINOv3ViTModel, transformers.DINOv3ViTConfig, {"num_register_tokens": 4, "intermediate_size": 64},
+    ),
+    "vit": (transformers.ViTModel, transformers.ViTConfig, {"intermediate_size": 64}),
+    "deit": (transformers.DeiTModel, transformers.DeiTConfig, {"intermediate_size": 64}),
+    "beit": (
+        transformers.BeitModel, transformers.BeitConfig,
+        {"intermediate_size": 64, "use_relative_position_bias": True},
+    ),
+    "clip": (transformers.CLIPVisionModel, transformers.CLIPVisionConfig, {"intermediate_size": 64}),
+    "siglip": (transformers.SiglipVisionModel, transformers.SiglipVisionConfig, {"intermediate_size": 64}),
+}  # fmt: skip
+"""By name: the model, its configuration, and what it needs beside `SIZES`."""
+SWIN = transformers.SwinConfig(
+    image_size=64, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 4], window_size=4
+)
+
+
+class _Named(torch.nn.Module):
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = self.model(pixel_values)
+        return found.last_hidden_state, found.pooler_output
+
+
+@functools.cache
+def model_of(family: str, attention: str) -> torch.nn.Module:
+    """A model with weights that are no defaults, in eval mode."""
+    if family == "swin":
+        kind, config = transformers.SwinModel, SWIN
+    else:
+        kind, make, more = CONFIGS[family]
+        config = make(**{**SIZES, **more})
+    torch.manual_seed(0)
+    model = kind._from_config(config, attn_implementation=attention).eval()
+    seed = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for one in model.parameters():
+            one.add_(torch.randn(one.shape, generator=seed) * 0.15)
+    return model
+
+
+def export(folder: Path, family: str, attention: str, how: str) -> Path:
+    """The model as ONNX with a dynamic batch; `how` is `ts17` (TorchScript, opset 17), `dynamo20` or alike."""
+    path = folder / f"{family}-{attention}-{how}.onnx"
+    if path.exists():
+        return path
+    model, images = _Named(model_of(family, attention)), torch.zeros(2, 3, 64, 64)
+    names = {"input_names": ["pixel_values"], "output_names": ["last_hidden_state", "pooler_output"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if how.startswith("ts"):
+            axes = {name: {0: "batch"} for name in (*names["input_names"], *names["output_names"])}
+            torch.onnx.export(
+                model, (images,), path, dynamo=False, opset_version=int(how[2:]), dynamic_axes=axes, **names
+            )
+        else:
+            batch = {0: torch.export.Dim("batch")}
+            torch.onnx.export(
+                model, (images,), path, dynamo=True, opset_version=int(how[6:]), dynamic_shapes=(batch,),
+                external_data=False, verbose=False, **names,
+            )  # fmt: skip
+    return path
