@@ -122,7 +122,7 @@ def precision_of(model: Any) -> str:  # noqa: ANN401  # onnx.ModelProto, importe
 
 
 def obstacles(found: Any) -> list[str]:  # noqa: ANN401
-    """What may stand in the way of an engine, in clauses."""
+    """The things that may stand in the way of an engine, in clauses."""
     ops = Counter(node.op for node in found.graph.nodes)
     said = []
     if any(node.op == "Resize" and node.attrs.get("antialias") for node in found.graph.nodes):

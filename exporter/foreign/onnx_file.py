@@ -28,7 +28,7 @@ class OnnxFile:
     data: tuple[Path, ...]
     """The files of external data, all in the model's folder."""
     bytes: int
-    """Of all files."""
+    """Bytes of all files."""
     sha256: str
     """SHA-256 over the model and its files of external data, in the order of their names."""
 

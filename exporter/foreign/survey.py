@@ -1,4 +1,4 @@
-"""What is in a foreign graph: structure and a run of it together, as facts in sizes and words.
+"""The contents of a foreign graph: structure and a run of it together, as facts in sizes and words.
 
 Letters of layouts: b batch, h heads, x both in one (B·H), n tokens, d channels of a head, c all channels.
 """
@@ -54,14 +54,14 @@ class Measured:
     """Number of tokens that ask; `tokens` alike, of those that are asked."""
     tokens: int
     scale: float | None
-    """What the product of queries and keys is multiplied by in all; None if it is not one number."""
+    """The factor of the product of queries and keys in all; None if it is not one number."""
     key_scale: float
     """The part of it that is in the keys; `query_scale` alike."""
     query_scale: float
     mask: str
     """`none`, `hides nothing`, `bias`, `causal`, `hides tokens`, or `of the picture`."""
     layouts: tuple[str, str, str]
-    """Of query, key and value."""
+    """The layouts of query, key and value."""
     precision: str
     residual: str | None
     """The tensor that enters the block; None if it was not found."""
@@ -72,7 +72,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Survey:
-    """What is known of a foreign graph."""
+    """The known facts of a foreign graph."""
 
     file: OnnxFile
     graph: gs.Graph
@@ -90,9 +90,9 @@ class Survey:
     behind: int
     """Number of tokens behind the patches."""
     image_size: tuple[int, int] | None
-    """Of the run: H, W."""
+    """H, W of the run."""
     trouble: str | None
-    """Why the graph could not be run."""
+    """The reason why the graph could not be run; None if it ran."""
     output_shapes: dict[str, tuple[int, ...]]
     """In the run."""
     batch: int
@@ -131,7 +131,7 @@ def survey(file: OnnxFile, probe: Probe, image_size: tuple[int, int] | None = No
 
 
 def refusal(one: Survey, prefix: int | None = None) -> str | None:
-    """Why ITAE can't be put into this graph, in a clause; None if it can.
+    """The reason why ITAE can't be put into this graph, in a clause; None if it can.
 
     Args:
         one: the survey.

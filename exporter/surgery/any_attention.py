@@ -33,7 +33,7 @@ class Site:
     form: str
     """In words, for people."""
     query: gs.Tensor
-    """What the product of queries and keys reads, scaled: (B, H, N, d) or (B·H, N, d), or as `query_layout` says."""
+    """The tensor that the product of queries and keys reads, scaled: (B, H, N, d) or (B·H, N, d)."""
     key: gs.Tensor
     value: gs.Tensor
     context: gs.Node
@@ -47,7 +47,7 @@ class Site:
     key_scales: tuple[Scaling, ...]
     logit_scales: tuple[Scaling, ...]
     masks: tuple[gs.Tensor, ...]
-    """What is added to the logits: masks, biases of positions."""
+    """Tensors that are added to the logits: masks, biases of positions."""
     choices: tuple[gs.Node, ...]
     """Where nodes between the product and the softmax."""
     sources: tuple[gs.Tensor, ...]
@@ -57,7 +57,7 @@ class Site:
 
     @property
     def name(self) -> str:
-        """What people find in a viewer of graphs."""
+        """The name that people find in a viewer of graphs."""
         node = self.softmax or self.context
         return str(node.name or node.outputs[0].name)
 
