@@ -11,7 +11,7 @@ from exporter.calibration.intake import Intake
 from exporter.calibration.rule import Detection, beyond
 from exporter.calibration.tally import LEVELS, SIDES, edges
 from exporter.calibration.trials import Trial
-from exporter.calibration.valley import find_valley
+from exporter.calibration.valley import find_valleys
 from exporter.calibration.work import Result, as_options
 from exporter.methods.itae.options import SOURCES
 from exporter.models.weights import LoadedModel
@@ -78,6 +78,7 @@ def _detection(one: Detection) -> dict[str, Any]:
         "threshold": one.threshold,
         "valley": [one.valley.near, one.valley.far],
         "gap": one.valley.gap,
+        "overlap": one.valley.overlap,
         "bimodality": one.valley.bimodality,
         "flagged": one.share,
         "images": one.image_share,
@@ -96,8 +97,8 @@ def norms(result: Result) -> list[dict[str, Any]]:
             total = counts.sum()
             until = np.cumsum(counts)
             quantiles = [float(middles[np.searchsorted(until, share * total)]) for share in QUANTILES]
-            valleys = [find_valley(counts, side) for side in SIDES]
-            widest = max((one for one in valleys if one is not None), key=lambda one: one.width, default=None)
+            valleys = [one for side in SIDES for one in find_valleys(counts, side)]
+            widest = max(valleys, key=lambda one: one.width, default=None)
             found.append(
                 {
                     "layer": layer,
@@ -116,7 +117,8 @@ def norms(result: Result) -> list[dict[str, Any]]:
                         "to": widest.far,
                         "gap": widest.gap,
                         "bimodality": widest.bimodality,
-                        "patches_beyond": widest.beyond,
+                        "overlap": widest.overlap,
+                        "share_beyond": widest.share,
                     },
                 }
             )

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from exporter.calibration.tally import BINS, LEVELS, SIDES, Tally, edges
-from exporter.calibration.valley import MIN_GAP, Valley, find_valley
+from exporter.calibration.valley import STRAY, Valley, find_valleys
 from exporter.methods.itae.options import SOURCES, ItaeConfig, Source
 
+MIN_GAP = 2.0
+"""Ratio of the modes' median norms, at least: clean patches vary with content, dark ones reach 1.4 times the median."""
+MOST = 1 / 3
+"""Share of the patches beyond the valley, at most: a median of more would not be that of normal patches."""
 MIN_IMAGES = 2
 """Images with artifacts, at least: a single odd picture shows nothing."""
 MIN_IMAGE_SHARE = 0.005
@@ -24,6 +29,9 @@ COMPLETE = 0.9
 """Share of the best one's catch of the CLS token's attention that a way of finding must have to count as complete."""
 CAUGHT = 0.005
 """Share of the CLS token's attention beyond the patches' fair share, below which patches are counted instead."""
+MIN_PULL = 2.0
+"""How many times its fair share of the CLS token's attention a patch must have where only the attention tells an
+artifact from a picture's own extremes: all norms but massive residual ones."""
 PREFERRED: tuple[Source, ...] = ("residual", "value", "key", "query")
 """Sources that find the same, the one that is taken first."""
 
@@ -73,38 +81,35 @@ class Choice:
 
 
 def detections(tally: Tally) -> list[Detection]:
-    """All ways that find patches which stand apart, in every block and source.
+    """All ways that find artifacts, in every block and source, by block."""
+    return [one for one in _candidates(tally) if _objection(one, tally) is None]
 
-    Low residual norms are left out, since flat grey patches have them, and so are those of the first block: they are
-    the picture's own.
+
+def _candidates(tally: Tally) -> Iterator[Detection]:
+    """A way for every valley, that nearest to the median first.
+
+    The residual norms of the first block are left out: they are the picture's own.
     """
-    found = []
     for layer in range(tally.counts.shape[0]):
-        for source in SOURCES:
-            for side in SIDES:
-                if source == "residual" and (side == "low" or layer == 0):
-                    continue
-                one = _detection(tally, layer, source, side)
-                if one is not None:
-                    found.append(one)
-    return found
+        for place, source in enumerate(SOURCES):
+            for side in SIDES if source != "residual" or layer > 0 else ():
+                for valley in find_valleys(tally.counts[layer, place], side):
+                    one = _detection(tally, layer, source, valley)
+                    if one is not None:
+                        yield one
 
 
-def _detection(tally: Tally, layer: int, source: Source, side: str) -> Detection | None:
-    place = SOURCES.index(source)
+def _detection(tally: Tally, layer: int, source: Source, valley: Valley) -> Detection | None:
+    place, side = SOURCES.index(source), valley.side
     counts = tally.counts[layer, place]
-    valley = find_valley(counts, side)
-    if valley is None or not valley.stands_apart:
-        return None
     inner, outer = sorted((max(valley.near, 1 / valley.near), max(valley.far, 1 / valley.far)))
     inside = [number for number, one in enumerate(LEVELS) if inner <= one <= outer]
     if not inside:
         return None
     level = min(inside, key=lambda number: abs(math.log(LEVELS[number] / valley.middle)))
-    images = int(tally.images[layer, place, SIDES.index(side), level])
-    if images < max(MIN_IMAGES, MIN_IMAGE_SHARE * tally.seen):
-        return None
     flagged = beyond(LEVELS[level], side)
+    if not counts[flagged].any():
+        return None
     return Detection(
         layer=layer,
         source=source,
@@ -112,8 +117,28 @@ def _detection(tally: Tally, layer: int, source: Source, side: str) -> Detection
         valley=valley,
         caught=tuple((tally.attention[layer, place][flagged].sum(axis=0) / tally.seen)[layer:].tolist()),
         share=float(counts[flagged].sum() / counts.sum()),
-        image_share=images / tally.seen,
+        image_share=float(tally.images[layer, place, SIDES.index(side), level] / tally.seen),
     )
+
+
+def _objection(one: Detection, tally: Tally) -> str | None:
+    """Why the patches that stand apart in this way are no artifacts; None if they are.
+
+    High residual norms beyond twice the median are artifacts. Black areas can come near to it, flat grey ones have low
+    residual norms, and the norms of other sources vary with the picture too: where they stand apart, the patches are
+    artifacts only if the CLS token is drawn to them.
+    """
+    valley, images = one.valley, round(one.image_share * tally.seen)
+    if valley.gap < MIN_GAP:
+        return f"which is less than {MIN_GAP:g} times"
+    if valley.share > MOST:
+        return "but they are too many"
+    if images < max(MIN_IMAGES, MIN_IMAGE_SHARE * tally.seen):
+        return f"but only {images:,} of {tally.seen:,} images {'has' if images == 1 else 'have'} such patches"
+    is_massive = one.source == "residual" and valley.far >= MIN_GAP
+    if not is_massive and (pull := max(one.pull)) < MIN_PULL:
+        return f"but the CLS token is not drawn to them: it gives them {pull:.1f} times its fair share of attention"
+    return None
 
 
 def beyond(level: float, side: str) -> npt.NDArray[np.bool_]:
@@ -128,22 +153,26 @@ def choose(found: list[Detection], tally: Tally) -> Choice | None:
     """Choose among the ways that `detections` found; returns None if there are none.
 
     Those that catch most of the CLS token's attention in the last block are complete. Of them the first source of
-    `PREFERRED` is taken, and its first and last block whose valley, in octaves, is at least half as wide as the widest.
+    `PREFERRED` is taken, and its first and last block that are clear: whose valley is, in octaves, at least half as
+    wide as the widest, and has hardly more patches in it than the emptiest of these. Where a block has several valleys,
+    the one beyond which most is caught is taken.
     """
     if not found:
         return None
     excess = [one.caught[-1] - one.share for one in found]
     worth = excess if max(excess) >= CAUGHT else [one.share for one in found]
-    complete = [one for one, value in zip(found, worth, strict=True) if value >= COMPLETE * max(worth)]
-    source = min((one.source for one in complete), key=PREFERRED.index)
-    same = [one for one in complete if one.source == source]
+    complete = [(one, value) for one, value in zip(found, worth, strict=True) if value >= COMPLETE * max(worth)]
+    source = min((one.source for one, _ in complete), key=PREFERRED.index)
+    same = [one for one, _ in sorted(complete, key=lambda pair: -pair[1]) if one.source == source]
     widest = max(same, key=lambda one: one.valley.width)
-    clear = [
+    wide = [
         one
         for one in same
         if one.side == widest.side and math.log(one.valley.width) >= math.log(widest.valley.width) / 2
     ]
-    first, last = (pick(clear, key=lambda one: one.layer) for pick in (min, max))
+    least = min(one.valley.overlap for one in wide)
+    clear = [one for one in wide if one.valley.overlap <= max(2 * least, STRAY)]
+    first, last = (pick(clear, key=lambda one: one.layer) for pick in (min, max))  # the first of several in a block
     return Choice(first, last, constant_places(first, tally))
 
 
@@ -153,34 +182,20 @@ def constant_places(one: Detection, tally: Tally) -> tuple[int, ...]:
     counts = tally.places[one.layer, place, SIDES.index(one.side), one.level]
     if tally.seen < MIN_FOR_POSITIONS:
         return ()
-    constant = counts >= CONSTANT * tally.seen
+    constant = counts >= (CONSTANT - one.valley.overlap) * tally.seen  # some norms lie on the wrong side
     held = counts[constant].sum() / counts.sum()
     return tuple(np.flatnonzero(constant).tolist()) if held >= CONSTANT else ()
 
 
-def closest_miss(tally: Tally) -> str:
-    """A sentence on the patches that stand apart most, where none do so far enough."""
-    best: tuple[float, str] | None = None
-    for layer in range(tally.counts.shape[0]):
-        for place, source in enumerate(SOURCES):
-            for side in SIDES:
-                if source == "residual" and (side == "low" or layer == 0):
-                    continue
-                valley = find_valley(tally.counts[layer, place], side)
-                if valley is not None and (best is None or valley.width > best[0]):
-                    best = (
-                        valley.width,
-                        f"the widest valley is one of {valley.width:.2f} times, between the {source} norms of block "
-                        f"{layer}, with {valley.beyond:,} patches beyond it",
-                    )
-    return best[1] if best is not None else "all norms lie in one mode"
-
-
 def no_artifacts(tally: Tally) -> str:
-    """The reason for a recommendation of nothing."""
+    """The reason for a recommendation of nothing, with what comes closest to artifacts."""
+    closest = max(_candidates(tally), key=lambda one: one.valley.gap, default=None)
+    if closest is None:
+        return "no artifacts in these images: in every block all norms lie in one mode"
     return (
-        f"no artifacts in these images: in no block do patches stand apart by {MIN_GAP:g} times the norm of the others "
-        f"with a clear valley between ({closest_miss(tally)})"
+        f"no artifacts in these images: those that come closest are {closest.share:.2g} of the patches, whose "
+        f"{closest.source} norms in block {closest.layer} are {closest.valley.gap:.2f} times "
+        f"{'above' if closest.side == 'high' else 'below'} those of the others, {_objection(closest, tally)}"
     )
 
 

@@ -1,3 +1,5 @@
+import re
+
 import marked_dinov2 as marked
 import numpy as np
 import pytest
@@ -36,7 +38,7 @@ def test_marked_patches_are_found_and_nothing_else(arch, times, share, most):
     chosen = rule.choose(rule.detections(tally), tally)
     assert chosen is not None
     assert chosen.first.source == "residual"
-    assert chosen.first.layer == 1  # low and high norms of the first block's input are the picture's own
+    assert chosen.first.layer == 1  # high norms of the first block's input are the picture's own
     assert chosen.positions == ()
     others = marked.some_masks(40, share, most, seed=9)
     found = flags(model, marked.pictures(others, seed=9), chosen.first, arch.depth)
@@ -137,3 +139,102 @@ def test_rare_many_and_weak_artifacts_are_found_among_patches_that_vary_with_the
     flagged = norms[other, 2, 3] > float(chosen.first.threshold[6:]) * np.median(norms[other, 2, 3], axis=1)[:, None]
     assert flagged[masks[other]].mean() >= 0.99
     assert masks[other][flagged].mean() >= 0.99
+
+
+def mixture(masks: np.ndarray, layers: range, times: float, spread: float, drawn: float, depth: int = 4) -> Tally:
+    """Residual norms that vary by 6 %; those of the masks are others in some layers, and draw this much attention."""
+    norms, attention = mixed(masks, layers, times, spread, drawn, depth)
+    return made(norms, attention)
+
+
+def mixed(masks, layers, times, spread, drawn, depth=4):
+    rng = np.random.default_rng(0)
+    images, patches = masks.shape
+    norms = rng.lognormal(0, 0.06, (images, depth, 4, patches))
+    attention = np.full((images, depth, patches), 0.9 / patches)
+    for layer in layers:
+        norms[:, layer, 3][masks] *= times * rng.lognormal(0, spread, masks.sum())
+        marked_images = masks.any(axis=1)
+        attention[marked_images, layer] *= 1 - drawn
+        attention[:, layer] += drawn * masks / np.maximum(masks.sum(axis=1, keepdims=True), 1)
+    return norms, attention
+
+
+def masks_of(images: int, share: float, most: int, seed: int = 0) -> np.ndarray:
+    return marked.some_masks(images, share, most, seed=seed, grid=(16, 16))
+
+
+@pytest.mark.parametrize(("share", "most"), [(1, 8), (0.05, 4), (1, 100)], ids=["usual", "few images", "a fifth"])
+@pytest.mark.parametrize(("times", "spread"), [(2.5, 0.15), (3, 0.25), (1 / 3, 0.15)], ids=str)
+def test_weak_artifacts_of_wide_spread_are_found_where_the_cls_token_is_drawn_to_them(share, most, times, spread):
+    masks = masks_of(400, share, most)
+    norms, attention = mixed(masks, range(2, 4), times, spread, 0.4)
+    tally = made(norms[::2], attention[::2])
+    chosen = rule.choose(rule.detections(tally), tally)
+    assert chosen is not None
+    assert (chosen.first.layer, chosen.last.layer, chosen.first.source) == (2, 3, "residual")
+    others, there = norms[1::2, 2, 3], masks[1::2]
+    level = float(chosen.first.threshold.removeprefix("ratio:"))
+    ratio = others / np.median(others, axis=1, keepdims=True)
+    flagged = ratio > level if times > 1 else ratio < 1 / level
+    assert flagged[there].mean() >= 0.96
+    assert there[flagged].mean() >= 0.99
+
+
+@pytest.mark.parametrize(("times", "spread"), [(2.3, 0.1), (1 / 3, 0.1)], ids=str)
+def test_the_same_norms_that_the_cls_token_passes_by_are_the_pictures_own(times, spread):
+    tally = mixture(masks_of(100, 1, 8), range(1, 4), times, spread, 0)
+    assert rule.detections(tally) == []
+    assert re.search(r"times (above|below) those of the others, but the CLS token", rule.no_artifacts(tally))
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_of_two_kinds_in_one_block_those_that_the_cls_token_is_drawn_to_are_artifacts(drawn):
+    strong, weak = masks_of(100, 1, 4), masks_of(100, 1, 30, seed=1)
+    weak &= ~strong
+    norms, attention = mixed(strong, range(2, 4), 30, 0.1, 0.5)
+    norms[:, 2:, 3][weak[:, None].repeat(2, 1)] *= 4
+    attention[:, 2:][weak[:, None].repeat(2, 1)] *= 4 if drawn else 0.1
+    tally = made(norms, attention)
+    chosen = rule.choose(rule.detections(tally), tally)
+    assert chosen is not None
+    level = float(chosen.first.threshold.removeprefix("ratio:"))
+    assert 1.4 <= level <= 3 if drawn else 5 <= level <= 20
+
+
+@pytest.mark.parametrize("birth", [1, 2, 3])
+def test_the_block_of_their_birth_decides_where_artifacts_are_found(birth):
+    tally = mixture(masks_of(60, 1, 4), range(birth, 4), 20, 0.1, 0.5)
+    chosen = rule.choose(rule.detections(tally), tally)
+    assert chosen is not None
+    assert (chosen.first.layer, chosen.last.layer) == (birth, 3)
+    assert rule.to_config(chosen.last, "last", 3, "min").detect_layer is None
+
+
+def test_weak_artifacts_in_constant_places_become_positions():
+    masks = np.zeros((100, 256), bool)
+    masks[:, [0, 1, 16, 17]] = True
+    tally = mixture(masks, range(2, 4), 2.5, 0.25, 0.5)
+    chosen = rule.choose(rule.detections(tally), tally)
+    assert chosen is not None
+    assert chosen.first.valley.overlap > 0  # some of their norms lie on the wrong side
+    assert chosen.positions == (0, 1, 16, 17)
+
+
+@pytest.mark.parametrize(
+    ("norms", "reason"),
+    [
+        (lambda masks: np.where(masks, 1.7, 1), "1.7. times above those of the others, which is less than 2 times"),
+        (lambda masks: np.where(masks & (np.arange(100) == 7)[:, None], 9, 1), "but only 1 of 100 images has such"),
+        (lambda masks: np.where(np.arange(256) < 100, 9, 1), "but they are too many"),
+        (lambda masks: np.ones((100, 256)), "in every block all norms lie in one mode"),
+    ],
+    ids=["too near", "too rare", "too many", "one mode"],
+)
+def test_the_reason_says_why_those_that_come_closest_are_none(norms, reason):
+    rng = np.random.default_rng(0)
+    whole = rng.lognormal(0, 0.02, (100, 3, 4, 256))
+    whole[:, 1, 3] *= norms(masks_of(100, 1, 4))
+    tally = made(whole, np.full((100, 3, 256), 1 / 257))
+    assert rule.choose(rule.detections(tally), tally) is None
+    assert re.search(reason, rule.no_artifacts(tally))
