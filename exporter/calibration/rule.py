@@ -30,8 +30,8 @@ COMPLETE = 0.9
 CAUGHT = 0.005
 """Share of the CLS token's attention beyond the patches' fair share, below which patches are counted instead."""
 MIN_PULL = 2.0
-"""How many times its fair share of the CLS token's attention a patch must have where only the attention tells an
-artifact from a picture's own extremes: all norms but massive residual ones."""
+"""How many times its fair share of the CLS token's attention a patch must have, at least, to be an artifact by norms
+that vary with the picture too: all but massive residual ones."""
 PREFERRED: tuple[Source, ...] = ("residual", "value", "key", "query")
 """Sources that find the same, the one that is taken first."""
 
