@@ -89,7 +89,7 @@ MODELS = {
 }
 
 
-def make_tiny(arch: Architecture, size: tuple[int, int], folder: Path) -> TinyDinov2:
-    spec = ExportSpec("unused.onnx", size=arch, image_size=size, weights="random:1")
+def make_tiny(arch: Architecture, size: tuple[int, int], folder: Path, pos_embed="meta") -> TinyDinov2:
+    spec = ExportSpec("unused.onnx", size=arch, image_size=size, weights="random:1", pos_embed=pos_embed)
     loaded, traced = pipeline.load_and_trace(spec, folder)
     return TinyDinov2(spec, loaded.model, copy.deepcopy(loaded.model).double(), traced)
