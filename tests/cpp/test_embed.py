@@ -28,6 +28,7 @@ from runtime.sources import open_sources
 from runtime.store import Store
 from runtime.store.array_pair import export_array
 from runtime.store.npy_header import npy_header
+from scripts.benchmark.peak import run_to_end
 
 TOLERANCE = {"uint8": 1e-6, "float32": 1e-5, "fp16": 2e-3}
 """What is promised; on one machine, with one ONNX Runtime and as many threads, the bits are the same."""
@@ -429,6 +430,23 @@ def test_bad_use_is_one_line_and_exit_code_2(arguments, message, tiny, pictures,
     assert message in done.stderr.decode()
     assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_is_in_memory_once_while_it_is_loaded(own, run, tmp_path) -> None:
+    """And not also as the bytes that were checked, beside what ONNX Runtime makes of them."""
+
+    def peak() -> int:
+        process = subprocess.Popen([program("itae-embed"), own, "--verify"], stdout=subprocess.DEVNULL)
+        found = run_to_end(process)
+        assert process.returncode == 0
+        return found
+
+    small, size = peak(), 64 << 20
+    model = onnx.load(own)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(size, np.uint8), "nobody.uses.it"))
+    onnx.save(model, own)
+    rehash(own)
+    assert size / 2 < peak() - small < 1.5 * size
 
 
 def test_a_missing_library_is_told_with_all_the_places(tiny, run, tmp_path) -> None:

@@ -1,3 +1,4 @@
+#include <malloc.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -49,6 +50,22 @@ std::string location(const std::string& root, const std::string& path) {
     return path.empty() ? root : root.back() == '/' ? root + path : root + "/" + path;
 }
 
+/// Open a session with little memory. Weights are freed and taken again, larger and smaller, while ONNX Runtime
+/// arranges them: as blocks of their own they go back to the system at once, and leave no holes. Later, decoders reuse
+/// memory.
+std::unique_ptr<Session> open(const Options& options) {
+#ifdef __GLIBC__
+    ::mallopt(M_MMAP_THRESHOLD, 128 << 10);
+#endif
+    std::unique_ptr<Session> session = open_session(options.model, options.load);
+#ifdef __GLIBC__
+    ::malloc_trim(0);
+    ::mallopt(M_MMAP_THRESHOLD, 32 << 20);
+    ::mallopt(M_TRIM_THRESHOLD, 64 << 20);
+#endif
+    return session;
+}
+
 int embed(const Options& options) {
     const auto start = std::chrono::steady_clock::now();
     const Manifest manifest = Manifest::read(options.model);  // its files are checked where they are loaded
@@ -65,7 +82,7 @@ int embed(const Options& options) {
             throw Error(ErrorKind::usage,
                         "`-` takes a list of paths from standard input: pipe one in, as from find photos -print0");
     Sources sources(options.images, std::cin);
-    const std::unique_ptr<Session> session = open_session(options.model, options.load);
+    const std::unique_ptr<Session> session = open(options);
 
     std::int64_t failed = 0;
     std::string first_failure;
@@ -128,7 +145,7 @@ int embed(const Options& options) {
 int run(int count, const char* const* arguments) {
     const Options options = parse(count, arguments);
     if (!options.verify) return embed(options);
-    const std::unique_ptr<Session> session = open_session(options.model, options.load);
+    const std::unique_ptr<Session> session = open(options);
     if (verify(*session, options.load.batch, options.json)) return 0;
     say("itae-embed: " + options.model + " is off: it does not give the results of its golden sample");
     return 1;

@@ -8,12 +8,11 @@
 
 namespace itae {
 
-/// A model on its way from its files to a parser: what was checked is what runs.
+/// An engine on its way from its files to a parser: what was checked is what runs.
 struct CheckedModel {
     std::string path;
     Manifest manifest;
-    /// The model file's bytes, the very ones that were checked; none for an ONNX file with external data, which its
-    /// libraries look for beside it: they open it by its path.
+    /// The model file's bytes, the very ones that were checked.
     std::optional<Bytes> content;
 
     bool is_engine() const { return manifest.builder != "onnx"; }
@@ -25,7 +24,7 @@ struct Device {
     int number = 0;
 };
 
-/// Check a model's files. @throws Error model: as `open_session`.
+/// Check an engine's files. @throws Error model: as `open_session`.
 CheckedModel check_model(const std::string& path);
 
 /// Parse `cpu`, `cuda`, `cuda:N` or `auto`, for an ONNX file or an engine. @throws Error usage
@@ -35,7 +34,8 @@ Device parse_device(const std::string& text, bool is_engine);
 std::size_t bytes_of(const TensorInfo& tensor);
 
 #ifdef ITAE_WITH_ONNXRUNTIME
-std::unique_ptr<Session> open_onnx_runtime(CheckedModel model, Device device, const SessionOptions& options);
+/// Check an ONNX file, and its external data, and load it.
+std::unique_ptr<Session> open_onnx_runtime(Manifest manifest, Device device, const SessionOptions& options);
 #endif
 
 /// Open an engine on the GPU that it was built for, as Python does: everything that can be refused by its manifest is

@@ -1,8 +1,10 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <optional>
 
 #include "backends/backends.hpp"
+#include "backends/checked_pipe.hpp"
 #include "backends/onnx_references.hpp"
 #include "backends/onnx_runtime_api.hpp"
 #include "backends/onnx_runtime_library.hpp"
@@ -74,33 +76,36 @@ void add_cuda(Ort::SessionOptions& settings, int device, const OnnxRuntimeLibrar
 
 class OnnxRuntimeSession final : public Session {
   public:
-    OnnxRuntimeSession(CheckedModel model, Device device, const SessionOptions& options)
-        : Session(std::move(model.manifest), "") {
+    OnnxRuntimeSession(Manifest described, Device device, const SessionOptions& options)
+        : Session(std::move(described), "") {
+        const std::string& path = manifest().model_path;
+        std::optional<CheckedFile> file;  // with external data, ONNX Runtime opens both by their paths
+        if (manifest().external_data)
+            manifest().check_files();
+        else
+            file.emplace(manifest(), path, manifest().model_file);
         if (!device.is_gpu && manifest().precision == "bf16") {
-            throw Error(ErrorKind::backend, model.path +
+            throw Error(ErrorKind::backend, path +
                                                 " is bf16, for which ONNX Runtime's CPU has no kernels: build an "
                                                 "engine from it, or export it with --precision fp32 or fp16");
         }
-        if (model.content && has_references(*model.content, model.path)) {
-            throw Error(ErrorKind::model, model.path +
-                                              " keeps weights in another file, which its manifest does not name: "
-                                              "they were never checked; export it again");
-        }
         const OnnxRuntimeLibrary& library = load_onnx_runtime(options.ort_library);
         name_ = "ONNX Runtime " + library.version + (device.is_gpu ? " (CUDA)" : " (CPU)");
-        session_ = translated("ONNX Runtime can't load " + model.path, [&] {
-            Ort::Env& shared = environment();
+        session_ = translated("ONNX Runtime can't load " + path, [&] {
             Ort::SessionOptions settings;
             settings.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);
             if (device.is_gpu) {
                 add_cuda(settings, device.number, library);
-            } else if (const int threads = options.threads > 0 ? options.threads : thread_limit(); threads > 0) {
-                settings.SetIntraOpNumThreads(threads);
+            } else {
+                // A pattern is one more block of memory, beside those that the first batch took; it saves no time.
+                settings.DisableMemPattern();
+                if (const int threads = options.threads > 0 ? options.threads : thread_limit(); threads > 0)
+                    settings.SetIntraOpNumThreads(threads);
             }
-            if (!model.content) return std::make_unique<Ort::Session>(shared, model.path.c_str(), settings);
-            return std::make_unique<Ort::Session>(shared, model.content->data(), model.content->size(), settings);
+            return file ? loaded(*file, settings)
+                        : std::make_unique<Ort::Session>(environment(), path.c_str(), settings);
         });
-        check_names(model.path);
+        check_names(path);
     }
 
   protected:
@@ -132,11 +137,39 @@ class OnnxRuntimeSession final : public Session {
     }
 
   private:
-    static bool has_references(const Bytes& content, const std::string& path) {
+    /// ONNX Runtime's session of a file that holds all its weights.
+    std::unique_ptr<Ort::Session> loaded(CheckedFile& file, const Ort::SessionOptions& settings) const {
+        {
+            ReferenceFinder finder(file.size());
+            CheckedPipe pipe(file, [&](ByteView piece) { look(finder, piece); });
+            std::unique_ptr<Ort::Session> session;
+            if (!pipe.path().empty()) {
+                try {
+                    session = std::make_unique<Ort::Session>(environment(), pipe.path().c_str(), settings);
+                } catch (const Ort::Exception&) {  // the same from memory is said without the pipe's name
+                }
+            }
+            if (pipe.finish() && session) return session;
+        }
+        const Bytes content = manifest().read_model();
+        ReferenceFinder finder(content.size());
+        look(finder, content);
+        return std::make_unique<Ort::Session>(environment(), content.data(), content.size(), settings);
+    }
+
+    /// Look through a piece of the model before ONNX Runtime does.
+    void look(ReferenceFinder& finder, ByteView piece) const {
+        const std::string& path = manifest().model_path;
+        bool is_found = false;
         try {
-            return refers_to_other_files(content);
+            is_found = finder.add(piece);
         } catch (const Error& error) {
             throw Error(ErrorKind::backend, "ONNX Runtime can't load " + path + ": " + error.what());
+        }
+        if (is_found) {
+            throw Error(ErrorKind::model, path +
+                                              " keeps weights in another file, which its manifest does not name: "
+                                              "they were never checked; export it again");
         }
     }
 
@@ -177,8 +210,8 @@ class OnnxRuntimeSession final : public Session {
 
 }  // namespace
 
-std::unique_ptr<Session> open_onnx_runtime(CheckedModel model, Device device, const SessionOptions& options) {
-    return std::make_unique<OnnxRuntimeSession>(std::move(model), device, options);
+std::unique_ptr<Session> open_onnx_runtime(Manifest manifest, Device device, const SessionOptions& options) {
+    return std::make_unique<OnnxRuntimeSession>(std::move(manifest), device, options);
 }
 
 }  // namespace itae

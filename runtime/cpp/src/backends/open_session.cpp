@@ -1,4 +1,5 @@
 #include <charconv>
+#include <utility>
 
 #include "backends/backends.hpp"
 #include "embedding/machine.hpp"
@@ -23,12 +24,8 @@ std::string chosen_backend(const std::string& asked, const Manifest& manifest) {
 
 CheckedModel check_model(const std::string& path) {
     CheckedModel model{path, Manifest::read(path), std::nullopt};
-    if (model.manifest.external_data && !model.is_engine()) {
-        model.manifest.check_files();
-    } else {
-        model.content = model.manifest.read_model();
-        model.manifest.check_external_data();
-    }
+    model.content = model.manifest.read_model();
+    model.manifest.check_external_data();
     return model;
 }
 
@@ -66,14 +63,14 @@ std::unique_ptr<Session> open_session(const std::string& model_path, const Sessi
     if (options.threads < 0 || options.threads > max_threads)
         throw refused("threads " + std::to_string(options.threads) + ": must be from 1 to " +
                       std::to_string(max_threads));
-    const Manifest manifest = Manifest::read(model_path);  // before its files: a wrong option is known at once
+    Manifest manifest = Manifest::read(model_path);  // before its files: a wrong option is known at once
     const std::string backend = chosen_backend(options.backend, manifest);
     const Device device = parse_device(options.device, backend != "onnxruntime");
     if (device.is_gpu && options.threads > 0)
         throw refused("threads " + std::to_string(options.threads) + ": a GPU takes no number of threads");
     if (backend == "onnxruntime") {
 #ifdef ITAE_WITH_ONNXRUNTIME
-        return open_onnx_runtime(check_model(model_path), device, options);
+        return open_onnx_runtime(std::move(manifest), device, options);
 #endif
         throw Error(ErrorKind::backend, model_path +
                                             " needs ONNX Runtime, without which this library was built: build it again "

@@ -259,12 +259,12 @@ std::string Manifest::path_of(const FileRecord& record) const { return sibling(m
 Bytes Manifest::read_model() const { return read_checked(*this, model_path, model_file); }
 
 void Manifest::check_files() const {
-    check_file(*this, model_path, model_file);
+    CheckedFile(*this, model_path, model_file);
     check_external_data();
 }
 
 void Manifest::check_external_data() const {
-    if (external_data) check_file(*this, path_of(*external_data), *external_data);
+    if (external_data) CheckedFile(*this, path_of(*external_data), *external_data);
 }
 
 }  // namespace itae

@@ -34,6 +34,9 @@ class OpenFile {
     std::uint64_t size() const noexcept { return size_; }
     /// Reads up to `count` bytes from where the last read ended; fewer only at the file's end.
     std::size_t read(std::uint8_t* out, std::size_t count);
+    /// The next read begins at the file's start.
+    void rewind();
+    int descriptor() const noexcept { return descriptor_; }
     /// All bytes; fewer than `size()` if the file was cut meanwhile.
     Bytes read_all();
 

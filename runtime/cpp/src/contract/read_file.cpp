@@ -54,6 +54,10 @@ std::size_t OpenFile::read(std::uint8_t* out, std::size_t count) {
     return done;
 }
 
+void OpenFile::rewind() {
+    if (::lseek(descriptor_, 0, SEEK_SET) != 0) refuse(path_, reason_of(errno));
+}
+
 Bytes OpenFile::read_all() {
     Bytes content;
     try {

@@ -23,9 +23,11 @@ Sha256::Sha256() : context_(EVP_MD_CTX_new()) {
 
 void Sha256::add(ByteView piece) { check(EVP_DigestUpdate(context_.get(), piece.data, piece.size)); }
 
-std::string Sha256::digits() {
+std::string Sha256::digits() const {
     std::array<unsigned char, 32> digest{};
-    check(EVP_DigestFinal_ex(context_.get(), digest.data(), nullptr));
+    const std::unique_ptr<evp_md_ctx_st, Free> copy(EVP_MD_CTX_new());  // the context itself can be added to
+    check(copy == nullptr ? 0 : EVP_MD_CTX_copy_ex(copy.get(), context_.get()));
+    check(EVP_DigestFinal_ex(copy.get(), digest.data(), nullptr));
     constexpr const char* hexadecimal = "0123456789abcdef";
     std::string text;
     for (const unsigned byte : digest) {

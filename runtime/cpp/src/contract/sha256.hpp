@@ -14,8 +14,8 @@ class Sha256 {
   public:
     Sha256();
     void add(ByteView piece);
-    /// 64 lowercase hexadecimal digits; the last call.
-    std::string digits();
+    /// SHA-256 of what was added so far: 64 lowercase hexadecimal digits.
+    std::string digits() const;
 
   private:
     struct Free {

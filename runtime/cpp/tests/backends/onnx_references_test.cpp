@@ -1,5 +1,6 @@
 #include "backends/onnx_references.hpp"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <string>
 
@@ -13,8 +14,19 @@ std::string bytes(int field, const std::string& content) {
            (field > 15 ? std::string{static_cast<char>(field >> 4)} : "") + static_cast<char>(content.size()) + content;
 }
 
+/// What is found, in pieces of every size alike.
 bool refers(const std::string& content) {
-    return itae::refers_to_other_files({reinterpret_cast<const std::uint8_t*>(content.data()), content.size()});
+    const auto* bytes = reinterpret_cast<const std::uint8_t*>(content.data());
+    const auto found = [&](std::size_t step) {
+        itae::ReferenceFinder finder(content.size());
+        bool is_found = false;
+        for (std::size_t at = 0; at < content.size(); at += step)
+            is_found = finder.add({bytes + at, std::min(step, content.size() - at)});
+        return is_found;
+    };
+    const bool at_once = found(std::max<std::size_t>(content.size(), 1));
+    for (const std::size_t step : {1, 2, 3}) CHECK(found(step) == at_once);
+    return at_once;
 }
 
 const std::string external = bytes(13, "where");
@@ -51,4 +63,11 @@ TEST_CASE("bytes that are no ONNX file are refused") {
     REQUIRE(error);
     CHECK(error->kind() == itae::ErrorKind::model);
     CHECK(error->what() == std::string("it is no ONNX file, or was cut short"));
+}
+
+TEST_CASE("what is nested deeper than protobuf reads is refused") {
+    std::string content;
+    for (int depth = 0; depth < 30; ++depth) content = bytes(6, bytes(1, bytes(5, content)));  // subgraphs of nodes
+    const auto all = bytes(7, content);
+    CHECK(thrown([&] { refers(all); }));
 }
