@@ -29,9 +29,16 @@ COMPLETE = 0.9
 """Share of the best one's catch of the CLS token's attention that a way of finding must have to count as complete."""
 CAUGHT = 0.005
 """Share of the CLS token's attention beyond the patches' fair share, below which patches are counted instead."""
+MASSIVE = 8.0
+"""Gap of high residual norms from which on they are artifacts in any case: pictures alone have reached 6.3."""
+BORN = 1.25
+"""Gap of residual norms to that of the first block's input, at least: what the picture brings shrinks from block to
+block."""
 MIN_PULL = 2.0
-"""How many times its fair share of the CLS token's attention a patch must have, at least, to be an artifact by norms
-that vary with the picture too: all but massive residual ones."""
+"""Times its fair share of the CLS token's attention that a patch must have, at least, where norms that vary with the
+picture are to make it an artifact."""
+DRAWN = 10.0
+"""The same, from which on no object in a picture is taken for an artifact: those have reached 5."""
 PREFERRED: tuple[Source, ...] = ("residual", "value", "key", "query")
 """Sources that find the same, the one that is taken first."""
 
@@ -124,20 +131,30 @@ def _detection(tally: Tally, layer: int, source: Source, valley: Valley) -> Dete
 def _objection(one: Detection, tally: Tally) -> str | None:
     """Why the patches that stand apart in this way are no artifacts; None if they are.
 
-    High residual norms beyond twice the median are artifacts. Black areas can come near to it, flat grey ones have low
-    residual norms, and the norms of other sources vary with the picture too: where they stand apart, the patches are
-    artifacts only if the CLS token is drawn to them.
+    Pictures alone can do much: objects on a grey ground have six times its residual norm in the first blocks, black
+    areas twice, objects on a white ground half of it, and the norms of other sources vary too. So all but massive
+    residual norms must be born in the model, or draw the CLS token, or both.
     """
-    valley, images = one.valley, round(one.image_share * tally.seen)
+    valley, images, pull = one.valley, round(one.image_share * tally.seen), max(one.pull)
+    is_massive = one.source == "residual" and one.side == "high" and valley.gap >= MASSIVE
+    least = 1 if is_massive and pull >= DRAWN else MIN_IMAGES
     if valley.gap < MIN_GAP:
         return f"which is less than {MIN_GAP:g} times"
     if valley.share > MOST:
         return "but they are too many"
-    if images < max(MIN_IMAGES, MIN_IMAGE_SHARE * tally.seen):
-        return f"but only {images:,} of {tally.seen:,} images {'has' if images == 1 else 'have'} such patches"
-    is_massive = one.source == "residual" and valley.far >= MIN_GAP
-    if not is_massive and (pull := max(one.pull)) < MIN_PULL:
-        return f"but the CLS token is not drawn to them: it gives them {pull:.1f} times its fair share of attention"
+    if images < max(least, MIN_IMAGE_SHARE * tally.seen):
+        have = "image has" if images == 1 else "images have"
+        return f"but only {images:,} {have} such patches, of {tally.seen:,}: look at more images to be sure"
+    if is_massive:
+        return None
+    if one.source == "residual" and not (one.side == "high" and pull >= DRAWN):
+        before = find_valleys(tally.counts[0, SOURCES.index("residual")], one.side)
+        if any(valley.gap < BORN * other.gap for other in before):
+            return "but they stand apart as far before the first block: they are the picture's own"
+        if one.side == "high" and valley.far >= MIN_GAP:
+            return None
+    if pull < MIN_PULL:
+        return f"but the CLS token is not drawn to them: it gives them {pull:.1f} times their fair share of attention"
     return None
 
 

@@ -30,7 +30,7 @@ def flags(model, images, detection, depth):
 
 
 @pytest.mark.parametrize("arch", [marked.TINY, marked.TINY_REG], ids=lambda arch: arch.name)
-@pytest.mark.parametrize(("times", "share", "most"), [(30, 1, 3), (30, 0.05, 1), (30, 0.5, 6), (6, 1, 3)])
+@pytest.mark.parametrize(("times", "share", "most"), [(30, 1, 3), (30, 0.05, 1), (30, 0.5, 6), (12, 1, 3)])
 def test_marked_patches_are_found_and_nothing_else(arch, times, share, most):
     model = marked.model(arch, times)
     masks = marked.some_masks(80, share, most)
@@ -57,6 +57,34 @@ def test_a_clean_model_has_none(arch, seed):
     assert rule.no_artifacts(tally).startswith("no artifacts in these images")
 
 
+@pytest.mark.parametrize("ground", [124, 255], ids=["grey", "white"])
+@pytest.mark.parametrize("arch", [marked.TINY, marked.TINY_REG], ids=lambda arch: arch.name)
+def test_objects_on_a_flat_ground_are_the_pictures_own(arch, ground):
+    images = np.full((64, *marked.SIZE, 3), ground, np.uint8)
+    rng = np.random.default_rng(0)
+    for image in images:
+        y, x = rng.integers(0, 4, 2) * 14
+        image[y : y + 14, x : x + 28] = 255 * rng.integers(0, 2, (14, 28, 1)) if ground == 124 else 128
+    tally = look(marked.model(arch, times=0), images)
+    stand_apart = [one for one in rule._candidates(tally) if one.valley.gap >= 2]
+    assert stand_apart  # so the next line can fail
+    assert rule.detections(tally) == []
+
+
+def test_patches_that_the_embedding_of_patches_makes_large_are_the_pictures_own_unless_the_cls_token_is_drawn():
+    tally = look(marked.model(times=6), marked.pictures(marked.some_masks(80)))
+    assert rule.detections(tally) == []
+    residual = [one for one in rule._candidates(tally) if one.source == "residual" and one.side == "high"]
+    assert residual
+    for one in residual:
+        assert (
+            rule._objection(one, tally)
+            == "but they stand apart as far before the first block: they are the picture's own"
+        )
+    tally.attention *= 10
+    assert rule.detections(tally) != []
+
+
 def test_the_same_places_in_every_image_become_positions():
     masks = np.zeros((40, 30), bool)
     masks[:, [0, 1, 6, 7]] = True
@@ -76,6 +104,14 @@ def test_a_single_odd_picture_is_no_artifact():
     masks[5, 3] = True
     tally = look(marked.model(), marked.pictures(masks))
     assert rule.detections(tally) == []
+
+
+def test_a_single_picture_is_enough_where_its_artifacts_are_beyond_doubt():
+    masks = masks_of(60, 1 / 60, 3)
+    for drawn, found in ((0.5, True), (0.0, False)):
+        tally = mixture(masks, range(2, 4), 20, 0.1, drawn)
+        assert bool(rule.detections(tally)) == found
+    assert "only 1 image has such patches, of 60: look at more" in rule.no_artifacts(tally)
 
 
 def made(norms: np.ndarray, attention: np.ndarray) -> Tally:
@@ -225,7 +261,10 @@ def test_weak_artifacts_in_constant_places_become_positions():
     ("norms", "reason"),
     [
         (lambda masks: np.where(masks, 1.7, 1), "1.7. times above those of the others, which is less than 2 times"),
-        (lambda masks: np.where(masks & (np.arange(100) == 7)[:, None], 9, 1), "but only 1 of 100 images has such"),
+        (
+            lambda masks: np.where(masks & (np.arange(100) == 7)[:, None], 9, 1),
+            "but only 1 image has such patches, of 100",
+        ),
         (lambda masks: np.where(np.arange(256) < 100, 9, 1), "but they are too many"),
         (lambda masks: np.ones((100, 256)), "in every block all norms lie in one mode"),
     ],
