@@ -8,17 +8,24 @@ import re
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from cpp_programs import BUILD, program
+from onnx import numpy_helper
+from rehash import rehash
 
 import runtime
+from runtime.checks.verify import verify
+from runtime.contract.manifest import parity_path
 
 ROOT = Path(__file__).parents[2]
 CPP = ROOT / "runtime" / "cpp"
-OK, USAGE, MODEL, IMAGE, BACKEND = range(5)
+OK, USAGE, MODEL, IMAGE, BACKEND, IO, MISMATCH = range(7)
 """Numbers of `itae_status`."""
 
 
@@ -36,6 +43,22 @@ class Options(ctypes.Structure):
     )
 
 
+class Verified(ctypes.Structure):
+    """`itae_verification`."""
+
+    _fields_ = (
+        ("struct_bytes", ctypes.c_size_t),
+        ("samples", ctypes.c_int64),
+        ("left_out", ctypes.c_int64),
+        ("max_abs", ctypes.c_double),
+        ("min_cosine", ctypes.c_double),
+        ("norm_relative", ctypes.c_double),
+        ("flags_differing", ctypes.c_int64),
+        ("batch_rows", ctypes.c_int64),
+        ("batch_distance", ctypes.c_double),
+    )
+
+
 @pytest.fixture(scope="module")
 def itae() -> ctypes.CDLL:
     library = ctypes.CDLL(str(program("libitae.so")))
@@ -47,17 +70,24 @@ def itae() -> ctypes.CDLL:
         getattr(library, name).argtypes = [ctypes.c_void_p]
     library.itae_embed_files.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
     library.itae_embed_contents.argtypes = [*[ctypes.c_void_p] * 3, ctypes.c_size_t, ctypes.c_void_p]
+    library.itae_verify.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
     library.itae_embed_pixels.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 2 + [ctypes.c_void_p]
     return library
+
+
+@contextmanager
+def loaded(itae: ctypes.CDLL, path: Path) -> Iterator[ctypes.c_void_p]:
+    found = ctypes.c_void_p()
+    assert itae.itae_load(os.fsencode(path), None, ctypes.byref(found)) == OK, itae.itae_last_error()
+    yield found
+    itae.itae_free(found)
 
 
 @pytest.fixture
 def handle(itae, tiny):
     """A loaded model."""
-    found = ctypes.c_void_p()
-    assert itae.itae_load(os.fsencode(tiny), None, ctypes.byref(found)) == OK, itae.itae_last_error()
-    yield found
-    itae.itae_free(found)
+    with loaded(itae, tiny) as found:
+        yield found
 
 
 def paths_of(pictures: Path) -> list[Path]:
@@ -65,8 +95,8 @@ def paths_of(pictures: Path) -> list[Path]:
 
 
 def expected(model: Path, paths: list[Path]) -> np.ndarray:
-    with runtime.load(model) as loaded:
-        return loaded.embed(paths)
+    with runtime.load(model) as python:
+        return python.embed(paths)
 
 
 def test_the_c_interface_gives_pythons_embeddings(itae, handle, tiny, pictures):
@@ -89,8 +119,8 @@ def test_decoded_pixels_give_pythons_embedding(itae, handle, tiny):
     pixels = np.random.default_rng(0).integers(0, 256, (70, 50, 3), dtype=np.uint8)
     vector = np.empty((1, itae.itae_width(handle)), np.float32)
     assert itae.itae_embed_pixels(handle, pixels.ctypes.data, 70, 50, vector.ctypes.data) == OK
-    with runtime.load(tiny) as loaded:
-        np.testing.assert_allclose(vector, loaded.embed([pixels]), rtol=0, atol=1e-5)
+    with runtime.load(tiny) as python:
+        np.testing.assert_allclose(vector, python.embed([pixels]), rtol=0, atol=1e-5)
 
 
 def test_failures_are_numbers_and_one_line(itae, handle, tiny, tmp_path):
@@ -111,6 +141,53 @@ def test_failures_are_numbers_and_one_line(itae, handle, tiny, tmp_path):
     assert b"\n" not in itae.itae_last_error()
     assert itae.itae_embed_pixels(handle, vector.ctypes.data, 1 << 40, 1 << 40, vector.ctypes.data) == USAGE
     itae.itae_free(None)
+
+
+def test_a_model_is_verified_with_the_figures_of_python(itae, model):
+    expected = verify(model)
+    found = Verified(ctypes.sizeof(Verified))
+    with loaded(itae, model) as one:
+        assert itae.itae_verify(one, ctypes.byref(found)) == OK, itae.itae_last_error()
+        assert itae.itae_verify(one, None) == OK
+    figures = {name: getattr(found, name) for name, _ in Verified._fields_[1:]}
+    parity = expected.parity
+    assert figures == {
+        "samples": expected.samples,
+        "left_out": len(parity.left_out),
+        "max_abs": pytest.approx(parity.max_abs, rel=1e-6),
+        "min_cosine": pytest.approx(parity.min_cosine, rel=1e-12),
+        "norm_relative": pytest.approx(parity.norm_relative, rel=1e-6),
+        "flags_differing": parity.flags_differing if parity.flags_checked else -1,
+        "batch_rows": expected.batches.rows,
+        "batch_distance": pytest.approx(expected.batches.distance, rel=1e-6),
+    }
+
+
+def test_a_model_that_is_off_is_a_mismatch_with_its_figures_and_the_reasons(itae, own):
+    model = onnx.load(own)
+    scale = next(one for one in model.graph.initializer if one.dims == [48])
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(1.5), scale.name))
+    onnx.save(model, own)
+    rehash(own)
+    found = Verified(ctypes.sizeof(Verified))
+    with loaded(itae, own) as one:
+        assert itae.itae_verify(one, ctypes.byref(found)) == MISMATCH
+        assert found.samples == 2
+        assert found.max_abs > 1e-3
+        error = itae.itae_last_error().decode()
+        assert error.startswith(f"{own} does not give the results of its golden sample: ")
+        assert "\n" not in error
+        parity_path(own).unlink()
+        assert itae.itae_verify(one, ctypes.byref(found)) == MODEL
+        assert found.samples == 0
+
+
+def test_a_struct_of_another_size_is_not_written_to(itae, handle):
+    found = Verified(8, 77)
+    assert itae.itae_verify(handle, ctypes.byref(found)) == USAGE
+    assert found.samples == 77
+    assert b"struct_bytes" in itae.itae_last_error()
+    assert itae.itae_verify(None, None) == USAGE
 
 
 def test_options_are_those_of_the_header(itae, tiny):

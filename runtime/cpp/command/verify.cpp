@@ -1,14 +1,10 @@
 #include "verify.hpp"
 
-#include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <map>
 #include <nlohmann/json.hpp>
 
-#include "batch_invariance.hpp"
-#include "itae/golden.hpp"
+#include "itae/verify.hpp"
 
 namespace itae::command {
 namespace {
@@ -28,39 +24,12 @@ std::string limit(const char* relation, const std::optional<double>& value) {
 Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }  // JSON has no NaN
 Json number(const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); }
 
-/// The outputs of all samples, a batch at a time.
-std::map<std::string, Array> outputs_of(const Session& session, const Golden& golden, std::int64_t size) {
-    std::map<std::string, Array> all;
-    for (std::int64_t start = 0; start < golden.samples(); start += size) {
-        const std::int64_t count = std::min(size, golden.samples() - start);
-        const std::uint8_t* input = golden.input.data.data() + static_cast<std::size_t>(start) * session.input_bytes();
-        std::vector<Array> found = session.run(input, count);
-        for (std::size_t output = 0; output < found.size(); ++output) {
-            Array& whole = all[session.manifest().outputs[output].name];
-            if (start == 0) {
-                whole = std::move(found[output]);
-                continue;
-            }
-            whole.shape.front() += count;
-            whole.data.insert(whole.data.end(), found[output].data.begin(), found[output].data.end());
-        }
-    }
-    return all;
-}
-
 }  // namespace
 
 bool verify(const Session& session, std::int64_t batch, bool as_json) {
     const Manifest& manifest = session.manifest();
-    const Golden golden = Golden::read(manifest);
     const ParityLimits& limits = manifest.limits;
-    const auto start = std::chrono::steady_clock::now();
-    const std::map<std::string, Array> got = outputs_of(session, golden, session.chosen_batch(batch));
-    const BatchInvariance batches = check_batches(session, golden, limits);
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    const Parity parity = compare(got, golden, limits);
-    std::vector<std::string> failures = parity.failures;
-    failures.insert(failures.end(), batches.failures.begin(), batches.failures.end());
+    const auto [samples, parity, batches, failures, seconds] = itae::verify(session, batch);
 
     if (as_json) {
         Json outputs = Json::array();
@@ -69,7 +38,7 @@ bool verify(const Session& session, std::int64_t batch, bool as_json) {
             {"model", manifest.model_path},
             {"backend", session.name()},
             {"passed", failures.empty()},
-            {"samples", golden.samples()},
+            {"samples", samples},
             {"outputs", outputs},
             {"max_abs", number(parity.max_abs)},
             {"min_cosine", number(parity.min_cosine)},
@@ -101,7 +70,7 @@ bool verify(const Session& session, std::int64_t batch, bool as_json) {
         std::printf("  %-16s %-14s %s\n", name.c_str(), found.c_str(), remark.c_str());
     };
     std::printf("%s on %s: %lld golden samples, %.2f s\n", manifest.model_path.c_str(), session.name().c_str(),
-                static_cast<long long>(golden.samples()), seconds);
+                static_cast<long long>(samples), seconds);
     row("max abs", as_text("%.3g", parity.max_abs), limit("<=", limits.max_abs));
     row("min cosine", as_text("%.7f", parity.min_cosine), limit(">=", limits.min_cosine));
     if (manifest.has_output("artifact_norm"))

@@ -31,7 +31,7 @@ typedef enum {
     ITAE_ERROR_IMAGE = 3,    /**< a picture can't be read */
     ITAE_ERROR_BACKEND = 4,  /**< this machine lacks something: a library, a driver, a version */
     ITAE_ERROR_IO = 5,       /**< a file can't be read */
-    ITAE_ERROR_MISMATCH = 6, /**< the model gave NaN or infinity */
+    ITAE_ERROR_MISMATCH = 6, /**< the model gave NaN or infinity, or not the results of its golden sample */
     ITAE_ERROR_MEMORY = 7,   /**< memory ran out */
     ITAE_ERROR_INTERNAL = 8  /**< a fault of this library */
 } itae_status;
@@ -49,6 +49,20 @@ typedef struct {
     int threads;             /**< how many threads one run on a CPU uses; 0: chosen by the machine */
     int workers;             /**< how many threads decode pictures; 0: as `threads` */
 } itae_options;
+
+/** How a model did on its golden sample, within the limits of its manifest or not. Where a sample is left out of the
+ *  figures, a flag lies so near its threshold that either value is right. */
+typedef struct {
+    size_t struct_bytes;     /**< sizeof(itae_verification), set before the call */
+    int64_t samples;         /**< in the golden sample; 0 if they could not be run */
+    int64_t left_out;        /**< how many of them the figures leave out */
+    double max_abs;          /**< largest absolute difference of an embedding or patch token */
+    double min_cosine;       /**< smallest cosine between one and the expected one */
+    double norm_relative;    /**< largest relative difference of `artifact_norm`; 0 if it is no output */
+    int64_t flags_differing; /**< how many flags differ; -1 if they are no output */
+    int64_t batch_rows;      /**< how many rows of batches were compared with the same images alone */
+    double batch_distance;   /**< largest difference between the two, as a share of the vector's length */
+} itae_verification;
 
 /** The version of the library that is loaded, as `ITAE_VERSION`. */
 ITAE_C_EXPORT const char* itae_version(void);
@@ -88,6 +102,11 @@ ITAE_C_EXPORT itae_status itae_embed_contents(const itae_model* model, const uin
 /** Embed one decoded picture: `height` x `width` x 3 bytes, RGB, row by row; `vector` has `itae_width(model)`. */
 ITAE_C_EXPORT itae_status itae_embed_pixels(const itae_model* model, const uint8_t* rgb, int64_t height, int64_t width,
                                             float* vector);
+
+/** Run the golden sample beside the model, alone and in batches, and compare the results with eager PyTorch's.
+ *  ITAE_OK if every limit of the manifest is kept; ITAE_ERROR_MISMATCH if not, with the reasons as the last error.
+ *  @param found the figures, also if the model is off; NULL is allowed. */
+ITAE_C_EXPORT itae_status itae_verify(const itae_model* model, itae_verification* found);
 
 #ifdef __cplusplus
 }

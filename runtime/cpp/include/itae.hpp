@@ -9,4 +9,5 @@
 #include "itae/model.hpp"
 #include "itae/preprocess.hpp"
 #include "itae/session.hpp"
+#include "itae/verify.hpp"
 #include "itae/version.hpp"

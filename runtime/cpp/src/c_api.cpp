@@ -158,3 +158,30 @@ itae_status itae_embed_pixels(const itae_model* model, const uint8_t* rgb, int64
         copy_out(model->model.embed(std::vector<itae::Image>{std::move(image)}), vector);
     });
 }
+
+itae_status itae_verify(const itae_model* model, itae_verification* found) {
+    return guarded([&] {
+        require(model != nullptr, "model is NULL");
+        require(found == nullptr || found->struct_bytes == sizeof(itae_verification),
+                "found.struct_bytes is not sizeof(itae_verification) of the library's own header");
+        if (found != nullptr) *found = {sizeof(itae_verification), 0, 0, 0, 0, 0, 0, 0, 0};
+        const itae::Verification verified = model->model.verify();
+        const itae::Parity& parity = verified.parity;
+        if (found != nullptr) {
+            *found = {sizeof(itae_verification),
+                      verified.samples,
+                      static_cast<int64_t>(parity.left_out.size()),
+                      parity.max_abs,
+                      parity.min_cosine,
+                      parity.norm_relative,
+                      parity.flags_checked ? parity.flags_differing : -1,
+                      verified.batches.rows,
+                      verified.batches.distance};
+        }
+        if (verified.passed()) return;
+        std::string reasons;
+        for (const std::string& reason : verified.failures) reasons += (reasons.empty() ? "" : "; ") + reason;
+        throw itae::Error(itae::ErrorKind::mismatch, model->model.manifest().model_path +
+                                                         " does not give the results of its golden sample: " + reasons);
+    });
+}

@@ -10,6 +10,7 @@
 #include "itae/image.hpp"
 #include "itae/manifest.hpp"
 #include "itae/session.hpp"
+#include "itae/verify.hpp"
 
 namespace itae {
 
@@ -57,6 +58,9 @@ class ITAE_EXPORT Model {
     std::vector<float> embed(const std::vector<Image>& images) const;
     /// Embed what the model itself takes: `count` pictures, one after the other, as the manifest says.
     std::vector<float> embed_input(const void* input, std::int64_t count) const;
+
+    /// Run the golden sample, as `itae::verify`.
+    Verification verify() const;
 
   private:
     struct State;

@@ -121,4 +121,6 @@ std::vector<float> Model::embed_input(const void* input, std::int64_t count) con
     return vectors;
 }
 
+Verification Model::verify() const { return itae::verify(*state_->session, state_->batch); }
+
 }  // namespace itae

@@ -1,4 +1,4 @@
-#include "batch_invariance.hpp"
+#include "checks/batch_invariance.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -9,7 +9,7 @@
 #include <random>
 #include <set>
 
-namespace itae::command {
+namespace itae {
 namespace {
 
 constexpr std::size_t max_samples = 4;
@@ -269,4 +269,4 @@ BatchInvariance check_batches(const Session& session, const Golden& golden, cons
     return result;
 }
 
-}  // namespace itae::command
+}  // namespace itae
