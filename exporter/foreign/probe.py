@@ -25,6 +25,10 @@ Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 SHAPE_OF = "itae/shape_of/"
 _ERRORS_ONLY = 4
+_DTYPES = {
+    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64, "tensor(bool)": np.bool_,
+    "tensor(int64)": np.int64, "tensor(int32)": np.int32,
+}  # fmt: skip
 
 
 class Probe:
@@ -77,6 +81,19 @@ class Probe:
         """The shapes of tensors inside, by name; the tensors themselves are not kept."""
         found = self.run(feeds, [f"{SHAPE_OF}{name}" for name in dict.fromkeys(tensors)])
         return {name.removeprefix(SHAPE_OF): tuple(map(int, shape)) for name, shape in found.items()}
+
+    def dtypes(self, tensors: Sequence[str]) -> dict[str, np.dtype[Any]]:
+        """The data types of tensors inside, by name, as ONNX Runtime infers them.
+
+        Raises:
+            InputError: ONNX Runtime can't load the graph so, or one is no tensor of a type that is known here.
+        """
+        names = [*dict.fromkeys(tensors)]
+        found = open_session(self.variant(names, {}), self._path).get_outputs()
+        kinds = {one.name: _DTYPES.get(one.type) for one in found}
+        if (unknown := next((name for name in names if kinds.get(name) is None), None)) is not None:
+            raise InputError(f"{self._path}: {unknown!r} is of a type that can't be operated on")
+        return {name: np.dtype(kind) for name, kind in kinds.items() if kind is not None}
 
     def variant(self, wanted: Sequence[str], given: Mapping[str, Array]) -> Path:
         """Write the model with these outputs alone, the tensors `given` being inputs."""

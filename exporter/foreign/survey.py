@@ -6,6 +6,7 @@ Letters of layouts: b batch, h heads, x both in one (B·H), n tokens, d channels
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ BATCH = 3
 HIDDEN = -1e4
 """A mask at or below this hides a token."""
 FLOATS = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.DOUBLE: "float64"}
+_MAPS = ("Conv", "MaxPool", "AveragePool")
+"""Operators whose results lie over the picture, (B, C, rows, columns); the last before the tokens shows the patches."""
 _EQUATION = re.compile(r"([a-zA-Z]+),([a-zA-Z]+)->([a-zA-Z]+)")
 
 
@@ -66,8 +69,12 @@ class Measured:
     residual: str | None
     """The tensor that enters the block; None if it was not found."""
     residual_miss: str | None
+    residual_layout: str
+    """`bnc` or `nbc`; empty if the tensor was not found, or has another layout."""
     width: int
     """Channels of all heads."""
+    logits_rank: int = 4
+    """3 if batch and heads are one axis of what the softmax reads."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +226,9 @@ def _measured(start: Survey, probe: Probe, image_size: tuple[int, int] | None) -
             trouble = str(error)
             continue
         batch = len(feeds[start.picture.name])
-        sites = tuple(_site(one, batch, shapes, known) for one in start.found.sites)
+        sites = tuple(
+            _with_residual(_site(one, batch, shapes, known), batch, shapes) for one in start.found.sites
+        )
         whole = Counter((one.heads, one.tokens, one.width) for one in sites if one.kind == "self")
         usual = max(whole, key=lambda key: whole[key], default=None)
         backbone = tuple(one for one in sites if one.kind == "self" and (one.heads, one.tokens, one.width) == usual)
@@ -277,7 +286,7 @@ def _wanted(start: Survey) -> tuple[list[str], list[str]]:
         first = start.found.sites[0]
         begin = first.sources[0] if first.sources else first.query
         for node in upstream(begin):
-            if node.op in ("Conv", "MaxPool", "AveragePool", "Concat"):
+            if node.op in (*_MAPS, "Reshape", "Concat"):
                 shapes.update((one.name, None) for one in node.outputs)
             if node.op == "Concat":
                 shapes.update((one.name, None) for one in node.inputs if not isinstance(one, gs.Constant))
@@ -296,7 +305,7 @@ def _site(site: Site, batch: int, shapes: dict[str, tuple[int, ...]], known: Arr
         site=site, kind="other", heads=0, head_dim=0, queries=0, tokens=0, scale=None, key_scale=1.0, query_scale=1.0,
         mask="none", layouts=("", "", ""), precision=str(np.dtype(site.context.outputs[0].dtype or np.float32)),
         residual=residual.name if not isinstance(residual, Miss) else None,
-        residual_miss=None if is_found else getattr(residual, "reason", None), width=0,
+        residual_miss=None if is_found else getattr(residual, "reason", None), residual_layout="", width=0,
     )  # fmt: skip
     if site.fused is not None:
         return _fused(found, shape(site.query), shape(site.key), shape(site.value), _mask(site, known))
@@ -323,8 +332,18 @@ def _site(site: Site, batch: int, shapes: dict[str, tuple[int, ...]], known: Arr
     kind = _kind(site, mask, is_square=sizes["nq"] == sizes["nk"])
     return replace(
         found, kind=kind, heads=heads, head_dim=sizes["d"], queries=sizes["nq"], tokens=sizes["nk"], scale=whole,
-        key_scale=key_scale or 1.0, query_scale=query_scale or 1.0, mask=mask, layouts=layouts, width=heads * value_dim,
+        key_scale=key_scale or 1.0, query_scale=query_scale or 1.0, mask=mask, layouts=layouts, width=heads * value_dim, logits_rank=len(shape(site.logits)),
     )  # fmt: skip
+
+
+def _with_residual(one: Measured, batch: int, shapes: dict[str, tuple[int, ...]]) -> Measured:
+    """The site with the layout of the tokens that enter its block."""
+    if one.residual is None:
+        return one
+    layouts = {(batch, one.tokens): "bnc", (one.tokens, batch): "nbc"}
+    shape = shapes[one.residual]
+    layout = layouts.get(shape[:2], "") if len(shape) == 3 else ""
+    return replace(one, residual_layout=layout, residual_miss=None if layout else f"it has the shape {list(shape)}")
 
 
 def _kind(site: Site, mask: str, *, is_square: bool) -> str:
@@ -452,8 +471,10 @@ def _grid(
     begin = first.sources[0] if first.sources else first.query
     above = {id(node) for node in upstream(begin)}
     inside = [node for node in graph.nodes if id(node) in above]
-    maps = [shapes[node.outputs[0].name] for node in inside if node.op in ("Conv", "MaxPool", "AveragePool")]
-    maps = [one for one in maps if len(one) == 4 and one[2] * one[3] <= backbone[0].tokens]
+    shown = [(node.op, shapes[node.outputs[0].name]) for node in inside if node.op in (*_MAPS, "Reshape")]
+    maps = [one[2:] for op, one in shown if op in _MAPS and len(one) == 4]
+    maps += [(one[2], one[4]) for op, one in shown if op == "Reshape" and len(one) == 6 and one[1] == 3]
+    maps = [one for one in maps if math.prod(one) <= backbone[0].tokens]
     behind = 0
     for node in inside:
         if node.op == "Concat" and len(shapes[node.outputs[0].name]) == 3 and not is_free(node.outputs[0]):
@@ -461,7 +482,7 @@ def _grid(
             behind += sum(_tokens(one, shapes, node) for one in ends)
     if not maps:
         return None, None, behind
-    height, width = maps[-1][2:]
+    height, width = maps[-1]
     return (height, width), backbone[0].tokens - height * width - behind, behind
 
 

@@ -19,6 +19,10 @@ import onnx_graphsurgeon as gs
 from runtime.contract.errors import SurgeryError
 
 Shape = tuple[int | str, ...]
+AXES_SINCE = {
+    "ReduceL2": 18, "ReduceMax": 18, "ReduceMean": 18, "ReduceMin": 18, "ReduceSum": 13, "Squeeze": 13, "Unsqueeze": 13,
+}  # fmt: skip
+"""The opset from which an operator takes its axes as an input; before, they are an attribute."""
 PREFIX = "itae"
 """Names of nodes and tensors that the surgery adds begin with this."""
 
@@ -47,8 +51,14 @@ class Editor:
         shape: Shape,
         **attributes: Any,  # noqa: ANN401
     ) -> gs.Variable:
-        """Add one node with one output of this dtype and shape; arrays among the inputs become constants."""
+        """Add one node with one output of this dtype and shape; arrays among the inputs become constants.
+
+        It is written for the graph's own opset, from 11 on.
+        """
         full = self._free_name(name)
+        if self.graph.opset < AXES_SINCE.get(op, 0) and len(inputs) > 1:
+            inputs, axes = inputs[:1], inputs[1]
+            attributes["axes"] = np.asarray(axes).tolist()
         tensors = [
             self._constant(f"{full}/{index}", value) if isinstance(value, np.ndarray | np.generic) else value
             for index, value in enumerate(inputs)
