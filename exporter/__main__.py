@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from exporter import export
 from exporter.arguments import parser, remarks, to_spec
 from exporter.calibration.command import main as calibrate
+from exporter.foreign.command import main as take_foreign
 from exporter.foreign.inspection import main as inspect
 from exporter.result import summary
 from exporter.steps import Progress
@@ -22,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return calibrate(given[1:])
     if given[:1] == ["inspect"]:
         return inspect(given[1:])
+    if any(one == "--onnx" or one.startswith("--onnx=") for one in given):
+        return take_foreign(given)
 
     def body() -> int:
         arguments = parser().parse_args(given)

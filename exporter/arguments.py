@@ -31,6 +31,9 @@ examples:
   python -m exporter calibrate --size vitb14 --images photos/ --out itae.json
   python -m exporter --size vitb14 --config itae.json --out itae.engine
       look for artifacts in your own images, then export by what was found; `calibrate --help` says more
+  python -m exporter inspect their.onnx
+  python -m exporter --onnx their.onnx --out itae.onnx
+      put ITAE into an ONNX file of any vision transformer; `--onnx --help` shows its own options
   python -m exporter --size vits14 --weights random:0 --out try.onnx
       random weights, to try things out where there is no network
 """

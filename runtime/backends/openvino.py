@@ -17,6 +17,7 @@ from runtime.backends.session import (
     check_names,
     check_outputs,
     failed,
+    names_in_file,
     translated,
 )
 from runtime.contract.errors import BackendError, UsageError
@@ -82,7 +83,8 @@ class OpenVinoSession:
             with translated(failed("OpenVINO", len(batch))):
                 self._request.infer({self._manifest.input.name: batch}, share_outputs=True)
                 # Copies: the request's own memory is overwritten by the next batch.
-                results = {name: np.array(self._request.get_tensor(name).data) for name in names}
+                found = zip(names, names_in_file(self._manifest, names), strict=True)
+                results = {name: np.array(self._request.get_tensor(in_file).data) for name, in_file in found}
         check_outputs(self._manifest, len(batch), results, finite=finite)
         return results
 

@@ -14,6 +14,7 @@ from runtime.backends.session import (
     check_names,
     check_outputs,
     failed,
+    names_in_file,
     translated,
 )
 from runtime.contract.atomic import uninterrupted
@@ -69,7 +70,7 @@ class OrtSession:
         names = check_names(self._manifest, outputs)
         check_batch(self._manifest, batch)
         with translated(failed("ONNX Runtime", len(batch))):
-            arrays = session.run(list(names), {self._manifest.input.name: batch})
+            arrays = session.run(names_in_file(self._manifest, names), {self._manifest.input.name: batch})
         results = dict(zip(names, arrays, strict=True))
         check_outputs(self._manifest, len(batch), results, finite=finite)
         return results
@@ -90,9 +91,10 @@ class OrtSession:
         check_batch(self._manifest, batch)
         with translated(failed("ONNX Runtime", len(batch))):
             binding = session.io_binding()
+            (in_file,) = names_in_file(self._manifest, [output])
             for bind, name, array in (
                 (binding.bind_input, self._manifest.input.name, batch),
-                (binding.bind_output, output, target),
+                (binding.bind_output, in_file, target),
             ):
                 bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
             session.run_with_iobinding(binding)

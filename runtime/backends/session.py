@@ -160,6 +160,12 @@ def check_names(manifest: Manifest, outputs: Sequence[str] | None) -> tuple[str,
     return chosen
 
 
+def names_in_file(manifest: Manifest, names: Iterable[str]) -> list[str]:
+    """The names that the model's file has for these outputs."""
+    declared = {output.name: output.in_file or output.name for output in manifest.outputs}
+    return [declared[name] for name in names]
+
+
 def check_outputs(manifest: Manifest, samples: int, outputs: Mapping[str, Array], *, finite: bool = True) -> None:
     """Check what a backend gave for a batch of `samples` images; of NaN and infinity only where `finite`.
 

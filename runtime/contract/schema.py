@@ -95,7 +95,8 @@ class Options(_Record):
     method: Method
     """The method against artifacts."""
     outputs: tuple[str, ...]
-    pooling: Literal["cls", "cls+mean"] = "cls"
+    pooling: Literal["cls", "cls+mean", "mean"] = "cls"
+    """`mean`, the mean patch token alone, is for files that others made."""
     normalize: bool = False
     """Whether the embedding's L2 norm is 1."""
     cls_only: bool = False
@@ -146,6 +147,8 @@ class TensorInfo(_Record):
     name: str
     dtype: Literal["float32", "uint8", "bool"]
     shape: tuple[Positive | str, ...]
+    in_file: str | None = None
+    """The name that the model's file has for it, where that is another; null: the same."""
 
 
 _ONLY_CROP_COVERS: dict[str, JsonValue] = {
@@ -316,6 +319,27 @@ class Calibration(_Record):
     """The effects of the recommended options on the half of the images that did not choose them, by name."""
 
 
+class Foreign(_Record):
+    """Somebody else's ONNX file that the model was made from, and what was found in it."""
+
+    file: str
+    """Its name."""
+    sha256: Sha256
+    """SHA-256 over the file and its external data."""
+    producer: str
+    opset: Positive
+    form: str
+    """The form of its attention, in words."""
+    prefix: Annotated[int, Field(ge=0)]
+    """Number of tokens before the patches."""
+    grid: tuple[int, int] | None
+    """Rows and columns of patches; null if the graph does not show them."""
+    told: tuple[str, ...]
+    """The facts that the user said, by the names of the options."""
+    outputs: tuple[str, ...]
+    """All outputs of the model's file, in its order; `Manifest.outputs` has those that the runtime uses."""
+
+
 class FileRecord(_Record):
     """A file beside the manifest."""
 
@@ -348,6 +372,8 @@ class Manifest(_Record):
     """Null for ONNX in fp32 and fp16, whose run is `parity`, and for a model that its exporter never ran."""
     not_replayed: str | None = None
     """The reason why the exporter never ran the model; null if it did."""
+    foreign: Foreign | None = None
+    """Null unless the model was made from somebody else's ONNX file."""
     calibration: Calibration | None = None
     """Null if the options were not taken from a calibration."""
     files: Files

@@ -1,0 +1,61 @@
+"""`python -m exporter --onnx FOREIGN.onnx --out X.onnx`: ITAE in an ONNX file that somebody else made."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from exporter.declaration import add_options, declared, given
+from exporter.foreign.request import CHECKS, PICTURES, WHAT, ForeignSpec
+from exporter.methods.itae.options import GROUP as ITAE
+from exporter.methods.itae.options import ItaeConfig
+from exporter.steps import Progress
+from runtime.contract.console import Parser, add_threads, run
+from runtime.contract.machine import limited_threads
+
+EPILOG = """\
+The new file takes and gives what the old one does, by the same names, in the same order and types; only what the softmax
+of the chosen layers reads is changed. It is compared with the old one and ITAE in numpy, on every export.
+`python -m exporter inspect FOREIGN.onnx` shows what is in a file, and why it would be refused.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser; its defaults are those of `ForeignSpec` and `ItaeConfig`."""
+    program = Path(sys.argv[0]).name
+    p = Parser(
+        prog=program if program not in ("__main__.py", "") else "python -m exporter",
+        description="Put ITAE (Inference-Time Attention Engineering) into the ONNX file of any vision transformer.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    groups = {heading: p.add_argument_group(heading) for heading in (WHAT, PICTURES, ITAE, CHECKS)}
+    add_options(ForeignSpec, groups)
+    add_options(ItaeConfig, groups, fill=False)
+    add_threads(groups[CHECKS])
+    loud = groups[CHECKS].add_mutually_exclusive_group()
+    loud.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    loud.add_argument("--verbose", action="store_true", help="print details, and tracebacks of errors")
+    return p
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; gives its exit code."""
+
+    def body() -> int:
+        a = parser().parse_args(list(argv))
+        options = {name: getattr(a, name) for name in declared(ForeignSpec) if name != "itae"}
+        spec = ForeignSpec(**options, itae=ItaeConfig(**given(ItaeConfig, a)))
+        from exporter.foreign import delivery  # onnx and ONNX Runtime: not for --help
+
+        progress = Progress(quiet=a.quiet, verbose=a.verbose)
+        with limited_threads(a.threads):
+            result = delivery.deliver(spec, progress)
+        if not a.quiet:
+            print("\n".join(delivery.summary(result)))  # noqa: T201
+        return 0
+
+    return run("exporter", body, verbose=lambda: "--verbose" in argv)

@@ -1,0 +1,415 @@
+"""The street of a foreign graph: open, survey, operate, prove, publish. Only this file knows the order."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from exporter.foreign.onnx_file import OnnxFile, open_onnx
+from exporter.foreign.operation import operate, save
+from exporter.foreign.probe import Arrays, Probe, open_session
+from exporter.foreign.replica import Proof, Replica, prove
+from exporter.foreign.request import ForeignSpec
+from exporter.foreign.survey import Survey, refusal, survey
+from exporter.methods.itae.options import ItaeConfig
+from exporter.steps import Progress
+from runtime.contract.atomic import cannot_write, work_folder
+from runtime.contract.comparison import LIMITS
+from runtime.contract.errors import CheckError, InputError, SurgeryError, UsageError, one_line
+from runtime.contract.file_set import FileSet, publish_sets, recover
+from runtime.contract.golden import Golden, golden_bytes
+from runtime.contract.manifest import (
+    Backbone,
+    Builder,
+    Files,
+    Foreign,
+    Manifest,
+    Options,
+    ParityCheck,
+    ParityReport,
+    TensorInfo,
+    Weights,
+    manifest_path,
+    parity_path,
+    record_file,
+)
+
+VERSIONS = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "itae")
+EMBEDDING = "embedding"
+NOT_EMBEDDINGS = ("logits", "scores", "probs", "probabilities")
+"""Parts of names of outputs (B, C) that are no embeddings."""
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A published file."""
+
+    path: Path
+    manifest: Manifest | None
+    """None if no output is an embedding, and the file has none."""
+    found: Survey
+    prefix: int
+    proofs: tuple[Proof, ...]
+    seconds: dict[str, float]
+
+
+def deliver(spec: ForeignSpec, progress: Progress) -> Delivered:
+    """Put ITAE into somebody else's ONNX file; nothing appears at `spec.out` before all of it is proven.
+
+    Raises:
+        ItaeError: one of the kinds of `runtime.contract.errors`; the message speaks to the user.
+    """
+    spec.check_folder()
+    recover(spec.path.parent)
+    try:
+        with work_folder(beside=spec.path) as work:
+            return _deliver(spec, progress, work)
+    except OSError as error:
+        raise cannot_write(spec.path, error) from error
+
+
+def _deliver(spec: ForeignSpec, progress: Progress, work: Path) -> Delivered:
+    size = (spec.image_size, spec.image_size) if isinstance(spec.image_size, int) else spec.image_size
+    with progress.step("survey", f"{spec.onnx}: what is in it"):
+        file = open_onnx(Path(spec.onnx))
+        found, probe = _survey(file, work / "probe", size)
+        if (why := refusal(found, spec.prefix_tokens)) is not None:
+            raise SurgeryError(f"{file.path}: {why}")
+        prefix = spec.prefix_tokens if spec.prefix_tokens is not None else found.prefix
+        assert prefix is not None
+        if size is not None and found.image_size != size:
+            raise UsageError(
+                f"--image-size {size[0]}x{size[1]}: the graph takes {found.image_size[0]}x{found.image_size[1]} alone"  # type: ignore[index]
+            )
+        spec.itae.layer_indices(len(found.backbone))
+    _say(found, prefix, spec, progress)
+    if spec.embedding is not None:
+        file = dataclasses.replace(file, model=_with_embedding(found, probe, spec, prefix))
+        found, probe = _survey(file, work / "with_embedding", found.image_size)
+    embedding = _embedding(found)
+    with progress.step("surgery", f"ITAE in {len(spec.itae.layer_indices(len(found.backbone)))} of the layers"):
+        model = operate(found, probe, spec.itae, prefix)
+        target = work / "model.onnx"
+        data = save(model, file, target, f"{spec.path.name}.data")
+    with progress.step("gate", "onnx.checker, shape inference, ONNX Runtime"):
+        _check(target, found)
+
+    def run_operated(itae: ItaeConfig, feeds: Arrays) -> Arrays:
+        names = [tensor.name for tensor in found.outputs]
+        place = target
+        if itae is not spec.itae:
+            folder = work / "other"
+            folder.mkdir(exist_ok=True)
+            place = folder / "model.onnx"
+            save(operate(found, probe, itae, prefix), file, place, "model.onnx.data")
+        session = open_session(place, spec.path)
+        return dict(zip(names, session.run(names, feeds), strict=True))
+
+    with progress.step("proof", "ONNX Runtime against the untouched graph with ITAE in numpy, float64"):
+        proofs, feeds, replica = prove(
+            found, probe, spec.itae, prefix, run_operated, spec.parity_samples, progress.detail
+        )
+    if all(one.effect < 1e-3 for one in proofs):
+        progress.note("ITAE changes next to nothing on the golden samples, so what it does was hardly checked")
+    with progress.step("publish", f"{spec.path} and its manifest"):
+        manifest = None
+        sources = {spec.path.name: target}
+        if data is not None:
+            sources[data.name] = data
+        seal = spec.path
+        if embedding is not None:
+            manifest, more = _described(spec, found, prefix, embedding, proofs, feeds, replica, target, data)
+            sources |= more
+            seal = manifest_path(spec.path)
+        else:
+            progress.note(
+                "none of the outputs is an embedding (B, C) in float32, so there is no manifest, and `embed` and `verify` "
+                "can't use the file: --embedding NAME adds one"
+            )
+        obsolete = [f"{spec.path.name}.data"] if data is None else []
+        publish_sets([FileSet(seal, sources, obsolete)], work)
+    return Delivered(spec.path, manifest, found, prefix, tuple(proofs), progress.seconds)
+
+
+def _survey(file: OnnxFile, folder: Path, size: tuple[int, int] | None) -> tuple[Survey, Probe]:
+    folder.mkdir()
+    probe = Probe(file, folder)
+    return survey(file, probe, size), probe
+
+
+def _say(found: Survey, prefix: int, spec: ForeignSpec, progress: Progress) -> None:
+    """Show what was inferred, so that the user can contradict."""
+    last = found.backbone[-1]
+    grid = f"a grid of {found.grid[0]}x{found.grid[1]} patches" if found.grid else "patches"
+    told = "as told" if spec.prefix_tokens is not None else "as the graph shows"
+    progress.note(
+        f"{len(found.backbone)} layers of {last.heads} heads of {last.head_dim}; {prefix} tokens ({told}), then {grid}; "
+        f"{last.site.form}"
+    )
+    if not spec.is_told:
+        progress.note(
+            "pictures are normalised by ImageNet's mean and standard deviation, as nobody said otherwise: if the model "
+            "was trained with others, say --mean and --std, or --preprocessor"
+        )
+    others = len(found.sites) - len(found.backbone)
+    if others:
+        progress.note(f"{others} further attentions, such as a pooling head's, are left as they are")
+    if found.found.near_misses:
+        near = found.found.near_misses[0]
+        progress.note(f"no layer, but near to one: {near.node}: {near.reason}")
+    if any("Rotary" in one.site.form for one in found.backbone):
+        progress.note("queries and keys are taken after their rotation")
+
+
+def _embedding(found: Survey) -> str | None:
+    """The name of the output that `embed` uses: (B, C) in float32; None if there is none."""
+    vectors = [
+        one.name for one in found.outputs
+        if one.dtype == "float32" and len(found.output_shapes[one.name]) == 2
+        and found.output_shapes[one.name][0] == found.batch
+        and not any(word in one.name.lower() for word in NOT_EMBEDDINGS)
+    ]  # fmt: skip
+    return EMBEDDING if EMBEDDING in vectors else vectors[0] if vectors else None
+
+
+def _with_embedding(found: Survey, probe: Probe, spec: ForeignSpec, prefix: int) -> onnx.ModelProto:
+    """The model with the output `embedding` behind its own.
+
+    Raises:
+        UsageError: there is no such tensor, it has another shape, or there is an output of that name already.
+    """
+    from exporter.foreign.survey import feeds_for
+
+    name, graph = spec.embedding or "", found.file.model.graph
+    known = {one for node in graph.node for one in node.output if one}
+    if name == EMBEDDING and any(one.name == EMBEDDING for one in found.outputs):
+        return found.file.model
+    if name not in known:
+        near = [one.name for one in found.outputs]
+        raise UsageError(f"--embedding {name}: no node of the graph gives it; its outputs are {', '.join(near)}")
+    if EMBEDDING in known or any(one.name == EMBEDDING for one in found.inputs):
+        raise UsageError(f"--embedding {name}: the graph has a tensor `embedding` already: name that")
+    assert found.image_size is not None
+    shape = probe.shapes(feeds_for(found, found.image_size, found.batch), [name])[name]
+    dtype = probe.dtypes([name])[name]
+    if len(shape) not in (2, 3) or shape[0] != found.batch or dtype.kind != "f":
+        raise UsageError(
+            f"--embedding {name}: is {dtype} {list(shape)}, where (B, C) or tokens (B, N, C) in floating point are needed"
+        )
+    if len(shape) == 3 and spec.pooling != "mean" and prefix == 0:
+        raise UsageError(f"--embedding {name}: the model has no CLS token: say --pooling mean")
+    model = onnx.ModelProto()
+    model.CopyFrom(found.file.model)
+    own = "itae/embedding"
+    parts, constants = [], {f"{own}/first": np.array(0, np.int64), f"{own}/prefix": np.array([prefix], np.int64),
+        f"{own}/end": np.array([2**62], np.int64), f"{own}/one": np.array([1], np.int64)}  # fmt: skip
+    nodes = []
+    if len(shape) == 2:
+        parts = [name]
+    if len(shape) == 3 and spec.pooling != "mean":
+        nodes.append(helper.make_node("Gather", [name, f"{own}/first"], [f"{own}/cls"], axis=1))
+        parts.append(f"{own}/cls")
+    if len(shape) == 3 and spec.pooling != "cls":
+        ends = [f"{own}/{part}" for part in ("prefix", "end", "one")]
+        nodes.append(helper.make_node("Slice", [name, *ends], [f"{own}/patches"]))
+        axes: dict[str, Any] = {"axes": [1]} if found.file.opset < 18 else {}
+        inputs = [f"{own}/patches", *([f"{own}/one"] if not axes else [])]
+        nodes.append(helper.make_node("ReduceMean", inputs, [f"{own}/mean"], keepdims=0, **axes))
+        parts.append(f"{own}/mean")
+    if len(parts) == 2:
+        nodes.append(helper.make_node("Concat", parts, [f"{own}/both"], axis=1))
+        parts = [f"{own}/both"]
+    nodes.append(helper.make_node("Cast", parts, [EMBEDDING], to=TensorProto.FLOAT))
+    for node in nodes:
+        node.name = node.output[0] if node.output[0] != EMBEDDING else own
+    model.graph.node.extend(nodes)
+    used = {one for node in nodes for one in node.input}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(value, key) for key, value in constants.items() if key in used
+    )
+    width = shape[-1] * (2 if len(shape) == 3 and spec.pooling == "cls+mean" else 1)
+    batch = found.picture.shape[0] if found.picture is not None else "batch"
+    model.graph.output.append(helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, [batch, width]))
+    return model
+
+
+def _check(path: Path, found: Survey) -> None:
+    """The gate: no file passes that a strict reader refuses, or that has other inputs and outputs than before.
+
+    Raises:
+        CheckError: it is refused.
+    """
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        if _passes(found.file):
+            raise CheckError(f"the new graph does not pass onnx.checker: {one_line(error)}") from error
+    before, after = found.file.model.graph, onnx.load(path, load_external_data=False).graph
+    for old, new in ((before.input, after.input), (before.output, after.output)):
+        if [one.SerializeToString() for one in old] != [one.SerializeToString() for one in new]:
+            raise CheckError("the new graph has other inputs or outputs than the old one")
+    try:
+        open_session(path, path, optimize=True)
+    except InputError as error:
+        raise CheckError(str(error)) from error
+
+
+def _passes(file: OnnxFile) -> bool:
+    """Whether the file itself passes the checker: one with operators of another domain may not."""
+    try:
+        onnx.checker.check_model(str(file.path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+        return False
+    return True
+
+
+def _described(
+    spec: ForeignSpec,
+    found: Survey,
+    prefix: int,
+    embedding: str,
+    proofs: list[Proof],
+    feeds: Arrays,
+    replica: Replica,
+    target: Path,
+    data: Path | None,
+) -> tuple[Manifest, dict[str, Path]]:
+    """The manifest, and the golden sample and manifest as files in the work folder, by their names."""
+    assert found.picture is not None
+    assert found.image_size is not None
+    if len(found.inputs) != 1:
+        raise UsageError("`embed` runs models with one input")
+    size = found.image_size
+    vectors = replica.outputs[embedding]
+    golden = Golden(
+        input=feeds[found.picture.name].astype(np.float32),
+        embedding=vectors,
+        flags=replica.flags,
+        flag_distance=np.minimum(replica.distance, 1e30).astype(np.float32),
+    )
+    place = parity_path(target)
+    place.write_bytes(golden_bytes(golden))
+    patches = replica.flags.shape[-1]
+    patch = _patch(size, patches, found)
+    batch = found.picture.shape[0] if isinstance(found.picture.shape[0], int) else "batch"
+    file = found.file
+    pooling = spec.pooling if spec.embedding is not None and _is_pooled(spec, found) else "cls"
+    width = vectors.shape[1] // (2 if pooling == "cls+mean" else 1)
+    weights = Weights(kind="path", source=file.path.name, revision=None, sha256=file.sha256)
+    precision: Any = "fp16" if any(one.precision == "float16" for one in found.backbone) else "fp32"
+    manifest = Manifest(
+        options=Options(
+            size=file.path.stem, weights=f"onnx:{file.path.name}", backend="none", precision=precision, image_size=size,
+            batch=None, method=spec.itae.resolved(len(found.backbone)), outputs=(EMBEDDING,),
+            pooling=pooling, input="float32", pos_embed="hf", workspace_mib=None,
+            parity_samples=len(vectors),
+        ),
+        model=Backbone(
+            size=file.path.stem, registers=max(0, prefix - 1), patch=patch, width=width,
+            heads=found.backbone[-1].heads, depth=len(found.backbone), weights=weights,
+        ),
+        inputs=(TensorInfo(name=found.picture.name, dtype="float32", shape=(batch, 3, *size)),),
+        outputs=(
+            TensorInfo(
+                name=EMBEDDING, dtype="float32", shape=(batch, vectors.shape[1]),
+                in_file=None if embedding == EMBEDDING else embedding,
+            ),
+        ),
+        preprocessing=spec.preprocessing(size),
+        builder=Builder(
+            name="onnx", version=onnx.__version__, platform=f"{platform.system()}-{platform.machine()}".lower()
+        ),
+        parity=ParityReport(
+            limits=LIMITS[precision],
+            checks=tuple(
+                ParityCheck(
+                    purpose="exported" if number == 0 else "threshold", threshold=one.threshold, samples=one.images,
+                    patches=one.patches, flagged=one.flagged, margins=one.margins, borderline=(), max_abs=one.max_abs,
+                    min_cosine=one.min_cosine, effect=one.effect,
+                )
+                for number, one in enumerate(proofs)
+            ),
+        ),
+        files=Files(
+            model=record_file(target, spec.path.name),
+            external_data=record_file(data) if data is not None else None,
+            parity=record_file(place, parity_path(spec.path).name),
+        ),
+        foreign=Foreign(
+            file=file.path.name, sha256=file.sha256, producer=file.producer, opset=file.opset,
+            form=found.backbone[-1].site.form, prefix=prefix, grid=found.grid, told=_told(spec), outputs=tuple(
+                one.name for one in found.outputs
+            ),
+        ),
+        versions={name: _version(name) for name in VERSIONS},
+    )  # fmt: skip
+    written = target.with_name("manifest.json")
+    written.write_bytes(manifest.to_json())
+    return manifest, {parity_path(spec.path).name: place, manifest_path(spec.path).name: written}
+
+
+def _is_pooled(spec: ForeignSpec, found: Survey) -> bool:
+    """Whether the embedding was made of tokens, by `--pooling`."""
+    return any(node.name.startswith("itae/embedding/") for node in found.file.model.graph.node) and bool(spec.embedding)
+
+
+def _told(spec: ForeignSpec) -> tuple[str, ...]:
+    """The facts that the user said, by the names of the options."""
+    options = ("prefix_tokens", "image_size", "embedding", "mean", "std", "resize_to", "preprocessor")
+    return tuple(name for name in options if getattr(spec, name) is not None)
+
+
+def _patch(size: tuple[int, int], patches: int, found: Survey) -> int:
+    """The side of a patch in pixels.
+
+    Raises:
+        SurgeryError: patches are not square.
+    """
+    rows, columns = found.grid or (0, 0)
+    if not found.grid or rows * columns != patches:
+        side = round((size[0] * size[1] / patches) ** 0.5)
+        rows, columns = size[0] // max(side, 1), size[1] // max(side, 1)
+    side = size[0] // max(rows, 1)
+    if rows * columns != patches or side < 1 or size[1] // side != columns or size[0] // side != rows:
+        raise SurgeryError(f"{patches} patches of pictures of {size[0]}x{size[1]} are not square: not supported yet")
+    return side
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def summary(result: Delivered) -> list[str]:
+    """The summary of an export, in lines for people."""
+    last, found = result.found.backbone[-1], result.found
+    method = "" if result.manifest is None else f"  embed    uses the output {_used(result.manifest)}"
+    lines = [
+        f"{result.path}: {result.path.stat().st_size / 1e6:.1f} MB, from {found.file.path.name} by {found.file.producer}",
+        f"  model    {len(found.backbone)} layers, {last.heads} heads of {last.head_dim}, {result.prefix} tokens before the "
+        f"patches",
+        *(f"  output   {one.name} {one.dtype} ({', '.join(map(str, one.shape))})" for one in found.outputs),
+        *([method] if method else []),
+    ]
+    for one in result.proofs:
+        lines.append(
+            f"  proof    {one.threshold}: {one.flagged} of {one.patches} patches flagged; within {one.max_abs:.2g} of the "
+            f"untouched graph with ITAE in numpy, limit {one.limit:g}; ITAE moves outputs by up to {one.effect:.2g}"
+        )
+    lines.append(f"  seconds  {', '.join(f'{name} {s:.1f}' for name, s in result.seconds.items())}")
+    return lines
+
+
+def _used(manifest: Manifest) -> str:
+    info = manifest.outputs[0]
+    return f"{info.in_file or info.name} ({', '.join(map(str, info.shape))})"

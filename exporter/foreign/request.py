@@ -1,0 +1,212 @@
+"""The options of an export from somebody else's ONNX, as frozen data."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from exporter.declaration import FileName, Instance, Option, Sizes, Text, Whole, check_options
+from exporter.methods.itae.options import GROUP as ITAE
+from exporter.methods.itae.options import ItaeConfig
+from runtime.contract.errors import InputError, OutputFileError, UsageError
+from runtime.contract.manifest import Preprocessing, manifest_path, parity_path
+
+WHAT, PICTURES, CHECKS = "what to export", "pictures", "checks and output"
+"""Headings of `--help`."""
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's, which most models were trained with."""
+BICUBIC = 3
+"""Pillow's number of the filter, as `preprocessor_config.json` has it."""
+
+Pooling = Literal["cls", "mean", "cls+mean"]
+Fit = Literal["crop", "pad", "squash"]
+Three = tuple[float, float, float]
+
+
+def _three(option: str, text: str) -> Three:
+    """Three numbers with commas between them.
+
+    Raises:
+        UsageError: they are not.
+    """
+    try:
+        red, green, blue = map(float, text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{option} {text!r}: must be three numbers R,G,B such as 0.485,0.456,0.406") from error
+    return red, green, blue
+
+
+def _stds(option: str, text: str) -> Three:
+    found = _three(option, text)
+    if not all(one > 0 for one in found):
+        raise UsageError(f"{option} {text!r}: must be three numbers above 0")
+    return found
+
+
+@dataclass(frozen=True)
+class ForeignSpec:
+    """One export from an ONNX file that somebody else made.
+
+    Raises:
+        UsageError: the value of an option has no meaning, or two options contradict each other.
+    """
+
+    onnx: Annotated[
+        str | os.PathLike[str], Option("the ONNX file; its external data lies beside it", WHAT, FileName("FILE"))
+    ]
+    out: Annotated[str | os.PathLike[str], Option("X.onnx: where the new file goes", WHAT, FileName("FILE"))]
+    itae: Annotated[ItaeConfig, Option("the method", ITAE, Instance(of=ItaeConfig))] = field(default_factory=ItaeConfig)
+    embedding: Annotated[
+        str | None,
+        Option(
+            "a tensor of the graph, by its name, to become the output `embedding`: (B, C), or tokens (B, N, C), which are "
+            "pooled; without it the outputs stay as they are",
+            WHAT,
+            Text("NAME"),
+        ),
+    ] = None
+    pooling: Annotated[
+        Pooling,
+        Option("what of tokens (B, N, C) is the embedding: the CLS token, the mean patch token, or both", WHAT),
+    ] = "cls"
+    prefix_tokens: Annotated[
+        int | None,
+        Option("number of tokens before the patches: CLS, registers (default: as the graph shows)", WHAT, Whole("K", 0)),
+    ] = None
+    image_size: Annotated[
+        int | tuple[int, int] | None,
+        Option(
+            "size of the pictures, where the graph leaves height and width open; they stay open in the new file",
+            PICTURES,
+            Sizes("N|HxW"),
+        ),
+    ] = None
+    mean: Annotated[
+        str | None, Option("mean of each channel (default: ImageNet's)", PICTURES, Text("R,G,B", _three))
+    ] = None
+    std: Annotated[
+        str | None,
+        Option("standard deviation of each channel (default: ImageNet's)", PICTURES, Text("R,G,B", _stds)),
+    ] = None
+    resize_to: Annotated[
+        int | tuple[int, int] | None,
+        Option("what a resized picture covers, before its centre is cut out (default: 256/224 of the size)", PICTURES,
+               Sizes("N|HxW")),
+    ] = None  # fmt: skip
+    fit: Annotated[
+        Fit, Option("crop: cut the centre out; pad: keep all of it on a ground of the mean; squash: change its aspect", PICTURES)
+    ] = "crop"
+    interpolation: Annotated[Literal["bicubic"], Option("the filter that resizes", PICTURES)] = "bicubic"
+    preprocessor: Annotated[
+        str | os.PathLike[str] | None,
+        Option("take all of this from a preprocessor_config.json of transformers", PICTURES, FileName("FILE")),
+    ] = None
+    parity_samples: Annotated[int, Option("number of golden images", CHECKS, Whole("N", 1, 64))] = 4
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        out = self.path
+        if out.suffix in (".engine", ".plan"):
+            raise UsageError(
+                f"--out {out}: an engine from somebody else's ONNX is not supported yet: make X.onnx, and build from that"
+            )
+        if out.suffix != ".onnx" or out.name == ".onnx" or ".." in out.name:
+            raise UsageError(f"--out {out}: must end in .onnx, without two dots in a row")
+        if out.absolute() == Path(self.onnx).absolute():
+            raise UsageError(f"--out {out}: is the file that --onnx reads: name another")
+        if self.itae.attenuation.kind == "none":
+            raise UsageError("--attenuate none changes nothing, and a foreign graph's outputs stay as they are")
+        if self.preprocessor is not None and (self.mean or self.std or self.resize_to or self.fit != "crop"):
+            raise UsageError("--preprocessor contradicts --mean, --std, --resize-to and --fit: drop either")
+        if self.fit != "crop" and self.resize_to is not None:
+            raise UsageError(f"--resize-to is for --fit crop, not for {self.fit}")
+        if self.pooling != "cls" and self.embedding is None:
+            raise UsageError(f"--pooling {self.pooling} makes an embedding of tokens: name them by --embedding NAME")
+
+    @property
+    def path(self) -> Path:
+        """`out` as a path."""
+        return Path(self.out)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the user says how pictures are normalised."""
+        return self.mean is not None or self.std is not None or self.preprocessor is not None
+
+    def preprocessing(self, size: tuple[int, int]) -> Preprocessing:
+        """How a picture becomes the model's input (B, 3, H, W), for the manifest.
+
+        Raises:
+            InputError: the preprocessor's file can't be used.
+        """
+        if self.preprocessor is not None:
+            return _from_file(Path(self.preprocessor), size)
+        cover = self.resize_to
+        if cover is None:
+            cover = tuple((side * 256 * 2 + 224) // (224 * 2) for side in size)  # type: ignore[assignment]  # two
+        mean = MEAN if self.mean is None else _three("--mean", self.mean)
+        std = STD if self.std is None else _stds("--std", self.std)
+        return _preprocessing(size, self.fit, (cover, cover) if isinstance(cover, int) else cover, 1 / 255, mean, std)
+
+    def check_folder(self) -> None:
+        """Refuse before the work what could not be published after it.
+
+        Raises:
+            OutputFileError: the folder is missing or read-only, or a file's place is taken by a folder.
+        """
+        folder = self.path.parent
+        if not folder.is_dir():
+            raise OutputFileError(f"can't write {self.path}: there is no folder {folder}; make it first")
+        for one in (self.path, manifest_path(self.path), parity_path(self.path)):
+            if one.is_dir():
+                raise OutputFileError(f"can't write {one}: it is a folder")
+        if not os.access(folder, os.W_OK):
+            raise OutputFileError(f"can't write {self.path}: the folder {folder} is read-only")
+
+
+def _preprocessing(
+    size: tuple[int, int], fit: Fit, cover: tuple[int, int] | None, scale: float, mean: Three, std: Three
+) -> Preprocessing:
+    if fit == "crop" and cover is not None and any(a < b for a, b in zip(cover, size, strict=True)):
+        raise UsageError(f"--resize-to {cover[0]}x{cover[1]}: does not cover the model's {size[0]}x{size[1]}")
+    return Preprocessing(
+        fit=fit, resize_cover=cover if fit == "crop" else None, crop=size, layout="NCHW", dtype="float32", scale=scale,
+        mean=mean, std=std, normalized_by="caller",
+    )  # fmt: skip
+
+
+def _from_file(path: Path, size: tuple[int, int]) -> Preprocessing:
+    """The preprocessing that a `preprocessor_config.json` of transformers describes.
+
+    Raises:
+        InputError: it can't be read, or describes what the runtime does not do.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        mean, std = (tuple(map(float, found.get(name, usual))) for name, usual in (("image_mean", MEAN), ("image_std", STD)))
+        scale = float(found.get("rescale_factor", 1 / 255)) if found.get("do_rescale", True) else 1.0
+        sides = found.get("size", {})
+        sides = {"shortest_edge": sides} if isinstance(sides, int) else dict(sides)
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is no preprocessor_config.json: {error}") from error
+    if not found.get("do_normalize", True):
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if found.get("resample", BICUBIC) != BICUBIC:
+        raise InputError(
+            f"{path}: resizes by Pillow's filter {found['resample']}, and the runtime by bicubic (3) alone: set \"resample\": 3 "
+            "in a copy, and expect embeddings that differ a little"
+        )
+    if len(mean) != 3 or len(std) != 3 or not all(one > 0 for one in std):
+        raise InputError(f"{path}: image_mean and image_std must be three numbers each")
+    red_green_blue = ((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
+    if "shortest_edge" in sides:
+        edge = int(sides["shortest_edge"])
+        cover = tuple(max(edge, side) for side in size)
+        return _preprocessing(size, "crop", (cover[0], cover[1]), scale, *red_green_blue)
+    return _preprocessing(size, "squash", None, scale, *red_green_blue)
+
