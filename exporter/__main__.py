@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from exporter import export
 from exporter.arguments import parser, remarks, to_spec
 from exporter.calibration.command import main as calibrate
-from exporter.foreign.command import main as take_foreign
 from exporter.foreign.inspection import main as inspect
+from exporter.foreign.onnx_command import main as take_foreign
 from exporter.result import summary
 from exporter.steps import Progress
 from runtime.contract.console import run

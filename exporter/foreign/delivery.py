@@ -131,8 +131,8 @@ def _deliver(spec: ForeignSpec, progress: Progress, work: Path) -> Delivered:
             seal = manifest_path(spec.path)
         else:
             progress.note(
-                "none of the outputs is an embedding (B, C) in float32, so there is no manifest, and `embed` and `verify` "
-                "can't use the file: --embedding NAME adds one"
+                "none of the outputs is an embedding (B, C) in float32, so there is no manifest, and `embed` and "
+                "`verify` can't use the file: --embedding NAME adds one"
             )
         obsolete = [f"{spec.path.name}.data"] if data is None else []
         publish_sets([FileSet(seal, sources, obsolete)], work)
@@ -149,10 +149,10 @@ def _say(found: Survey, prefix: int, spec: ForeignSpec, progress: Progress) -> N
     """Show what was inferred, so that the user can contradict."""
     last = found.backbone[-1]
     grid = f"a grid of {found.grid[0]}x{found.grid[1]} patches" if found.grid else "patches"
-    told = "as told" if spec.prefix_tokens is not None else "as the graph shows"
+    who = "as you say" if spec.prefix_tokens is not None else "as the graph shows"
     progress.note(
-        f"{len(found.backbone)} layers of {last.heads} heads of {last.head_dim}; {prefix} tokens ({told}), then {grid}; "
-        f"{last.site.form}"
+        f"{len(found.backbone)} layers of {last.heads} heads of {last.head_dim}; tokens before the patches: {prefix} "
+        f"({who}), then {grid}; {last.site.form}"
     )
     if not spec.is_told:
         progress.note(
@@ -165,8 +165,6 @@ def _say(found: Survey, prefix: int, spec: ForeignSpec, progress: Progress) -> N
     if found.found.near_misses:
         near = found.found.near_misses[0]
         progress.note(f"no layer, but near to one: {near.node}: {near.reason}")
-    if any("Rotary" in one.site.form for one in found.backbone):
-        progress.note("queries and keys are taken after their rotation")
 
 
 def _embedding(found: Survey) -> str | None:
@@ -202,7 +200,8 @@ def _with_embedding(found: Survey, probe: Probe, spec: ForeignSpec, prefix: int)
     dtype = probe.dtypes([name])[name]
     if len(shape) not in (2, 3) or shape[0] != found.batch or dtype.kind != "f":
         raise UsageError(
-            f"--embedding {name}: is {dtype} {list(shape)}, where (B, C) or tokens (B, N, C) in floating point are needed"
+            f"--embedding {name}: is {dtype} {list(shape)}, where (B, C) or tokens (B, N, C) in floating point are "
+            "needed"
         )
     if len(shape) == 3 and spec.pooling != "mean" and prefix == 0:
         raise UsageError(f"--embedding {name}: the model has no CLS token: say --pooling mean")
@@ -345,7 +344,7 @@ def _described(
         ),
         foreign=Foreign(
             file=file.path.name, sha256=file.sha256, producer=file.producer, opset=file.opset,
-            form=found.backbone[-1].site.form, prefix=prefix, grid=found.grid, told=_told(spec), outputs=tuple(
+            form=found.backbone[-1].site.form, prefix=prefix, grid=found.grid, given=_given(spec), outputs=tuple(
                 one.name for one in found.outputs
             ),
         ),
@@ -361,7 +360,7 @@ def _is_pooled(spec: ForeignSpec, found: Survey) -> bool:
     return any(node.name.startswith("itae/embedding/") for node in found.file.model.graph.node) and bool(spec.embedding)
 
 
-def _told(spec: ForeignSpec) -> tuple[str, ...]:
+def _given(spec: ForeignSpec) -> tuple[str, ...]:
     """The facts that the user said, by the names of the options."""
     options = ("prefix_tokens", "image_size", "embedding", "mean", "std", "resize_to", "preprocessor")
     return tuple(name for name in options if getattr(spec, name) is not None)
@@ -395,17 +394,18 @@ def summary(result: Delivered) -> list[str]:
     last, found = result.found.backbone[-1], result.found
     method = "" if result.manifest is None else f"  embed    uses the output {_used(result.manifest)}"
     lines = [
-        f"{result.path}: {result.path.stat().st_size / 1e6:.1f} MB, from {found.file.path.name} by {found.file.producer}",
-        f"  model    {len(found.backbone)} layers, {last.heads} heads of {last.head_dim}, {result.prefix} tokens before the "
-        f"patches",
+        f"{result.path}: {result.path.stat().st_size / 1e6:.1f} MB, from {found.file.path.name} "
+        f"by {found.file.producer}",
+        f"  model    {len(found.backbone)} layers, {last.heads} heads of {last.head_dim}, tokens before the patches: "
+        f"{result.prefix}",
         *(f"  output   {one.name} {one.dtype} ({', '.join(map(str, one.shape))})" for one in found.outputs),
         *([method] if method else []),
     ]
-    for one in result.proofs:
-        lines.append(
-            f"  proof    {one.threshold}: {one.flagged} of {one.patches} patches flagged; within {one.max_abs:.2g} of the "
-            f"untouched graph with ITAE in numpy, limit {one.limit:g}; ITAE moves outputs by up to {one.effect:.2g}"
-        )
+    lines += [
+        f"  proof    {one.threshold}: {one.flagged} of {one.patches} patches flagged; within {one.max_abs:.2g} of the "
+        f"untouched graph with ITAE in numpy, limit {one.limit:g}; ITAE moves outputs by up to {one.effect:.2g}"
+        for one in result.proofs
+    ]
     lines.append(f"  seconds  {', '.join(f'{name} {s:.1f}' for name, s in result.seconds.items())}")
     return lines
 

@@ -46,7 +46,7 @@ def operate(one: Survey, probe: Probe, itae: ItaeConfig, prefix: int) -> onnx.Mo
 
 
 def source_of(one: Measured, itae: ItaeConfig) -> tuple[gs.Tensor, str, float] | None:
-    """The tensor whose norms are compared, its layout, and the factor in it; None where no norm is looked at.
+    """The tensor whose norms are compared, its layout, and the factor in it; None if no norm is looked at.
 
     Raises:
         SurgeryError: the graph shows no such tensor.
@@ -56,8 +56,8 @@ def source_of(one: Measured, itae: ItaeConfig) -> tuple[gs.Tensor, str, float] |
     if itae.source == "residual":
         if one.residual is None or not one.residual_layout:
             raise SurgeryError(
-                f"{one.site.name!r}: the tokens that enter its block were not found ({one.residual_miss}): use --source "
-                "key, query or value"
+                f"{one.site.name!r}: the tokens that enter its block were not found ({one.residual_miss}): use "
+                "--source key, query or value"
             )
         return gs.Variable(one.residual), one.residual_layout, 1.0
     tensor, layout, scale = {
@@ -68,9 +68,7 @@ def source_of(one: Measured, itae: ItaeConfig) -> tuple[gs.Tensor, str, float] |
     return tensor, layout, scale
 
 
-def _places(
-    one: Survey, probe: Probe, graph: gs.Graph, itae: ItaeConfig, prefix: int
-) -> list[Place]:
+def _places(one: Survey, probe: Probe, graph: gs.Graph, itae: ItaeConfig, prefix: int) -> list[Place]:
     """The attentions of the backbone in `graph`, their tensors with dtypes and shapes."""
     layers = itae.layer_indices(len(one.backbone))
     tokens = SHARED if one.is_dynamic else one.backbone[0].tokens
@@ -117,9 +115,7 @@ def _softmax(one: Measured) -> str:
     return str(one.site.softmax.outputs[0].name)
 
 
-def _written(
-    file: OnnxFile, graph: gs.Graph, places: Sequence[Place], itae: ItaeConfig
-) -> onnx.ModelProto:
+def _written(file: OnnxFile, graph: gs.Graph, places: Sequence[Place], itae: ItaeConfig) -> onnx.ModelProto:
     """The file's own model with the nodes that were added, each before the softmax that needs it."""
     model = onnx.ModelProto()
     model.CopyFrom(file.model)

@@ -101,9 +101,7 @@ def replicate(one: Survey, probe: Probe, itae: ItaeConfig | None, prefix: int, f
     return Replica(outputs, flags, distance, norm, error)
 
 
-def _norms(
-    measured: Measured, probe: Probe, itae: ItaeConfig, prefix: int, feeds: Arrays, given: Arrays
-) -> Float64:
+def _norms(measured: Measured, probe: Probe, itae: ItaeConfig, prefix: int, feeds: Arrays, given: Arrays) -> Float64:
     """Norms of the patches, (B, P), in the graph as it has come so far."""
     found = source_of(measured, itae)
     if found is None:
@@ -182,7 +180,7 @@ def _as_layout(by_head: Float64, measured: Measured, own: Array) -> Float64:
 
 
 def images_for(one: Survey, index: int, size: tuple[int, int], batch: int) -> Array:
-    """Seeded pictures (B, 3, H, W), as a normalised model sees them: quiet, with some loud places, or waves, or noise."""
+    """Seeded pictures (B, 3, H, W) as a normalised model sees them: quiet with some loud places, or waves, or noise."""
     rng = np.random.default_rng([20_241_204, index])
     pictures = rng.standard_normal((batch, 3, *size))
     rows, columns = one.grid or (4, 4)
@@ -210,7 +208,7 @@ def prove(
     samples: int,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[Proof], Arrays, Replica]:
-    """Compare the operated graph with the replica: as exported; with a threshold that flags some; and with none flagged.
+    """Compare the operated graph with the replica: as exported; with a threshold that flags some; with none flagged.
 
     Args:
         one: the survey of the untouched graph.
@@ -240,8 +238,8 @@ def prove(
         own = replicate(one, probe, itae, prefix, feeds)
         if own.error > LIMITS[precision]:
             raise ParityError(
-                f"numpy's attention from the queries, keys and values of {one.backbone[-1].site.name!r} differs from the "
-                f"graph's own by {own.error:.3g}: the form was misread, please report it"
+                f"numpy's attention from the queries, keys and values of {one.backbone[-1].site.name!r} differs from "
+                f"the graph's own by {own.error:.3g}: the form was misread, please report it"
             )
         if clear is None and own.distance.min() > MARGINS[precision]:
             clear = feeds, own
@@ -318,9 +316,7 @@ def _scores(norm: Float64, itae: ItaeConfig, *, high_side: bool) -> Float64:
     return np.abs(z) if itae.side == "both" else z if high_side else -z
 
 
-def _compare(
-    one: Survey, replica: Replica, got: Arrays, itae: ItaeConfig, plain: Arrays, precision: str
-) -> Proof:
+def _compare(one: Survey, replica: Replica, got: Arrays, itae: ItaeConfig, plain: Arrays, precision: str) -> Proof:
     """One comparison.
 
     Raises:
@@ -345,8 +341,8 @@ def _compare(
     limit = LIMITS[precision]
     if not worst <= limit:
         raise ParityError(
-            f"the operated graph disagrees with the untouched one and ITAE in numpy at --threshold {itae.threshold}: by "
-            f"{worst:.3g} of the largest number, limit {limit:g}"
+            f"the operated graph disagrees with the untouched one and ITAE in numpy at --threshold {itae.threshold}: "
+            f"by {worst:.3g} of the largest number, limit {limit:g}"
         )
     smallest = replica.distance.min(axis=(1, 2)) if replica.distance.size else np.zeros(0)
     return Proof(

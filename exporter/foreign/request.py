@@ -62,8 +62,8 @@ class ForeignSpec:
     embedding: Annotated[
         str | None,
         Option(
-            "a tensor of the graph, by its name, to become the output `embedding`: (B, C), or tokens (B, N, C), which are "
-            "pooled; without it the outputs stay as they are",
+            "a tensor of the graph, by its name, to become the output `embedding`: (B, C), or tokens (B, N, C), which "
+            "are pooled; without it the outputs stay as they are",
             WHAT,
             Text("NAME"),
         ),
@@ -74,7 +74,9 @@ class ForeignSpec:
     ] = "cls"
     prefix_tokens: Annotated[
         int | None,
-        Option("number of tokens before the patches: CLS, registers (default: as the graph shows)", WHAT, Whole("K", 0)),
+        Option(
+            "number of tokens before the patches: CLS, registers (default: as the graph shows)", WHAT, Whole("K", 0)
+        ),
     ] = None
     image_size: Annotated[
         int | tuple[int, int] | None,
@@ -97,7 +99,10 @@ class ForeignSpec:
                Sizes("N|HxW")),
     ] = None  # fmt: skip
     fit: Annotated[
-        Fit, Option("crop: cut the centre out; pad: keep all of it on a ground of the mean; squash: change its aspect", PICTURES)
+        Fit,
+        Option(
+            "crop: cut the centre out; pad: keep all of it on a ground of the mean; squash: change its aspect", PICTURES
+        ),
     ] = "crop"
     interpolation: Annotated[Literal["bicubic"], Option("the filter that resizes", PICTURES)] = "bicubic"
     preprocessor: Annotated[
@@ -111,7 +116,8 @@ class ForeignSpec:
         out = self.path
         if out.suffix in (".engine", ".plan"):
             raise UsageError(
-                f"--out {out}: an engine from somebody else's ONNX is not supported yet: make X.onnx, and build from that"
+                f"--out {out}: an engine from somebody else's ONNX is not supported yet: make X.onnx, and build from "
+                "that"
             )
         if out.suffix != ".onnx" or out.name == ".onnx" or ".." in out.name:
             raise UsageError(f"--out {out}: must end in .onnx, without two dots in a row")
@@ -186,7 +192,9 @@ def _from_file(path: Path, size: tuple[int, int]) -> Preprocessing:
     """
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())
-        mean, std = (tuple(map(float, found.get(name, usual))) for name, usual in (("image_mean", MEAN), ("image_std", STD)))
+        mean, std = (
+            tuple(map(float, found.get(name, usual))) for name, usual in (("image_mean", MEAN), ("image_std", STD))
+        )
         scale = float(found.get("rescale_factor", 1 / 255)) if found.get("do_rescale", True) else 1.0
         sides = found.get("size", {})
         sides = {"shortest_edge": sides} if isinstance(sides, int) else dict(sides)
@@ -198,8 +206,8 @@ def _from_file(path: Path, size: tuple[int, int]) -> Preprocessing:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if found.get("resample", BICUBIC) != BICUBIC:
         raise InputError(
-            f"{path}: resizes by Pillow's filter {found['resample']}, and the runtime by bicubic (3) alone: set \"resample\": 3 "
-            "in a copy, and expect embeddings that differ a little"
+            f"{path}: resizes by Pillow's filter {found['resample']}, and the runtime by bicubic (3) alone: set "
+            "resample to 3 in a copy, and expect embeddings that differ a little"
         )
     if len(mean) != 3 or len(std) != 3 or not all(one > 0 for one in std):
         raise InputError(f"{path}: image_mean and image_std must be three numbers each")
@@ -209,4 +217,3 @@ def _from_file(path: Path, size: tuple[int, int]) -> Preprocessing:
         cover = tuple(max(edge, side) for side in size)
         return _preprocessing(size, "crop", (cover[0], cover[1]), scale, *red_green_blue)
     return _preprocessing(size, "squash", None, scale, *red_green_blue)
-

@@ -31,6 +31,7 @@ HIDDEN = -1e4
 FLOATS = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.DOUBLE: "float64"}
 _MAPS = ("Conv", "MaxPool", "AveragePool")
 """Operators whose results lie over the picture, (B, C, rows, columns); the last before the tokens shows the patches."""
+_RANDOM = ("RandomUniform", "RandomUniformLike", "RandomNormal", "RandomNormalLike", "Bernoulli", "Multinomial")
 _EQUATION = re.compile(r"([a-zA-Z]+),([a-zA-Z]+)->([a-zA-Z]+)")
 
 
@@ -153,6 +154,8 @@ def refusal(one: Survey, prefix: int | None = None) -> str | None:
             return f"{looked}; the nearest miss, after {near.depth} matching nodes at {near.node}: {near.reason}"
         is_cnn = " (is it a convolutional network?)" if convolutions > softmax else ""
         return f"{looked} among {len(one.graph.nodes)} nodes with {softmax} Softmax and {convolutions} Conv{is_cnn}"
+    if (drawn := next((node for node in one.graph.nodes if node.op in _RANDOM), None)) is not None:
+        return f"{drawn.op} {drawn.name!r} draws random numbers, as in training: export the model in eval mode"
     if one.picture is None:
         names = ", ".join(f"{tensor.name} {tensor.dtype}" for tensor in one.inputs)
         return f"no input takes pictures (B, 3, H, W) in floating point: it takes {names}; is it a model of text?"
@@ -226,9 +229,7 @@ def _measured(start: Survey, probe: Probe, image_size: tuple[int, int] | None) -
             trouble = str(error)
             continue
         batch = len(feeds[start.picture.name])
-        sites = tuple(
-            _with_residual(_site(one, batch, shapes, known), batch, shapes) for one in start.found.sites
-        )
+        sites = tuple(_with_residual(_site(one, batch, shapes, known), batch, shapes) for one in start.found.sites)
         whole = Counter((one.heads, one.tokens, one.width) for one in sites if one.kind == "self")
         usual = max(whole, key=lambda key: whole[key], default=None)
         backbone = tuple(one for one in sites if one.kind == "self" and (one.heads, one.tokens, one.width) == usual)
@@ -332,7 +333,8 @@ def _site(site: Site, batch: int, shapes: dict[str, tuple[int, ...]], known: Arr
     kind = _kind(site, mask, is_square=sizes["nq"] == sizes["nk"])
     return replace(
         found, kind=kind, heads=heads, head_dim=sizes["d"], queries=sizes["nq"], tokens=sizes["nk"], scale=whole,
-        key_scale=key_scale or 1.0, query_scale=query_scale or 1.0, mask=mask, layouts=layouts, width=heads * value_dim, logits_rank=len(shape(site.logits)),
+        key_scale=key_scale or 1.0, query_scale=query_scale or 1.0, mask=mask, layouts=layouts, width=heads * value_dim,
+        logits_rank=len(shape(site.logits)),
     )  # fmt: skip
 
 

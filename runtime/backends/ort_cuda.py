@@ -65,7 +65,14 @@ class OrtProgram:
         for tensor in (self._manifest.input, *self._manifest.outputs):
             bind = binding.bind_input if tensor is self._manifest.input else binding.bind_output
             shape = (samples, *image_shape(tensor))
-            bind(tensor.in_file or tensor.name, "cuda", self._device, np.dtype(tensor.dtype).type, shape, addresses[tensor.name])
+            bind(
+                tensor.in_file or tensor.name,
+                "cuda",
+                self._device,
+                np.dtype(tensor.dtype).type,
+                shape,
+                addresses[tensor.name],
+            )
         session.run_with_iobinding(binding, self._run_options)
 
     def close(self) -> None:

@@ -334,7 +334,7 @@ class Foreign(_Record):
     """Number of tokens before the patches."""
     grid: tuple[int, int] | None
     """Rows and columns of patches; null if the graph does not show them."""
-    told: tuple[str, ...]
+    given: tuple[str, ...]
     """The facts that the user said, by the names of the options."""
     outputs: tuple[str, ...]
     """All outputs of the model's file, in its order; `Manifest.outputs` has those that the runtime uses."""

@@ -6,7 +6,6 @@ Shares nothing with the ONNX form but the options. Source: exporter/ITAE.md 1 an
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,12 +61,14 @@ def attenuate(logits: Float64, artifact: Flags, prefix: int, itae: ItaeConfig) -
         if not flags.any() or flags.all() or how.kind == "none":
             continue
         patches = logits[image, :, :, prefix:]
-        instead: Any = {
-            "min": lambda patches=patches: patches.min(axis=-1, keepdims=True),
-            "mean": lambda patches=patches, flags=flags: patches[..., ~flags].mean(axis=-1, keepdims=True),
-            "mask": lambda: -np.inf,
-            "scale": lambda patches=patches, flags=flags: patches[..., flags] + math.log(how.number),
-        }[how.kind]()
+        if how.kind == "min":
+            instead = patches.min(axis=-1, keepdims=True)
+        elif how.kind == "mean":
+            instead = patches[..., ~flags].mean(axis=-1, keepdims=True)
+        elif how.kind == "mask":
+            instead = np.full_like(patches[..., :1], -np.inf)
+        else:
+            instead = patches[..., flags] + math.log(how.number)
         changed[image][..., prefix + np.flatnonzero(flags)] = instead
     return changed
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,12 +46,10 @@ class Place:
     """Reads logits (B, H, N, N) or (B·H, N, N)."""
     heads: int
     vectors: Vectors | None
-    """None where no norm is looked at."""
+    """None if no norm is looked at."""
 
 
-def inject_anywhere(
-    graph: gs.Graph, places: Sequence[Place], itae: ItaeConfig, prefix: int, tokens: int | str
-) -> None:
+def inject_anywhere(graph: gs.Graph, places: Sequence[Place], itae: ItaeConfig, prefix: int, tokens: int | str) -> None:
     """Find artifacts and attenuate their logits in the chosen layers. Source: exporter/ITAE.md 1 to 3.
 
     Args:
@@ -183,7 +182,7 @@ def _flagged(edit: Editor, norm: gs.Tensor, itae: ItaeConfig, batch: int | str) 
 
 def _median(edit: Editor, values: gs.Tensor, name: str, batch: int | str) -> gs.Tensor:
     """Median of (B, P): (B, 1); of an even P the mean of the two middle ones."""
-    integer = {"dtype": np.int64, "shape": (1,)}
+    integer: dict[str, Any] = {"dtype": np.int64, "shape": (1,)}
     sizes = edit.node("Shape", [values], f"{name}_sizes", dtype=np.int64, shape=(2,))
     bounds = [np.array([value], np.int64) for value in (1, 2, 0)]
     count = edit.node("Slice", [sizes, *bounds], f"{name}_count", **integer)

@@ -16,8 +16,8 @@ from runtime.contract.console import Parser, add_threads, run
 from runtime.contract.machine import limited_threads
 
 EPILOG = """\
-The new file takes and gives what the old one does, by the same names, in the same order and types; only what the softmax
-of the chosen layers reads is changed. It is compared with the old one and ITAE in numpy, on every export.
+The new file takes and gives what the old one does, by the same names, in the same order and types; only what the
+softmax of the chosen layers reads is changed. It is compared with the old one and ITAE in numpy, on every export.
 `python -m exporter inspect FOREIGN.onnx` shows what is in a file, and why it would be refused.
 """
 

@@ -1,0 +1,212 @@
+"""ITAE put into real exports: what stays, what changes, and against what it is held."""
+
+import json
+
+import foreign_models
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from exporter.__main__ import main
+from exporter.foreign import replica
+from exporter.methods.itae import reference
+from exporter.methods.itae.options import ItaeConfig
+from runtime.__main__ import main as run_main
+
+ATOL = 1e-4
+FORMS = [
+    ("dinov2", "sdpa", "ts14"),
+    ("registers", "sdpa", "dynamo20"),
+    ("dinov3", "eager", "ts17"),
+    ("deit", "eager", "ts11"),
+    ("beit", "eager", "ts17"),
+    ("clip", "sdpa", "dynamo18"),
+    ("siglip", "eager", "ts17"),
+]
+
+
+def put_in(source, out, *options):
+    return main(["--onnx", str(source), "--out", str(out), "--quiet", *options])
+
+
+def session(path, *, optimize=False):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def results(path, images, **options):
+    one = session(path, **options)
+    return one.run(None, {one.get_inputs()[0].name: images})
+
+
+def images(seed, batch=3):
+    """Pictures of which some places are loud, so that norms differ."""
+    rng = np.random.default_rng(seed)
+    found = rng.standard_normal((batch, 3, 64, 64)).astype(np.float32) * 0.05
+    found[:, :, :16, 16:32] *= 40
+    found[0, :, 48:, 48:] *= 30
+    return found
+
+
+@pytest.mark.parametrize("form", FORMS, ids="-".join)
+def test_a_real_export_with_itae_is_proven_and_keeps_what_it_was(form, exported, tmp_path, capsys):
+    source, out = exported(*form), tmp_path / "x.onnx"
+    assert put_in(source, out) == 0
+    before, after = onnx.load(source).graph, onnx.load(out).graph
+    assert list(after.input) == list(before.input)
+    assert list(after.output) == list(before.output)
+    assert len(after.node) > len(before.node)
+    changed = [old.output[0] for old in before.node if old not in after.node]
+    assert len(changed) == 1  # the softmax of the last layer
+    manifest = json.loads((tmp_path / "x.onnx.json").read_text())
+    assert manifest["foreign"]["file"] == source.name
+    assert manifest["options"]["method"]["layers"] == [2]
+    assert manifest["outputs"][0]["in_file"] == "pooler_output"
+    checks = manifest["parity"]["checks"]
+    assert any(0 < one["flagged"] < one["patches"] and one["effect"] > 1e-3 for one in checks)
+    assert all(one["max_abs"] < ATOL for one in checks)
+    assert run_main(["verify", str(out)]) == 0
+
+
+@pytest.mark.parametrize("attenuate", ["min", "mask", "mean", "scale:0.2"])
+@pytest.mark.parametrize(
+    ("threshold", "options"),
+    [
+        ("ratio:1.3", {"layers": "all"}),
+        ("mad:1", {"source": "key", "side": "both"}),
+        ("zscore:1", {"source": "query", "side": "low", "layers": "1,2", "detect_layer": 0}),
+        ("absolute:4", {"source": "value", "side": "low"}),
+        ("positions:0,5-7", {}),
+    ],
+    ids=lambda one: one if isinstance(one, str) else None,
+)
+def test_the_graph_gives_what_eager_pytorch_gives(threshold, options, attenuate, exported, tmp_path):
+    """Against the eager reference of our own exports, which shares nothing with the proof in numpy."""
+    itae = ItaeConfig(threshold=threshold, attenuate=attenuate, **options)
+    source, out = exported("dinov2", "eager", "ts14"), tmp_path / "x.onnx"
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    assert put_in(source, out, f"--threshold={threshold}", f"--attenuate={attenuate}", *flags) == 0
+    model = foreign_models.model_of("dinov2", "eager")
+    pictures = images(7)
+    want = reference.embed(model, torch.from_numpy(pictures), itae)
+    model.set_attn_implementation("eager")
+    assert want.is_mixed.any()
+    got = results(out, pictures)[1]
+    np.testing.assert_allclose(got, want.embedding.numpy(), rtol=0, atol=ATOL)
+    assert np.abs(got - results(source, pictures)[1]).max() > 10 * ATOL
+
+
+@pytest.mark.parametrize("optimize", [False, True])
+@pytest.mark.parametrize("form", FORMS[:3], ids="-".join)
+def test_plain_in_is_plain_out_bit_for_bit(form, optimize, exported, tmp_path):
+    source, out = exported(*form), tmp_path / "x.onnx"
+    assert put_in(source, out, "--threshold", "absolute:1e30", "--side", "high", "--layers", "all") == 0
+    for want, got in zip(*(results(one, images(3), optimize=optimize) for one in (source, out)), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_a_wrong_attenuation_would_be_refused(exported, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(replica.in_numpy, "attenuate", lambda logits, *_: logits)
+    out = tmp_path / "x.onnx"
+    assert put_in(exported("dinov2", "sdpa", "ts14"), out) == 1
+    assert "disagrees with the untouched one" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_misread_scale_would_be_refused(exported, tmp_path, monkeypatch, capsys):
+    attend = replica.in_numpy.attend
+    monkeypatch.setattr(replica.in_numpy, "attend", lambda logits, value: attend(logits * 1.1, value))
+    assert put_in(exported("dinov2", "sdpa", "ts14"), tmp_path / "x.onnx") == 1
+    assert "the form was misread" in capsys.readouterr().err
+
+
+def test_pictures_are_embedded(exported, tmp_path):
+    out, folder = tmp_path / "x.onnx", tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(3):
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (80, 90, 3), np.uint8)).save(
+            folder / f"{number}.png"
+        )
+    assert put_in(exported("dinov2", "sdpa", "ts14"), out, "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5") == 0
+    assert run_main(["embed", str(out), str(folder), "--out", str(tmp_path / "e.npy"), "--quiet"]) == 0
+    assert np.load(tmp_path / "e.npy").shape == (3, 32)
+
+
+def test_tokens_become_an_embedding_where_they_are_named(exported, tmp_path):
+    source = exported("dinov2", "sdpa", "ts14")
+    pictures = images(5)
+    for pooling in ("cls", "mean", "cls+mean"):
+        out = tmp_path / f"{pooling}.onnx"
+        assert put_in(source, out, "--embedding", "last_hidden_state", "--pooling", pooling) == 0
+        tokens, _, embedding = results(out, pictures)
+        parts = {"cls": tokens[:, 0], "mean": tokens[:, 1:].mean(axis=1)}
+        np.testing.assert_allclose(embedding, np.concatenate([parts[one] for one in pooling.split("+")], 1), atol=1e-5)
+        assert [one.name for one in session(out).get_outputs()] == ["last_hidden_state", "pooler_output", "embedding"]
+        assert run_main(["verify", str(out)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--embedding", "nothing"], "no node of the graph gives it"),
+        (["--layers", "7"], "no layer 7"),
+        (["--prefix-tokens", "17"], "--prefix-tokens K"),
+        (["--image-size", "32"], "takes 64x64 alone"),
+        (["--threshold", "positions:99"], "patches 0 to 15"),
+        (["--attenuate", "none"], "changes nothing"),
+        (["--resize-to", "32"], "does not cover"),
+        (["--mean", "1,2"], "three numbers"),
+        (["--preprocessor", "none.json"], "can't read"),
+        (["--size", "vits14"], "unrecognized"),
+    ],
+    ids=lambda one: one[0] if isinstance(one, list) else None,
+)
+def test_what_can_not_be_is_refused_in_one_line_and_nothing_is_written(options, said, exported, tmp_path, capsys):
+    assert put_in(exported("dinov2", "sdpa", "ts14"), tmp_path / "x.onnx", *options) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_models_are_refused_and_nothing_is_written(exported, tmp_path, capsys):
+    assert put_in(exported("swin", "eager", "ts17"), tmp_path / "x.onnx") == 2
+    assert "windowed attention" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_has_itae_already_is_refused(exported, tmp_path, capsys):
+    assert put_in(exported("dinov2", "sdpa", "ts14"), tmp_path / "x.onnx") == 0
+    assert put_in(tmp_path / "x.onnx", tmp_path / "y.onnx") == 2
+    assert "has ITAE in it already" in capsys.readouterr().err
+
+
+def test_the_preprocessors_file_says_how_pictures_are_brought_to_size(exported, tmp_path):
+    told = tmp_path / "preprocessor_config.json"
+    told.write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "size": {"height": 64, "width": 64}}))
+    assert put_in(exported("vit", "sdpa", "ts17"), tmp_path / "x.onnx", "--preprocessor", str(told)) == 0
+    how = json.loads((tmp_path / "x.onnx.json").read_text())["preprocessing"]
+    assert (how["fit"], how["mean"], how["std"], how["resize_cover"]) == ("squash", [0.5] * 3, [0.25] * 3, None)
+
+
+def test_external_data_goes_along(exported, tmp_path):
+    source = tmp_path / "theirs.onnx"
+    onnx.save(
+        onnx.load(exported("dinov2", "sdpa", "ts14")),
+        source,
+        save_as_external_data=True,
+        location="w.bin",
+        size_threshold=0,
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    assert put_in(source, out / "x.onnx") == 0
+    assert {one.name for one in out.iterdir()} == {"x.onnx", "x.onnx.data", "x.onnx.json", "x.onnx.parity.npz"}
+    assert run_main(["verify", str(out / "x.onnx")]) == 0
+    pictures = images(1)
+    assert np.abs(results(out / "x.onnx", pictures)[0]).max() > 0
