@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 import runtime.__main__  # noqa: E402
 from exporter import arguments  # noqa: E402
 from exporter.calibration import command as calibrate  # noqa: E402
+from exporter.foreign import inspection, onnx_command  # noqa: E402
 
 PAGES = (ROOT / "exporter/README.md", ROOT / "runtime/README.md")
 BLOCK = re.compile(r"(<!-- options: (\w+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
@@ -26,10 +27,16 @@ STATED = re.compile(r"(?:^|\s*\()default: ([^()]*(?:\([^()]*\))?[^()]*?)\)?$")
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
-    """The parsers of `exporter` and `exporter calibrate` and those of the runtime's subcommands, by their names."""
+    """The parsers of the exporter's commands and those of the runtime's subcommands, by their names."""
     top = runtime.__main__.parser()
     (commands,) = [action for action in top._actions if isinstance(action, argparse._SubParsersAction)]
-    return {"exporter": arguments.parser(), "calibrate": calibrate.parser(), **commands.choices}
+    of_exporter = {
+        "exporter": arguments.parser(),
+        "calibrate": calibrate.parser(),
+        "inspect": inspection.parser(),
+        "onnx": onnx_command.parser(),
+    }
+    return {**of_exporter, **commands.choices}
 
 
 def options(parser: argparse.ArgumentParser) -> set[str]:

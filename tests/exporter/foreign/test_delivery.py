@@ -6,6 +6,7 @@ import foreign_models
 import numpy as np
 import onnx
 import onnxruntime
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -135,8 +136,9 @@ def test_pictures_are_embedded(exported, tmp_path):
             folder / f"{number}.png"
         )
     assert put_in(exported("dinov2", "sdpa", "ts14"), out, "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5") == 0
-    assert run_main(["embed", str(out), str(folder), "--out", str(tmp_path / "e.npy")]) == 0
-    assert np.load(tmp_path / "e.npy").shape == (3, 32)
+    assert run_main(["embed", str(out), str(folder), "--out", str(tmp_path / "vectors")]) == 0
+    table = pyarrow.parquet.read_table(tmp_path / "vectors")
+    assert (table.num_rows, table.schema.field("embedding").type.list_size) == (3, 32)
 
 
 def test_tokens_become_an_embedding_where_they_are_named(exported, tmp_path):
