@@ -245,16 +245,17 @@ class GpuSession:
 
     def _finish(self, slot: Slot, *, finite: bool) -> Arrays:
         """Wait for a batch, and give what came out."""
-        with translated(failed(self._name, slot.samples)), self._gpu.current():
+        samples = slot.samples  # once it is given back, another thread's batch may be in the slot
+        with translated(failed(self._name, samples)), self._gpu.current():
             try:
                 self._gpu.wait(slot.done)
                 # Copies: the next batch overwrites the slot.
-                results = {name: slot.tensors[name].array(slot.samples).copy() for name in slot.names}
+                results = {name: slot.tensors[name].array(samples).copy() for name in slot.names}
             except BaseException:
                 self._settle(slot)
                 raise
             self._give(slot)
-        check_outputs(self._manifest, slot.samples, results, finite=finite)
+        check_outputs(self._manifest, samples, results, finite=finite)
         return results
 
     def _take(self, samples: int) -> Slot:

@@ -149,6 +149,22 @@ def test_threads_share_a_session_and_keep_their_results_apart(make) -> None:
     assert made.gpu.held == 0
 
 
+def test_a_slot_that_another_thread_takes_at_once_does_no_harm(make, monkeypatch) -> None:
+    made = make()
+    batch = images(4)
+    expected = made.compute(batch)
+    give = made.session._give
+
+    def give_and_lose(slot) -> None:
+        give(slot)
+        slot.samples, slot.names = 6, ()  # as the next thread's `_start` does
+
+    monkeypatch.setattr(made.session, "_give", give_and_lose)
+    assert_same(made.session.run(batch), expected)
+    (got,) = made.session.stream([batch])
+    assert_same(got, expected)
+
+
 def test_a_thread_that_closes_leaves_the_others_their_results_or_a_clear_no(make) -> None:
     made = make()
     batch = images(4)
