@@ -13,14 +13,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from exporter.foreign import replica
 from exporter.foreign.onnx_file import OnnxFile, open_onnx
 from exporter.foreign.operation import operate, save
 from exporter.foreign.probe import Arrays, Probe, open_session
-from exporter.foreign.replica import Proof, Replica, prove
+from exporter.foreign.replica import Proof
 from exporter.foreign.request import ForeignSpec
-from exporter.foreign.survey import Survey, refusal, survey
+from exporter.foreign.survey import Measured, Survey, feeds_for, refusal, survey
 from exporter.methods.itae.options import ItaeConfig
 from exporter.steps import Progress
+from exporter.surgery.write_out import Known, write_out
 from runtime.contract.atomic import cannot_write, work_folder
 from runtime.contract.comparison import LIMITS
 from runtime.contract.errors import CheckError, InputError, SurgeryError, UsageError, one_line
@@ -80,6 +82,8 @@ def _deliver(spec: ForeignSpec, progress: Progress, work: Path) -> Delivered:
     size = (spec.image_size, spec.image_size) if isinstance(spec.image_size, int) else spec.image_size
     with progress.step("survey", f"{spec.onnx}: what is in it"):
         file = open_onnx(Path(spec.onnx))
+        if spec.fix_input:
+            file = dataclasses.replace(file, model=_with_fixed(file.model, spec.fix_input))
         found, probe = _survey(file, work / "probe", size)
         if (why := refusal(found, spec.prefix_tokens)) is not None:
             raise SurgeryError(f"{file.path}: {why}")
@@ -95,6 +99,14 @@ def _deliver(spec: ForeignSpec, progress: Progress, work: Path) -> Delivered:
         file = dataclasses.replace(file, model=_with_embedding(found, probe, spec, prefix))
         found, probe = _survey(file, work / "with_embedding", found.image_size)
     embedding = _embedding(found)
+    untouched = probe
+    if written := _fused_layers(found, spec.itae):
+        file = dataclasses.replace(file, model=_written_out(found, probe, written))
+        found, probe = _survey(file, work / "written_out", found.image_size)
+        progress.note(
+            f"{len(written)} attentions are one operator, and are written out, so that ITAE can go into them: rounding "
+            "differs"
+        )
     with progress.step("surgery", f"ITAE in {len(spec.itae.layer_indices(len(found.backbone)))} of the layers"):
         model = operate(found, probe, spec.itae, prefix)
         target = work / "model.onnx"
@@ -114,9 +126,12 @@ def _deliver(spec: ForeignSpec, progress: Progress, work: Path) -> Delivered:
         return dict(zip(names, session.run(names, feeds), strict=True))
 
     with progress.step("proof", "ONNX Runtime against the untouched graph with ITAE in numpy, float64"):
-        proofs, feeds, replica = prove(
+        proofs, feeds, golden = replica.prove(
             found, probe, spec.itae, prefix, run_operated, spec.parity_samples, progress.detail
         )
+        if probe is not untouched:
+            names = [tensor.name for tensor in found.outputs]
+            replica.check_close(untouched.run(feeds, names), probe.run(feeds, names), found)
     if all(one.effect < 1e-3 for one in proofs):
         progress.note("ITAE changes next to nothing on the golden samples, so what it does was hardly checked")
     with progress.step("publish", f"{spec.path} and its manifest"):
@@ -126,14 +141,11 @@ def _deliver(spec: ForeignSpec, progress: Progress, work: Path) -> Delivered:
             sources[data.name] = data
         seal = spec.path
         if embedding is not None:
-            manifest, more = _described(spec, found, prefix, embedding, proofs, feeds, replica, target, data)
+            manifest, more = _described(spec, found, prefix, embedding, proofs, feeds, golden, target, data)
             sources |= more
             seal = manifest_path(spec.path)
         else:
-            progress.note(
-                "none of the outputs is an embedding (B, C) in float32, so there is no manifest, and `embed` and "
-                "`verify` can't use the file: --embedding NAME adds one"
-            )
+            progress.note(f"{_why_not(found)}: so there is no manifest, and `embed` and `verify` can't use the file")
         obsolete = [f"{spec.path.name}.data"] if data is None else []
         publish_sets([FileSet(seal, sources, obsolete)], work)
     return Delivered(spec.path, manifest, found, prefix, tuple(proofs), progress.seconds)
@@ -167,8 +179,71 @@ def _say(found: Survey, prefix: int, spec: ForeignSpec, progress: Progress) -> N
         progress.note(f"no layer, but near to one: {near.node}: {near.reason}")
 
 
+def _fused_layers(found: Survey, itae: ItaeConfig) -> list[Measured]:
+    """The attentions that ITAE works in, and that are one operator."""
+    layers = itae.layer_indices(len(found.backbone))
+    needed = {*layers, *(map(itae.detects_in, layers) if itae.source not in (None, "residual") else ())}
+    return [found.backbone[layer] for layer in sorted(needed) if found.backbone[layer].site.fused is not None]
+
+
+def _written_out(found: Survey, probe: Probe, sites: list[Measured]) -> onnx.ModelProto:
+    """The model with these attentions written out."""
+    assert found.image_size is not None
+    names = [one.name for site in sites for one in site.site.context.inputs if one.name]
+    constants = {one.name: one for one in found.file.model.graph.initializer}
+    computed = [name for name in dict.fromkeys(names) if name not in constants]
+    shapes = probe.shapes(feeds_for(found, found.image_size, found.batch), computed)
+    ranks = {name: len(shape) for name, shape in shapes.items()}
+    dtypes = probe.dtypes(computed)
+    for name, one in constants.items():
+        ranks[name] = len(one.dims)
+        dtypes[name] = np.dtype(helper.tensor_dtype_to_np_dtype(one.data_type))
+    scales = {}
+    for site in sites:
+        if site.scale is None:
+            raise SurgeryError(f"{site.site.name!r}: the scale of {site.site.form} is not known")
+        scales[str(site.site.context.outputs[0].name)] = site.scale
+    return write_out(found.file.model, scales, Known(ranks, dtypes))
+
+
+def _with_fixed(model: onnx.ModelProto, fixed: str) -> onnx.ModelProto:
+    """The model with some inputs as constants.
+
+    Raises:
+        UsageError: there is no such input, or it does not take the value.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    for name, text in (one.split("=", 1) for one in fixed.split(",")):
+        value = next((one for one in made.graph.input if one.name == name), None)
+        if value is None:
+            names = ", ".join(one.name for one in made.graph.input)
+            raise UsageError(f"--fix-input {name}={text}: the graph has no such input, only {names}")
+        kind = value.type.tensor_type
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
+        words = {"false": 0.0, "true": 1.0}
+        number = words.get(text.lower(), float("nan")) if text.lower() in words else float(text)
+        sizes = [size.dim_value or 1 for size in kind.shape.dim]  # an open size is broadcast
+        made.graph.initializer.append(numpy_helper.from_array(np.full(sizes, number).astype(dtype), name))
+        made.graph.input.remove(value)
+    return made
+
+
+def _why_not(found: Survey) -> str:
+    """The reason why the runtime can't use the file."""
+    assert found.picture is not None
+    if len(found.inputs) > 1:
+        others = ", ".join(one.name for one in found.inputs if one is not found.picture)
+        return f"`embed` runs models with one input, and this one takes {others} too (--fix-input NAME=VALUE fixes one)"
+    if found.picture.dtype != "float32":
+        return f"`embed` gives pictures in float32, and this model takes {found.picture.dtype}"
+    return "none of the outputs is an embedding (B, C) in float32 (--embedding NAME adds one)"
+
+
 def _embedding(found: Survey) -> str | None:
-    """The name of the output that `embed` uses: (B, C) in float32; None if there is none."""
+    """The name of the output that `embed` uses: (B, C) in float32; None if there is none, or it can't run the model."""
+    if len(found.inputs) > 1 or found.picture is None or found.picture.dtype != "float32":
+        return None
     vectors = [
         one.name for one in found.outputs
         if one.dtype == "float32" and len(found.output_shapes[one.name]) == 2
@@ -184,8 +259,6 @@ def _with_embedding(found: Survey, probe: Probe, spec: ForeignSpec, prefix: int)
     Raises:
         UsageError: there is no such tensor, it has another shape, or there is an output of that name already.
     """
-    from exporter.foreign.survey import feeds_for
-
     name, graph = spec.embedding or "", found.file.model.graph
     known = {one for node in graph.node for one in node.output if one}
     if name == EMBEDDING and any(one.name == EMBEDDING for one in found.outputs):
@@ -277,26 +350,24 @@ def _described(
     embedding: str,
     proofs: list[Proof],
     feeds: Arrays,
-    replica: Replica,
+    golden: replica.Replica,
     target: Path,
     data: Path | None,
 ) -> tuple[Manifest, dict[str, Path]]:
     """The manifest, and the golden sample and manifest as files in the work folder, by their names."""
     assert found.picture is not None
     assert found.image_size is not None
-    if len(found.inputs) != 1:
-        raise UsageError("`embed` runs models with one input")
     size = found.image_size
-    vectors = replica.outputs[embedding]
-    golden = Golden(
+    vectors = golden.outputs[embedding]
+    sample = Golden(
         input=feeds[found.picture.name].astype(np.float32),
         embedding=vectors,
-        flags=replica.flags,
-        flag_distance=np.minimum(replica.distance, 1e30).astype(np.float32),
+        flags=golden.flags,
+        flag_distance=np.minimum(golden.distance, 1e30).astype(np.float32),
     )
     place = parity_path(target)
-    place.write_bytes(golden_bytes(golden))
-    patches = replica.flags.shape[-1]
+    place.write_bytes(golden_bytes(sample))
+    patches = golden.flags.shape[-1]
     patch = _patch(size, patches, found)
     batch = found.picture.shape[0] if isinstance(found.picture.shape[0], int) else "batch"
     file = found.file
@@ -362,7 +433,7 @@ def _is_pooled(spec: ForeignSpec, found: Survey) -> bool:
 
 def _given(spec: ForeignSpec) -> tuple[str, ...]:
     """The facts that the user said, by the names of the options."""
-    options = ("prefix_tokens", "image_size", "embedding", "mean", "std", "resize_to", "preprocessor")
+    options = ("prefix_tokens", "fix_input", "image_size", "embedding", "mean", "std", "resize_to", "preprocessor")
     return tuple(name for name in options if getattr(spec, name) is not None)
 
 

@@ -83,6 +83,7 @@ def _places(one: Survey, probe: Probe, graph: gs.Graph, itae: ItaeConfig, prefix
     assert one.picture is not None
     batch = one.picture.shape[0]
     tensors = graph.tensors()
+    by_output = {node.outputs[0].name: node for node in graph.nodes if node.outputs}
     sources = {layer: source_of(one.backbone[layer], itae) for layer in {*map(itae.detects_in, layers)}}
     logits = {layer: one.backbone[layer].site.logits.name for layer in layers}
     names = [*logits.values(), *(found[0].name for found in sources.values() if found is not None)]
@@ -104,15 +105,9 @@ def _places(one: Survey, probe: Probe, graph: gs.Graph, itae: ItaeConfig, prefix
             tensor = tensors[found[0].name]
             tensor.dtype, tensor.shape = dtypes[tensor.name], [sizes[letter] for letter in found[1]]
             vectors = Vectors(tensor, *found[1:])
-        softmax = next(node for node in graph.nodes if node.outputs and node.outputs[0].name == _softmax(measured))
+        softmax = None if measured.site.softmax is None else by_output[measured.site.softmax.outputs[0].name]
         places.append(Place(layer, softmax, heads, vectors))
     return places
-
-
-def _softmax(one: Measured) -> str:
-    if one.site.softmax is None:
-        raise SurgeryError(f"{one.site.name!r} is {one.site.form}, which is not supported yet")
-    return str(one.site.softmax.outputs[0].name)
 
 
 def _written(file: OnnxFile, graph: gs.Graph, places: Sequence[Place], itae: ItaeConfig) -> onnx.ModelProto:
@@ -123,16 +118,19 @@ def _written(file: OnnxFile, graph: gs.Graph, places: Sequence[Place], itae: Ita
     ours = [node for node in graph.nodes if is_ours(node)]
     added: dict[str, list[onnx.NodeProto]] = {}
     weights: dict[str, onnx.TensorProto] = {}
+    logits: dict[str, str] = {}
     for layer in chosen:
         scopes = {scope_of(layer)} | ({scope_of(itae.detects_in(layer))} if layer == chosen[0] else set())
         mine = [node for node in ours if node.name.split("/")[1] in scopes]
-        added[places[layer].softmax.outputs[0].name] = [OnnxExporter.export_node(node) for node in mine]
-        for node in (*mine, places[layer].softmax):
+        softmax = places[layer].softmax
+        assert softmax is not None
+        added[softmax.outputs[0].name] = [OnnxExporter.export_node(node) for node in mine]
+        logits[softmax.outputs[0].name] = softmax.inputs[0].name
+        for node in (*mine, softmax):
             for tensor in node.inputs:
                 if isinstance(tensor, gs.Constant) and tensor.name.startswith(f"{PREFIX}/"):
                     weights[tensor.name] = numpy_helper.from_array(np.asarray(tensor.values), tensor.name)
     nodes: list[onnx.NodeProto] = []
-    logits = {place.softmax.outputs[0].name: place.softmax.inputs[0].name for place in places}
     for node in model.graph.node:
         key = node.output[0] if node.output else ""
         if key in added:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,22 @@ def _stds(option: str, text: str) -> Three:
     return found
 
 
+def _fixed(option: str, text: str) -> None:
+    """Check the form NAME=VALUE of each input.
+
+    Raises:
+        UsageError: one has another form.
+    """
+    for one in text.split(","):
+        name, equals, value = one.partition("=")
+        try:
+            is_number = value.lower() in ("true", "false") or math.isfinite(float(value))
+        except ValueError:
+            is_number = False
+        if not (name and equals and is_number):
+            raise UsageError(f"{option} {text!r}: must be NAME=VALUE, a number, true or false")
+
+
 @dataclass(frozen=True)
 class ForeignSpec:
     """One export from an ONNX file that somebody else made.
@@ -76,6 +93,14 @@ class ForeignSpec:
         int | None,
         Option(
             "number of tokens before the patches: CLS, registers (default: as the graph shows)", WHAT, Whole("K", 0)
+        ),
+    ] = None
+    fix_input: Annotated[
+        str | None,
+        Option(
+            "an input that is no picture becomes a constant; open sizes are 1: NAME=VALUE, several with commas between",
+            WHAT,
+            Text("LIST", _fixed),
         ),
     ] = None
     image_size: Annotated[

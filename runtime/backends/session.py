@@ -62,7 +62,9 @@ class Session(Protocol):
 
 
 def batch_limits(manifest: Manifest) -> tuple[int, int, int | None]:
-    """Smallest, preferred and largest batch that the model takes; no largest for ONNX."""
+    """Smallest, preferred and largest batch that the model takes; no largest for ONNX whose batch is not fixed."""
+    if isinstance(fixed := manifest.input.shape[0], int):
+        return fixed, fixed, fixed
     if manifest.options.batch is None or manifest.builder.name == "onnx":
         return 1, DEFAULT_BATCH, None
     return manifest.options.batch

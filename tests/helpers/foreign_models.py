@@ -6,8 +6,12 @@ import functools
 import warnings
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import torch
 import transformers
+
+from exporter.__main__ import main
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "patch_size": 16, "image_size": 64}
 CONFIGS = {
@@ -79,3 +83,32 @@ def export(folder: Path, family: str, attention: str, how: str) -> Path:
                 external_data=False, verbose=False, **names,
             )  # fmt: skip
     return path
+
+
+def put_in(source: Path, out: Path, *options: str) -> int:
+    """Run the command; gives its exit code."""
+    return main(["--onnx", str(source), "--out", str(out), "--quiet", *options])
+
+
+def session(path: Path, *, optimize: bool = False) -> onnxruntime.InferenceSession:
+    """ONNX Runtime's session of a file."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def results(path: Path, images: np.ndarray, **options: bool) -> list[np.ndarray]:
+    """The outputs of a file for pictures, in its order."""
+    one = session(path, **options)
+    return one.run(None, {one.get_inputs()[0].name: images})
+
+
+def images(seed: int, batch: int = 3) -> np.ndarray:
+    """Pictures of which some places are loud, so that norms differ."""
+    rng = np.random.default_rng(seed)
+    found = rng.standard_normal((batch, 3, 64, 64)).astype(np.float32) * 0.05
+    found[:, :, :16, 16:32] *= 40
+    found[0, :, 48:, 48:] *= 30
+    return found

@@ -5,13 +5,12 @@ import json
 import foreign_models
 import numpy as np
 import onnx
-import onnxruntime
 import pyarrow.parquet
 import pytest
 import torch
+from foreign_models import images, put_in, results, session
 from PIL import Image
 
-from exporter.__main__ import main
 from exporter.foreign import replica
 from exporter.methods.itae import reference
 from exporter.methods.itae.options import ItaeConfig
@@ -27,32 +26,6 @@ FORMS = [
     ("clip", "sdpa", "dynamo18"),
     ("siglip", "eager", "ts17"),
 ]
-
-
-def put_in(source, out, *options):
-    return main(["--onnx", str(source), "--out", str(out), "--quiet", *options])
-
-
-def session(path, *, optimize=False):
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def results(path, images, **options):
-    one = session(path, **options)
-    return one.run(None, {one.get_inputs()[0].name: images})
-
-
-def images(seed, batch=3):
-    """Pictures of which some places are loud, so that norms differ."""
-    rng = np.random.default_rng(seed)
-    found = rng.standard_normal((batch, 3, 64, 64)).astype(np.float32) * 0.05
-    found[:, :, :16, 16:32] *= 40
-    found[0, :, 48:, 48:] *= 30
-    return found
 
 
 @pytest.mark.parametrize("form", FORMS, ids="-".join)

@@ -42,8 +42,8 @@ class Place:
     """One attention of any graph; its tensors have their dtypes and shapes."""
 
     layer: int
-    softmax: gs.Node
-    """Reads logits (B, H, N, N) or (B·H, N, N)."""
+    softmax: gs.Node | None
+    """Reads logits (B, H, N, N) or (B·H, N, N); None in a layer that is not chosen and is one operator."""
     heads: int
     vectors: Vectors | None
     """None if no norm is looked at."""
@@ -205,6 +205,7 @@ def _median(edit: Editor, values: gs.Tensor, name: str, batch: int | str) -> gs.
 
 def _attenuate(edit: Editor, place: Place, artifact: gs.Tensor, itae: ItaeConfig, prefix: int) -> None:
     """Let the softmax read logits whose columns at the artifacts are attenuated. Source: exporter/ITAE.md 2."""
+    assert place.softmax is not None
     logits = place.softmax.inputs[0]
     shape, dtype, how = tuple(logits.shape), logits.dtype, itae.attenuation
     columns = _columns(edit, artifact, shape, place.heads)
