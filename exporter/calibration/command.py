@@ -17,9 +17,10 @@ from exporter.declaration import add_options, declared
 from exporter.options import ExportSpec
 from runtime.contract.argument_types import shown
 from runtime.contract.atomic import cannot_write, write_atomically
-from runtime.contract.console import Parser, add_threads, count, run
+from runtime.contract.console import Parser, add_threads, count, run, text
 from runtime.contract.errors import BackendError, OutputFileError, UsageError, plain
 from runtime.contract.machine import limited_threads
+from runtime.images.options import add_image_column, add_selection, add_sixteen_bit
 
 if TYPE_CHECKING:
     from exporter.calibration.intake import Intake
@@ -35,6 +36,7 @@ NEXT_TO_NOTHING = 1e-4
 EXAMPLES = """examples:
   %(prog)s --size vitb14 --images photos/ --out itae.json --report itae.html
   %(prog)s --size vits14 --weights own.pth --images train/ --labels folders --out itae.json
+  %(prog)s --size vitb14 --images photos/ --exclude 'thumbs/' --device cuda --out itae.json
   python -m exporter --config itae.json --size vitb14 --out itae.engine
 
 One half of the images chooses the options, by the norms of their patches and the CLS token's attention, never by
@@ -59,9 +61,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="IMAGES",
         nargs="+",
         required=True,
-        type=_text,
+        type=text,
         help="files, folders, lists, tars, parquet, URLs, or -, as `python -m runtime embed` takes them",
     )
+    add_selection(what)
+    add_image_column(what)
+    add_sixteen_bit(what)
     add_options(ExportSpec, {"": what}, only=("size", "weights", "image_size", "fit", "pos_embed"))
     what.add_argument(
         "--labels",
@@ -107,13 +112,13 @@ def _calibrate(a: argparse.Namespace, argv: Sequence[str]) -> int:
     from exporter.steps import Progress
     from runtime.contract.progress import progress as progress_of
     from runtime.images.decode import quiet_pillow
-    from runtime.sources import open_sources
+    from runtime.sources import Columns, Selection, open_sources
 
     if a.limit < LEAST:
         raise UsageError(f"--limit {a.limit}: a calibration needs at least {LEAST} images")
     _check_device(a.device)
-    sources = open_sources(a.images)
-    intake = Intake(sources, spec.preprocessing(), a.limit, a.seed, a.batch)
+    sources = open_sources(a.images, selection=Selection.from_arguments(a), columns=Columns(a.image_column))
+    intake = Intake(sources, spec.preprocessing(), a.limit, a.seed, a.batch, a.sixteen_bit)
     steps = Progress(quiet=a.quiet)
     with steps.step("load", f"{spec.backbone.name} from {spec.weights}"):
         loaded = load(spec)
@@ -230,12 +235,6 @@ def _check_device(device: str) -> None:
     number = int(device.partition(":")[2] or 0)
     if number >= torch.cuda.device_count():
         raise BackendError(f"--device {device}: PyTorch finds {torch.cuda.device_count()} GPUs here; take cpu")
-
-
-def _text(argument: str) -> str:
-    if not argument:
-        raise argparse.ArgumentTypeError("an empty path")
-    return argument
 
 
 def _whole(text: str) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+import contextlib
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,14 +11,18 @@ import numpy.typing as npt
 
 from runtime.contract.errors import InputError, one_line
 from runtime.contract.keys import Key, location
-from runtime.contract.machine import usable_cores
 from runtime.contract.manifest import Preprocessing
+from runtime.images.batches import in_order
 from runtime.images.preprocess import preprocess
-from runtime.sources import Item, Sources, load_item
-from runtime.sources.item import Unreadable
+from runtime.sources import Sources, Unreadable, load_item
+from runtime.sources.item import Entry
 
 LEAST = 4
 """Images that a calibration needs, at least."""
+
+
+class _EnoughError(Exception):
+    """Ends a source that would be read to its end: the images to look at are behind it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,18 +42,18 @@ class Intake:
 
     sources: Sources
     how: Preprocessing
-    limit: int | None
+    limit: int
     seed: int
     batch: int
+    sixteen_bit: str = "full"
     failed: dict[Key, str] = field(default_factory=dict)
     """Images that could not be read, and why."""
     _halves: tuple[frozenset[int], frozenset[int]] | None = None
-    _count: int = 0
 
     def total(self) -> int | None:
         """Number of images that will be looked at, if it is known."""
         total = self.sources.total
-        return total if total is None or self.limit is None else min(total, self.limit)
+        return None if total is None else min(total, self.limit)
 
     def batches(self, half: int) -> Iterator[Batch]:
         """The images of one half (0 or 1), the same and in the same order each time."""
@@ -81,52 +84,41 @@ class Intake:
         if self._halves is None:
             rng = np.random.default_rng(self.seed)
             total = self.sources.total
-            if total is None:  # of packed tars: the first ones
-                drawn = rng.permutation(self.limit) if self.limit is not None else None
+            if total is None:  # of packed tars: the first ones, one of each two for either half
+                drawn = rng.permuted(np.arange(self.limit + self.limit % 2).reshape(-1, 2), axis=1).T.ravel()
             else:
                 drawn = rng.permutation(total)[: self.limit]
-            if drawn is None:
-                return number % 2 == half
             middle = (len(drawn) + 1) // 2
             self._halves = frozenset(drawn[:middle].tolist()), frozenset(drawn[middle:].tolist())
         return number in self._halves[half]
 
     def _decoded(self, half: int) -> Iterator[tuple[Key, npt.NDArray[np.float32]]]:
+        with contextlib.closing(in_order(self._decode, self._entries(half), self.batch)) as decoded:
+            for key, image in decoded:
+                if isinstance(image, str):
+                    self.failed[key] = image
+                else:
+                    yield key, image
+
+    def _entries(self, half: int) -> Iterator[Entry]:
         number = -1
 
         def is_wanted(root: str, path: str) -> bool:
             nonlocal number
             number += 1
+            if self.sources.total is None and number == self.limit:
+                raise _EnoughError
             return self._wanted(half, number)
 
-        workers = usable_cores()
-        waiting: deque[Future[tuple[Key, npt.NDArray[np.float32] | str]]] = deque()
-        with ThreadPoolExecutor(workers, "decode") as pool:
-            for entry in self.sources.items(is_wanted):
-                if isinstance(entry, Unreadable):
-                    self.failed[entry.root, entry.path] = entry.error
-                    continue
-                waiting.append(pool.submit(self._decode, entry))
-                if len(waiting) > self.batch + workers:
-                    yield from self._readable(waiting.popleft())
-                if self.limit is not None and self.sources.total is None and number >= self.limit:
-                    break
-            while waiting:
-                yield from self._readable(waiting.popleft())
+        with contextlib.suppress(_EnoughError):
+            yield from self.sources.items(is_wanted)
 
-    def _readable(
-        self, future: Future[tuple[Key, npt.NDArray[np.float32] | str]]
-    ) -> Iterator[tuple[Key, npt.NDArray[np.float32]]]:
-        key, image = future.result()
-        if isinstance(image, str):
-            self.failed[key] = image
-        else:
-            yield key, image
-
-    def _decode(self, item: Item) -> tuple[Key, npt.NDArray[np.float32] | str]:
-        key = item.root, item.path
+    def _decode(self, entry: Entry) -> tuple[Key, npt.NDArray[np.float32] | str]:
+        key = entry.root, entry.path
+        if isinstance(entry, Unreadable):
+            return key, entry.error
         try:
-            image = preprocess(load_item(item), self.how)
+            image = preprocess(load_item(entry, sixteen_bit=self.sixteen_bit), self.how)
         except InputError as error:
             return key, one_line(error)
         except MemoryError:

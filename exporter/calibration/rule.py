@@ -137,7 +137,7 @@ def _objection(one: Detection, tally: Tally) -> str | None:
     """
     valley, images, pull = one.valley, round(one.image_share * tally.seen), max(one.pull)
     is_massive = one.source == "residual" and one.side == "high" and valley.gap >= MASSIVE
-    least = 1 if is_massive and pull >= DRAWN else MIN_IMAGES
+    least = 1 if is_massive and pull >= MIN_PULL else MIN_IMAGES
     if valley.gap < MIN_GAP:
         return f"which is less than {MIN_GAP:g} times"
     if valley.share > MOST:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from runtime.backends import resolve_provider, uses_gpu
 from runtime.commands import options
-from runtime.contract.console import add_threads
+from runtime.contract.console import add_threads, text
 from runtime.contract.errors import CheckError, UsageError, plain
 from runtime.contract.machine import usable_cores
+from runtime.images.options import add_image_column, add_selection, add_sixteen_bit
 
 if TYPE_CHECKING:
     from runtime.contract.manifest import Manifest
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "images",
         metavar="IMAGES",
         nargs="+",
-        type=options.text,
+        type=text,
         help="files, folders, lists, tars, parquet, URLs, or -",
     )
     parser.add_argument("--out", metavar="DIR", type=options.path, required=True, help="folder for the embeddings")
@@ -81,13 +82,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-pixels", metavar="N", type=_positive, help="larger images are not decoded (default: 178,956,970)"
     )
-    options.add_sixteen_bit(parser)
-    options.add_selection(parser)
-    options.add_image_column(parser)
+    add_sixteen_bit(parser)
+    add_selection(parser)
+    add_image_column(parser)
     parser.add_argument(
         "--key-column",
         metavar="NAME",
-        type=options.text,
+        type=text,
         help="column of parquet files whose value is added to an image's path in the store, which is then ROW/VALUE "
         "(default: the path that lies beside the image's bytes, as Hugging Face and Spark write it)",
     )
@@ -109,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
     from runtime.embedding.embedder import embed_sources
     from runtime.embedding.stream import silence_pillow
     from runtime.images.decode import MAX_PIXELS
-    from runtime.sources import Columns, open_sources
+    from runtime.sources import Columns, Selection, open_sources
     from runtime.store.origin import origin_of
     from runtime.store.writer import open_writer
 
@@ -123,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
         moved = options.moved(arguments, writer.stored_images)
         columns = Columns(arguments.image_column, arguments.key_column)
         sources = open_sources(
-            arguments.images, selection=options.selection(arguments), max_pixels=max_pixels, columns=columns
+            arguments.images, selection=Selection.from_arguments(arguments), max_pixels=max_pixels, columns=columns
         )
         try:
             with _embedder(arguments, provider, devices) as embed, progress(sources.total) as shown:

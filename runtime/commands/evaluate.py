@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from runtime.clustering.options import MAX_SEED
 from runtime.commands import options
 from runtime.commands.command_line import command_line
-from runtime.contract.console import add_threads
+from runtime.contract.console import add_threads, text
 from runtime.contract.errors import CheckError, OutputFileError, UsageError, plain
 from runtime.contract.machine import usable_cores
+from runtime.images.options import add_selection, add_sixteen_bit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME:PATH",
         action="append",
         required=True,
-        type=options.text,
+        type=text,
         help="a labelled data set; may be given several times",
     )
     parser.add_argument("--seeds", metavar="N", type=int, default=10, help="clusterings each (default: %(default)s)")
@@ -79,8 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cache.add_argument("--cache", metavar="DIR", type=options.path, help=where)
     cache.add_argument("--no-cache", action="store_true", help="keep no embeddings")
     parser.add_argument("--batch", metavar="N", type=int, help="images to run at a time (default: 8; an engine's own)")
-    options.add_sixteen_bit(parser)
-    options.add_selection(parser, "folder:PATH")
+    add_sixteen_bit(parser)
+    add_selection(parser, "folder:PATH")
     options.add_provider(parser)
     add_threads(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
@@ -105,6 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     from runtime.evaluation.datasets import open_dataset
     from runtime.evaluation.presentation import as_json, as_text
     from runtime.evaluation.scores import KIND, SCORES, scores_parquet
+    from runtime.sources import Selection
     from runtime.store.result_folder import publish_result, result_folder
 
     silence_pillow()
@@ -115,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
         chosen_batch(manifest, arguments.batch)
     if arguments.provider != "auto" and not any(manifest.builder.name == "onnx" for manifest in manifests):
         raise UsageError(f"--provider {arguments.provider} is for ONNX models, and {arguments.model[0]} is an engine")
-    datasets = _named(open_dataset(text, options.selection(arguments)) for text in arguments.data)
+    datasets = _named(open_dataset(data, Selection.from_arguments(arguments)) for data in arguments.data)
     for dataset in datasets:
         for remark in dataset.remarks:
             _say(f"{dataset.name}: {remark}")

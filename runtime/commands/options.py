@@ -9,22 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.backends import PROVIDERS, resolve_provider
+from runtime.contract.console import text
 from runtime.contract.errors import InputError, plain
-from runtime.images.formats import SIXTEEN_BIT
 
 if TYPE_CHECKING:
     from runtime.contract.keys import Key
     from runtime.contract.manifest import Manifest
-    from runtime.sources import Selection
     from runtime.store import Store
     from runtime.store.moved import Moved
-
-
-def text(argument: str) -> str:
-    """Return a path or URL as it was given; raises argparse's error if it is empty."""
-    if not argument:  # from an unset variable, for example: Path would take it for the current folder
-        raise argparse.ArgumentTypeError("an empty path")
-    return argument
 
 
 def path(argument: str) -> Path:
@@ -85,17 +77,6 @@ def provider_of(arguments: argparse.Namespace, manifest: Manifest) -> str:
     return resolve_provider(manifest, arguments.provider if manifest.builder.name == "onnx" else "auto")
 
 
-def add_sixteen_bit(parser: argparse.ArgumentParser) -> None:
-    """Declare --sixteen-bit."""
-    parser.add_argument(
-        "--sixteen-bit",
-        choices=SIXTEEN_BIT,
-        default="full",
-        help="white in images of 16 bits: 65535 (full), or the largest value of the 8, 10, 12, 14 or 16 bits that the "
-        "image uses (auto), for 12-bit cameras whose images come out nearly black otherwise (default: %(default)s)",
-    )
-
-
 def add_images_root(parser: argparse.ArgumentParser, what: str) -> None:
     """Declare --images-root; `what` says what it is for."""
     parser.add_argument(
@@ -118,46 +99,6 @@ def moved(arguments: argparse.Namespace, images: Callable[[], Iterator[Key]]) ->
 
     roots = dict.fromkeys(root for root, _ in images()) if arguments.images_root else {}
     return Moved.parse(arguments.images_root, list(roots))
-
-
-def add_selection(parser: argparse._ActionsContainer, where: str = "folders and tars") -> None:
-    """Declare --include, --exclude and --follow-links; `selection` reads them."""
-    parser.add_argument(
-        "--include",
-        metavar="PATTERN",
-        action="append",
-        type=text,
-        help=f"take only files of {where} that match, as '*.jpg' or 'raw/*'; may be given several times",
-    )
-    parser.add_argument(
-        "--exclude",
-        metavar="PATTERN",
-        action="append",
-        type=text,
-        help=f"leave out files of {where} that match, and what lies in folders that match; may be given several times",
-    )
-    parser.add_argument(
-        "--follow-links",
-        action="store_true",
-        default=None,
-        help="search folders that links in folders lead to, each folder once",
-    )
-
-
-def selection(arguments: argparse.Namespace) -> Selection:
-    """Return what the options of `add_selection` choose; raises UsageError for a pattern that names nothing."""
-    from runtime.sources import Selection
-
-    include, exclude = tuple(arguments.include or ()), tuple(arguments.exclude or ())
-    return Selection(include, exclude, follow_links=bool(arguments.follow_links))
-
-
-def add_image_column(parser: argparse._ActionsContainer) -> None:
-    """Declare --image-column."""
-    what = "column of parquet files that holds the images, or paths of images"
-    parser.add_argument(
-        "--image-column", metavar="NAME", type=text, help=f"{what} (default: found by its type and name)"
-    )
 
 
 def add_no_verify_hash(parser: argparse.ArgumentParser) -> None:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtime.backends import PROVIDERS
 from runtime.commands import options
-from runtime.contract.console import add_threads
+from runtime.contract.console import add_threads, text
 from runtime.contract.errors import ItaeError, ParityError, UsageError, plain
+from runtime.images.options import add_image_column, add_selection
 
 if TYPE_CHECKING:
     from runtime.checks.against import Against
@@ -79,11 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images",
         metavar="IMAGES",
         nargs="+",
-        type=options.text,
+        type=text,
         help="the pictures: files, folders, lists ..., as for `embed`",
     )
-    options.add_selection(against, "the pictures' folders and tars")
-    options.add_image_column(against)
+    add_selection(against, "the pictures' folders and tars")
+    add_image_column(against)
     against.add_argument("--against-provider", choices=PROVIDERS, help="what runs OTHER (default: auto)")
     against.add_argument("--limit", metavar="N", type=int, help="only N of the pictures, spread evenly over all")
     what = "number of clusters"
@@ -206,12 +207,12 @@ def _compare(arguments: argparse.Namespace, changed: dict[str, float]) -> Agains
 def _pictures(arguments: argparse.Namespace) -> tuple[Iterator[Entry], int, dict[str, int]]:
     """The pictures of --images, at most --limit of them, their number, and what was passed over."""
     from runtime.embedding.stream import silence_pillow
-    from runtime.sources import Columns, open_sources
+    from runtime.sources import Columns, Selection, open_sources
     from runtime.sources.selection import as_line
 
     silence_pillow()
     columns = Columns(arguments.image_column)
-    sources = open_sources(arguments.images, selection=options.selection(arguments), columns=columns)
+    sources = open_sources(arguments.images, selection=Selection.from_arguments(arguments), columns=columns)
     keys: list[Key] = []
 
     def take_name(root: str, path: str) -> bool:

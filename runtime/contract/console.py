@@ -31,6 +31,13 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see `{self.prog} --help`")
 
 
+def text(argument: str) -> str:
+    """Return a path or URL as it was given; raises argparse's error if it is empty."""
+    if not argument:  # from an unset variable, for example: Path would take it for the current folder
+        raise argparse.ArgumentTypeError("an empty path")
+    return argument
+
+
 def add_threads(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Declare --threads; the program holds itself to it by `machine.limited_threads`."""
     what = "threads that compute and decode on the CPU (default: the cores of this process, or a container's quota)"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ from runtime.images.preprocess import preprocess
 
 Array = npt.NDArray[Any]
 Bytes = bytes | bytearray | memoryview
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @runtime_checkable
@@ -160,23 +162,32 @@ def _prepared(
 ) -> Generator[Array, None, None]:
     """Each picture as the model takes it, without the batch, in order."""
     taken = (decoder.take(number, picture) for number, picture in enumerate(pictures))
-    start = list(itertools.islice(taken, 2))
-    if len(start) < 2:  # no thread is worth its start
-        yield from _usable((decoder.prepare(*one) for one in start), on_error)
-        return
-    waiting: collections.deque[Future[Array | ImageError]] = collections.deque()
-    pool = ThreadPoolExecutor(usable_cores(), "itae-decode")
+    with contextlib.closing(in_order(lambda one: decoder.prepare(*one), taken, ahead)) as prepared:
+        yield from _usable(prepared, on_error)
 
-    def decoded() -> Iterator[Array | ImageError]:
-        for number, picture in itertools.chain(start, taken):
-            waiting.append(pool.submit(decoder.prepare, number, picture))
+
+def in_order(work: Callable[[T], R], things: Iterable[T], ahead: int) -> Generator[R, None, None]:
+    """Do some work on each thing by a few threads, and give the results in order.
+
+    Args:
+        work: called by several threads; what it raises is raised here.
+        things: asked for in the caller's thread.
+        ahead: number of things that are worked on before their results are asked for, at most.
+    """
+    rest = iter(things)
+    start = list(itertools.islice(rest, 2))
+    if len(start) < 2:  # no thread is worth its start
+        yield from map(work, start)
+        return
+    waiting: collections.deque[Future[R]] = collections.deque()
+    pool = ThreadPoolExecutor(usable_cores(), "itae-decode")
+    try:
+        for one in itertools.chain(start, rest):
+            waiting.append(pool.submit(work, one))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-    try:
-        yield from _usable(decoded(), on_error)
     finally:
         pool.shutdown(cancel_futures=True)
 

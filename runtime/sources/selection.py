@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fnmatch
 import os
 import re
@@ -81,6 +82,12 @@ class Selection:
         if self.include and not is_folder and not _matches(self._included, path, is_folder=False):
             return NOT_INCLUDED
         return None
+
+    @classmethod
+    def from_arguments(cls, arguments: argparse.Namespace) -> Selection:
+        """What the options of `runtime.images.options.add_selection` choose; raises UsageError for a bad pattern."""
+        include, exclude = tuple(arguments.include or ()), tuple(arguments.exclude or ())
+        return cls(include, exclude, follow_links=bool(arguments.follow_links))
 
     @cached_property
     def _included(self) -> _Patterns:

@@ -1,11 +1,16 @@
 """`python -m exporter calibrate` on a small model: its file, its report, and the export that follows."""
 
+import io
 import json
 import re
+import sys
+import tarfile
 from pathlib import Path
 
 import marked_dinov2 as marked
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 
@@ -118,6 +123,82 @@ def test_the_same_images_give_the_same_bytes_and_the_halves_are_disjoint(tmp_pat
     assert (tmp_path / "itae.json").read_bytes() == first
     limited = calibrate("--limit", "10")
     assert (limited["images"]["choosing"], limited["images"]["reporting"]) == (5, 5)
+
+
+def pack(names, path):
+    with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as tar:
+        for name in names:
+            tar.add(name, arcname=Path(name).relative_to("pictures"))
+
+
+def sources(names):
+    """Pairs of a source's kind and its arguments: all of the same 24 pictures."""
+    pack(names, Path("shard.tar"))
+    pack(names[:12], Path("shard-000.tar"))
+    pack(names[12:], Path("shard-001.tar"))
+    pack(names, Path("packed.tar.gz"))
+    content = [Path(name).read_bytes() for name in names]
+    table = pyarrow.table({"image": [{"bytes": one, "path": name} for one, name in zip(content, names, strict=True)]})
+    pyarrow.parquet.write_table(table, "images.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"front": content, "depth": content[::-1]}), "columns.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"path": names}), "paths.parquet")
+    Path("list.txt").write_text("\n".join(names))
+    return {
+        "folder": ["pictures"],
+        "files": names,
+        "list": ["list.txt"],
+        "standard input": ["-"],
+        "parquet": ["images.parquet"],
+        "parquet of paths": ["paths.parquet"],
+        "a named column": ["columns.parquet", "--image-column", "front"],
+        "tar": ["shard.tar"],
+        "tars": ["shard-{000..001}.tar"],
+        "packed tar": ["packed.tar.gz"],
+        "URL": [Path("shard.tar").absolute().as_uri()],
+    }
+
+
+def test_every_source_that_embed_takes_works(tmp_path, monkeypatch):
+    marked.save(marked.pictures(marked.some_masks(24)), tmp_path / "pictures", classes=3)
+    names = sorted(str(one.relative_to(tmp_path)) for one in tmp_path.glob("pictures/*/*.png"))
+    for kind, words in sources(names).items():
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(names).encode())))
+        found = calibrate("--images", *words)
+        assert found["itae"]["source"] == "residual", kind
+        assert (found["images"]["choosing"], found["images"]["reporting"]) == (12, 12), kind
+        assert found["images"]["failed"] == 0, kind
+        page = Path("itae.html").read_text()
+        assert page.count('class="overlay"') == 12, kind
+
+
+def test_of_a_packed_tar_no_more_is_read_than_the_limit_asks_for(tmp_path, capsys):
+    marked.save(marked.pictures(marked.some_masks(24)), tmp_path / "pictures")
+    pack(sorted(str(one.relative_to(tmp_path)) for one in tmp_path.glob("pictures/*/*.png")), Path("packed.tar.gz"))
+    Path("packed.tar.gz").write_bytes(Path("packed.tar.gz").read_bytes()[:-20_000])  # damaged behind the limit
+    found = calibrate("--images", "packed.tar.gz", "--limit", "10")
+    assert found["images"] == {"choosing": 5, "reporting": 5, "failed": 0, "skipped": {}}
+    assert "can't be read" not in capsys.readouterr().err
+
+
+def test_patterns_choose_and_leave_out(tmp_path):
+    marked.save(marked.pictures(marked.some_masks(24)), tmp_path / "pictures", classes=3)
+    found = calibrate("--include", "*.png", "--exclude", "class1/")
+    assert (found["images"]["choosing"], found["images"]["reporting"]) == (8, 8)
+    assert found["images"]["skipped"] == {"excluded": 8}
+    calibrate("--include", "*.jpg", expect=2)
+    calibrate("--exclude", "/", expect=2)
+
+
+def test_stdout_has_json_alone_where_it_is_asked_for_and_progress_goes_to_stderr(tmp_path, capsys):
+    marked.save(marked.pictures(marked.some_masks(12)), tmp_path / "pictures")
+    calibrate()
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "load" in shown.err
+    assert "itae.json: 6 images to choose by, 6 to report on" in shown.err
+    found = calibrate("--json", "--quiet")
+    shown = capsys.readouterr()
+    assert (json.loads(shown.out), shown.err) == (found, "")
 
 
 @pytest.mark.parametrize(
