@@ -85,7 +85,7 @@ class Selection:
 
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace) -> Selection:
-        """What the options of `runtime.images.options.add_selection` choose; raises UsageError for a bad pattern."""
+        """Return what the options of `add_selection` choose; raises UsageError for a pattern that names nothing."""
         include, exclude = tuple(arguments.include or ()), tuple(arguments.exclude or ())
         return cls(include, exclude, follow_links=bool(arguments.follow_links))
 
