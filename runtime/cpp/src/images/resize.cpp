@@ -219,14 +219,10 @@ __attribute__((target("avx2"))) std::size_t resize_column_avx2(const std::uint8_
     return x;
 }
 
-bool has_avx2() {
-    static const bool has = __builtin_cpu_supports("avx2") != 0;
-    return has;
+bool use_avx2(Instructions instructions) {
+    static const bool has_avx2 = __builtin_cpu_supports("avx2") != 0;
+    return has_avx2 && instructions == Instructions::best;
 }
-
-#else
-
-bool has_avx2() { return false; }
 
 #endif
 
@@ -240,12 +236,13 @@ struct Rows {
 };
 
 /// The first pass or the second: rows `first` to `end` become as many rows of the filter's width.
-Bytes resize_rows(Rows image, std::size_t first, std::size_t end, const Filter& filter) {
+Bytes resize_rows(Rows image, std::size_t first, std::size_t end, const Filter& filter,
+                  [[maybe_unused]] Instructions instructions) {
     const std::size_t stride = channels * filter.windows.size();
     Bytes result((end - first) * stride);
     std::size_t y = first;
 #if defined(__x86_64__)
-    if (has_avx2()) {
+    if (use_avx2(instructions)) {
         const std::vector<SplitPair> weights = split(filter.weights);
         Bytes copies(2 * (image.stride() + 8));  // of the last rows, behind which nothing can be read
         const auto row_at = [&](std::size_t row) {
@@ -270,18 +267,20 @@ Bytes resize_rows(Rows image, std::size_t first, std::size_t end, const Filter& 
 }
 
 /// Columns `first` to `end` become as many columns of the filter's height.
-Bytes resize_columns(Rows image, std::size_t first, std::size_t end, const Filter& filter) {
+Bytes resize_columns(Rows image, std::size_t first, std::size_t end, const Filter& filter,
+                     [[maybe_unused]] Instructions instructions) {
     const std::size_t count = channels * (end - first);
     Bytes result(filter.windows.size() * count);
     std::uint8_t* out = result.data();
 #if defined(__x86_64__)
-    const std::vector<SplitPair> weights = has_avx2() ? split(filter.weights) : std::vector<SplitPair>();
+    const bool has_pairs = use_avx2(instructions);
+    const std::vector<SplitPair> weights = has_pairs ? split(filter.weights) : std::vector<SplitPair>();
 #endif
     for (const Window& window : filter.windows) {
         const std::uint8_t* rows = image.data + window.first * image.stride() + channels * first;
         std::size_t done = 0;
 #if defined(__x86_64__)
-        if (has_avx2()) {
+        if (has_pairs) {
             done = resize_column_avx2(rows, image.stride(), window, weights, count, out);
         }
 #endif
@@ -303,7 +302,8 @@ Bytes cut_out(const Image& image, std::int64_t top, std::int64_t left, Size part
 
 }  // namespace
 
-std::vector<std::uint8_t> resized_part(const Image& image, Size size, std::int64_t top, std::int64_t left, Size part) {
+std::vector<std::uint8_t> resized_part(const Image& image, Size size, std::int64_t top, std::int64_t left, Size part,
+                                       Instructions instructions) {
     const bool rows_change = image.width != size.width;
     const bool columns_change = image.height != size.height;
     if (!rows_change && !columns_change) {
@@ -316,11 +316,11 @@ std::vector<std::uint8_t> resized_part(const Image& image, Size size, std::int64
     const auto width = static_cast<std::size_t>(part.width);
     if (!columns_change) {
         const Filter filter = make_filter(image.width, size.width, left, part.width);
-        return resize_rows(all, first_row, first_row + height, filter);
+        return resize_rows(all, first_row, first_row + height, filter, instructions);
     }
     if (!rows_change) {
         const Filter filter = make_filter(image.height, size.height, top, part.height);
-        return resize_columns(all, first_column, first_column + width, filter);
+        return resize_columns(all, first_column, first_column + width, filter, instructions);
     }
     Filter for_rows = make_filter(image.width, size.width, left, part.width);
     Filter for_columns = make_filter(image.height, size.height, top, part.height);
@@ -328,19 +328,19 @@ std::vector<std::uint8_t> resized_part(const Image& image, Size size, std::int64
     if (shrinks > 0 && shrinks > 2 * (image.width - size.width)) {
         const std::size_t first = for_rows.first();
         const std::size_t end = for_rows.end();
-        const Bytes columns = resize_columns(all, first, end, for_columns);
+        const Bytes columns = resize_columns(all, first, end, for_columns, instructions);
         for (Window& window : for_rows.windows) {
             window.first -= first;
         }
-        return resize_rows({columns.data(), height, end - first}, 0, height, for_rows);
+        return resize_rows({columns.data(), height, end - first}, 0, height, for_rows, instructions);
     }
     const std::size_t first = for_columns.first();
     const std::size_t end = for_columns.end();
-    const Bytes rows = resize_rows(all, first, end, for_rows);
+    const Bytes rows = resize_rows(all, first, end, for_rows, instructions);
     for (Window& window : for_columns.windows) {
         window.first -= first;
     }
-    return resize_columns({rows.data(), end - first, width}, 0, width, for_columns);
+    return resize_columns({rows.data(), end - first, width}, 0, width, for_columns, instructions);
 }
 
 }  // namespace itae::images
