@@ -73,7 +73,7 @@ def test_what_needs_a_check_that_did_not_pass_is_skipped_and_counts_as_that_one_
         Check("after that", good, needs=("impossible",)),
         Check("forgotten", raising(Skipped("could have", excused=False))),
     )
-    assert found["after it"].reason == "`broken` failed"
+    assert found["after it"].reason == "it needs `broken`, which failed"
     assert [name for name, one in found.items() if one.is_wrong] == ["broken", "after it", "forgotten"]
 
 
@@ -323,7 +323,7 @@ SOME = (
 
 
 def report(*outcomes: Outcome, dry: bool = False) -> Report:
-    return Report(dry, str(H200.gpus[0]), "random:0", machine(), outcomes, 90.0)
+    return Report(dry, str(H200.gpus[0]), "random:0", machine(), outcomes, 90.0, ("golden", "k-means"))
 
 
 def test_the_report_says_first_what_is_wrong():
@@ -333,19 +333,35 @@ def test_the_report_says_first_what_is_wrong():
     assert re.findall(r"\*\*(.+?)\*\* \((\w+)\)", wrong) == [
         ("golden tensorrt vits14-itae-fp16", "failed"), ("study", "skipped"),
     ]  # fmt: skip
+    assert "(failed): cosine 0.5 is under the limit; max abs nan, min cosine 0.5" in wrong
+    assert "(skipped): it could have run\n" in wrong
     assert "| vits14-itae-fp16 | tensorrt | **FAILED** nan, 0.5 |  |  | 12, 12 |  |" in text
     assert "- left out: --minutes were over: bench vitl14" in text.partition("## Left out")[2].partition("##")[0]
     assert "TensorRT-RTX does not support NVIDIA H200: export" in text.partition("## Skipped")[2]
     assert "dry run" not in text
+    assert "- weights: random:0, not the official ones\n" in text
+    assert "- only the checks that --only golden,k-means names, and what they need\n" in text
+    assert as_markdown(report(*SOME, dry=True)).startswith("# gpu-check, dry run: FAILED\n")
+
+
+def test_the_rows_of_a_model_lie_together():
+    names = ("golden tensorrt b-fp16", "golden tensorrt a-fp16", "eager torch-cuda b-fp16", "golden cuda a-fp16")
+    text = as_markdown(report(*(Outcome(name, "passed", figures={"max abs": 0.1}) for name in names)))
+    rows = re.findall(r"^\| ([ab]-fp16) \| (\S+) \|", text, re.MULTILINE)
+    assert rows == [("b-fp16", "tensorrt"), ("b-fp16", "torch-cuda"), ("a-fp16", "tensorrt"), ("a-fp16", "cuda")]
 
 
 def test_the_json_is_json_and_the_junit_has_a_test_for_each_check():
     data = json.loads(json.dumps(as_json(report(*SOME)), allow_nan=False))
     assert data["passed"] is False
+    assert data["only"] == ["golden", "k-means"]
     assert data["checks"][2]["figures"] == {"max abs": None, "min cosine": 0.5}
     assert [one["could_have_run"] for one in data["checks"]] == [True, True, True, True, False, True, False]
     suite = ElementTree.fromstring(as_junit(report(*SOME))).find("testsuite")
     assert suite is not None
+    assert suite.get("name") == "gpu-check"
+    assert suite.find("testcase").get("time") == "0.100"
+    assert b'name="gpu-check, dry run"' in as_junit(report(*SOME, dry=True))
     counts = [suite.get(name) for name in ("tests", "failures", "errors", "skipped")]
     assert counts == ["7", "2", "0", "2"]  # what could have run and was skipped is a failure
 
@@ -386,10 +402,14 @@ def test_a_dry_run_passes_ten_checks_of_every_kind(dry_run):
     assert "failed" not in found.values()
     assert (dry_run / "evidence/tensorrt-rtx-build.log").stat().st_size > 10_000
     text = (dry_run / "gpu-check.md").read_text()
-    assert text.startswith("# gpu-check: passed\n")
+    assert text.startswith("# gpu-check, dry run: passed\n")
     assert "It says nothing about one" in text
     data = json.loads((dry_run / "gpu-check.json").read_text())
     assert data["dry_run"] is True
+    flagged = {one["name"]: one["figures"].get("patches flagged") for one in data["checks"]
+               if one["name"].startswith("golden")}  # fmt: skip
+    assert all((share is None) == ("plain" in name) for name, share in flagged.items())
+    assert all(0 < share < 0.5 for share in flagged.values() if share is not None)
     assert data["seconds"] < 600
 
 
@@ -412,7 +432,7 @@ def test_a_spoilt_model_makes_it_exit_with_1(dry_run, tmp_path, capsys):
     failed = [name for name, status in statuses(tmp_path / "bad").items() if status == "failed"]
     assert failed == ["golden cpu tiny-plain-fp32", "pictures cpu tiny-plain-fp32"]
     assert "FAILED: " in capsys.readouterr().out
-    assert (tmp_path / "bad" / "gpu-check.md").read_text().startswith("# gpu-check: FAILED\n")
+    assert (tmp_path / "bad" / "gpu-check.md").read_text().startswith("# gpu-check, dry run: FAILED\n")
 
 
 def test_list_prints_the_names_and_writes_nothing(tmp_path, capsys):

@@ -28,6 +28,8 @@ class Case:
     """The error that ended it; reported as a failure if it is a `CheckError`, otherwise as an error."""
     output: str | None = None
     """Further text."""
+    seconds: float | None = None
+    """Time that it took."""
 
 
 def as_junit_xml(suite_name: str, cases: Sequence[Case], seconds: float | None = None) -> bytes:
@@ -37,6 +39,8 @@ def as_junit_xml(suite_name: str, cases: Sequence[Case], seconds: float | None =
         suite.set("time", f"{seconds:.3f}")
     for case in cases:
         element = ElementTree.SubElement(suite, "testcase", classname=case.test, name=clean(case.subject))
+        if case.seconds is not None:
+            element.set("time", f"{case.seconds:.3f}")
         if case.error is not None:
             tag, kind = "failure" if isinstance(case.error, CheckError) else "error", type(case.error).__name__
             problem = ElementTree.SubElement(element, tag, type=kind, message=clean(one_line(case.error)))

@@ -96,7 +96,8 @@ def _check(argv: Sequence[str]) -> int:
             return 0
         _say(f"{len(checks)} checks; {target.gpu}; the log is {log}")
         outcomes += run_all(checks, longest=target.longest, deadline=deadline, tell=_tell)
-    report = Report(target.dry, target.gpu, target.weights, found, tuple(outcomes), time.monotonic() - begin)
+    seconds = time.monotonic() - begin
+    report = Report(target.dry, target.gpu, target.weights, found, tuple(outcomes), seconds, tuple(words))
     reports.write(report, out)
     print(
         f"{'passed' if report.passed else 'FAILED'}: {report.count('passed')} passed, {report.count('failed')} failed, "

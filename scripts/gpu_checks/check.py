@@ -128,7 +128,11 @@ def _run(check: Check, done: dict[str, Outcome], longest: float, left: float | N
     for name in check.needs:
         if name in done and done[name].status != "passed":
             before = done[name]
-            reason = before.reason if before.reason.startswith(LEFT_OUT) else f"`{name}` {before.status}"
+            reason = (
+                before.reason
+                if before.reason.startswith(LEFT_OUT)
+                else f"it needs `{name}`, which {'was skipped' if before.status == 'skipped' else before.status}"
+            )
             excused = before.status == "skipped" and before.excused
             return Outcome(check.name, "skipped", reason, excused=excused)
     if left is not None and left <= 0:

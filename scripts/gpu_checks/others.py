@@ -135,7 +135,7 @@ def run_bench(target: Target, out: Path, arch: Architecture) -> Figures:
     figures: Figures = {}
     for race in found:
         for timing in race.timings:
-            figures[f"{timing.name} at {race.batch}"] = round(timing.ratio[1], 3)
+            figures[f"{timing.name} / {race.reference}, batch {race.batch}"] = round(timing.ratio[1], 3)
     for one in skipped:
         figures[f"{one.name} left out"] = one.reason[:100]
     wrong = [f"{one.name}: {one.reason}" for one in skipped if one.reason.startswith("wrong")]

@@ -26,6 +26,13 @@ class Report:
     machine: dict[str, Any]
     outcomes: tuple[Outcome, ...]
     seconds: float
+    only: tuple[str, ...] = ()
+    """The words of `--only`; empty if all checks were wanted."""
+
+    @property
+    def title(self) -> str:
+        """The name of the run: a dry one must never be taken for one on a GPU."""
+        return f"{NAME}, dry run" if self.dry else NAME
 
     @property
     def nothing_ran(self) -> bool:
@@ -56,6 +63,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "dry_run": report.dry,
         "gpu": report.gpu,
         "weights": report.weights,
+        "only": list(report.only) or None,
         "seconds": round(report.seconds, 1),
         "checks": [
             {
@@ -84,8 +92,9 @@ def as_junit(report: Report) -> bytes:
         kind, _, subject = one.name.partition(" ")
         wrong = ParityError(f"{one.status}: {one.reason}") if one.is_wrong else None
         skipped = one.reason if one.status == "skipped" and not one.is_wrong else None
-        cases.append(Case(kind, subject or kind, None, skipped, wrong, in_words(one.figures) or None))
-    return as_junit_xml(NAME, cases, report.seconds)
+        figures = in_words(one.figures) or None
+        cases.append(Case(kind, subject or kind, None, skipped, wrong, figures, one.seconds))
+    return as_junit_xml(report.title, cases, report.seconds)
 
 
 def as_markdown(report: Report) -> str:
@@ -93,7 +102,7 @@ def as_markdown(report: Report) -> str:
     driver = report.machine.get("driver") or {}
     packages = {name: version for name, version in report.machine["packages"].items() if version}
     lines = [
-        f"# gpu-check: {'passed' if report.passed else 'FAILED'}",
+        f"# {report.title}: {'passed' if report.passed else 'FAILED'}",
         "",
         f"{report.count('passed')} checks passed, {report.count('failed')} failed, {report.count('skipped')} were "
         f"skipped, in {report.seconds / 60:.1f} minutes.",
@@ -104,13 +113,17 @@ def as_markdown(report: Report) -> str:
         f"- CPU: {report.machine['cpu']}, {report.machine['cores']} cores; {report.machine['system']}",
         f"- Python {report.machine['python']}, PyTorch {report.machine['torch']['version']}, "
         + ", ".join(f"{name} {version}" for name, version in packages.items() if name not in ("torch", "itae")),
-        f"- weights: {report.weights}",
+        f"- weights: {report.weights}{', not the official ones' if report.weights.startswith('random') else ''}",
+        *([f"- only the checks that --only {','.join(report.only)} names, and what they need"] if report.only else []),
         "",
     ]
     wrong = [one for one in report.outcomes if one.is_wrong]
     if wrong:
         lines += ["## What is wrong", ""]
-        lines += [f"- **{one.name}** ({one.status}): {one.reason}" for one in wrong]
+        lines += [
+            f"- **{one.name}** ({one.status}): " + "; ".join(filter(None, (one.reason, in_words(one.figures))))
+            for one in wrong
+        ]
         lines.append("")
     lines += _models(report.outcomes)
     rest = [one for one in report.outcomes if one.status != "skipped" and not _is_of_a_model(one)]
@@ -142,15 +155,20 @@ def _models(outcomes: Sequence[Outcome]) -> list[str]:
     lines = [
         "## Models",
         "",
-        "Each beside eager PyTorch in float32 on the CPU. Golden: largest difference and smallest cosine of the golden "
-        "images. Batches: largest distance of a row to the same image alone. Pictures: smallest cosine, share of the "
-        "same 10 nearest, ARI of two clusterings. Fused: attentions that are one kernel, of how many. Tensors: "
-        "largest difference to the same array.",
+        "Each is compared with eager PyTorch in float32 on the CPU. It ran on: `tensorrt` and `tensorrt-rtx`, engines; "
+        "`cuda` and `cpu`, ONNX Runtime; `torch-cuda` and `torch-cpu`, eager PyTorch itself, by autocast.",
+        "",
+        "- golden: largest difference and smallest cosine of the golden images",
+        "- batches: largest distance of a row to the same image alone, as a share of its length",
+        "- pictures: smallest cosine, share of the same 10 nearest, ARI of two clusterings",
+        "- fused: attentions that are one kernel, of how many",
+        "- tensors: largest difference between a tensor on the device and the same array",
         "",
         "| model | on | golden | batches | pictures | fused | tensors |",
         "|---|---|---|---|---|---|---|",
     ]
-    for (model, road), found in rows.items():
+    models = list(dict.fromkeys(model for model, _ in rows))
+    for (model, road), found in sorted(rows.items(), key=lambda row: models.index(row[0][0])):
         pictures = found.get("pictures") or found.get("eager")
         cells = [
             model,

@@ -42,9 +42,13 @@ def check_half_range(target: Target, arch: Architecture) -> Figures:
     For the model as it is, and for one whose first MLP is too loud for float16.
     """
     quiet, largest, is_finite = _forecast(target, arch, 1.0)
-    figures: Figures = {"largest": largest, "foreseen": quiet is not None, "finite in fp16": is_finite}
+    figures: Figures = {"largest value": largest, "overflow foreseen": quiet is not None, "finite in fp16": is_finite}
     loud, loudest, loud_is_finite = _forecast(target, arch, LOUD)
-    figures |= {"too loud": loudest, "that foreseen": loud is not None, "that finite in fp16": loud_is_finite}
+    figures |= {
+        "largest value of the loud model": loudest,
+        "its overflow foreseen": loud is not None,
+        "it is finite in fp16": loud_is_finite,
+    }
     if (quiet is None) != is_finite or loud is None or loud_is_finite:
         raise Failed("what was foreseen from a run in float32 is not what float16 did on the device", figures)
     return figures
