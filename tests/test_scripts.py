@@ -19,6 +19,7 @@ from pyarrow import parquet
 ROOT = Path(__file__).parents[1]
 SHELL = [
     "bench", "build-cpp", "build-wheel", "check", "gpu-check", "plant", "quickstart", "sanitize-cpp", "setup", "test",
+    "test-lowest",
 ]  # fmt: skip
 
 FAKE_PYTHON = """#!/bin/sh
@@ -156,6 +157,28 @@ def test_build_wheel_builds_what_the_tag_says_with_few_packages(checkout):
         done = checkout.run("build-wheel", *given)
         assert done.returncode == 0, done.stderr
         assert checkout.calls("-m ")[1:] == [PIP.removeprefix("-m ") + " build", "build --outdir dist ."]
+
+
+def test_test_lowest_takes_the_lowest_versions_and_no_torch(checkout):
+    checkout.answer(("-c import torch", 1, "no torch"))
+    done = checkout.run("test-lowest", "-k", "some name")
+    assert done.returncode == 0, done.stderr
+    calls = checkout.calls("-m ")
+    assert calls[0] == "venv --clear build/lowest"
+    lowest, tools, ours = (call for call in calls if call.startswith("uv pip install"))
+    users, own = (set(re.findall(r"--extra (\S+)", call)) for call in (lowest, tools))
+    assert "--resolution lowest-direct" in lowest
+    assert users == {"cpu", "heif", "openvino", "remote"}  # what needs no GPU, and no torch
+    assert own == {"dev"}
+    assert "--resolution" not in tools
+    (onnx,) = re.findall(r'"(onnx>=[\d.]+)"', (ROOT / "pyproject.toml").read_text())
+    assert lowest.endswith(f" {onnx}")
+    assert ours.endswith("--no-deps -e .")
+    assert calls[-1] == f"pytest {IN_PARALLEL} tests/runtime tests/conformance -k some name"
+    checkout.answer()
+    with_torch = checkout.run("test-lowest")
+    assert (with_torch.returncode, checkout.calls("-m pytest")) == (1, [])
+    assert "torch is in build/lowest" in with_torch.stderr
 
 
 def test_test_checks_first_and_hands_its_arguments_to_pytest(checkout):

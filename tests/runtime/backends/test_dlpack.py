@@ -6,7 +6,6 @@ import importlib.util
 
 import numpy as np
 import pytest
-import torch
 
 from runtime import load
 from runtime.backends import tensors
@@ -14,6 +13,8 @@ from runtime.backends.ort import OrtSession
 from runtime.contract.errors import CheckError, InputError, UsageError
 from runtime.contract.golden import read_golden
 from runtime.contract.manifest import read_manifest
+
+torch = pytest.importorskip("torch")
 
 ALL = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
 PROVIDERS = [

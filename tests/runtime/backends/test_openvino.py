@@ -34,6 +34,7 @@ TINY = Architecture("tiny", width=48, heads=3, depth=2)
 
 
 def test_a_real_model_of_uint8_keeps_parity_in_every_output_and_batch(tmp_path):
+    pytest.importorskip("torch")
     path = tmp_path / "m.onnx"
     export(ExportSpec(path, "vits14", "random:0", input="uint8", outputs=ALL))
     result = verify(path, "openvino")
@@ -47,6 +48,7 @@ def test_a_real_model_of_uint8_keeps_parity_in_every_output_and_batch(tmp_path):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_every_precision_keeps_parity(precision, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
     monkeypatch.setitem(architecture.ARCHITECTURES, "tiny", TINY)
     path = tmp_path / "m.onnx"
     export(ExportSpec(path, "tiny", "random:0", image_size=56, precision=precision, outputs=ALL))

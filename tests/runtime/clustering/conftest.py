@@ -17,4 +17,6 @@ MAKERS: dict[str, Callable[[np.ndarray], Points]] = {
 
 @pytest.fixture(params=["numpy", "torch", pytest.param("cuda", marks=pytest.mark.gpu)])
 def on(request) -> Callable[[np.ndarray], Points]:
+    if request.param != "numpy":
+        pytest.importorskip("torch")
     return MAKERS[request.param]

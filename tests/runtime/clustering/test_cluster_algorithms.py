@@ -597,6 +597,7 @@ def test_a_senseless_value_is_refused_and_makes_nothing(stored, tmp_path, capsys
 
 
 def test_torch_on_the_cpu_gives_the_same_clusters(stored, tmp_path):
+    pytest.importorskip("torch")
     for device in ("cpu", "torch-cpu"):
         assert run(stored, "--k", 4, "--device", device, "--out", tmp_path / device) == 0
     assert np.array_equal(labels_of(tmp_path / "cpu"), labels_of(tmp_path / "torch-cpu"))

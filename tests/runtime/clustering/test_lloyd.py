@@ -183,6 +183,7 @@ def test_chunks_end_where_they_may(n, on):
 
 
 def test_numpy_and_torch_give_the_same_labels_of_the_same_seed():
+    pytest.importorskip("torch")
     points, _ = blobs(3000, 16, 15, spread=0.5)
     ours, torchs = (cluster(points, 15, seed=4, device=device) for device in ("cpu", "torch-cpu"))
     assert (ours.labels == torchs.labels).mean() > 0.999
@@ -199,6 +200,7 @@ def test_two_hundred_thousand_points_end_at_scikit_learns_inertia(on):
 
 
 def test_the_same_seed_gives_the_same_bytes_in_torch():
+    pytest.importorskip("torch")
     points = uniform()
     one, other = (cluster(points, 25, seed=3, n_init=2, device="torch-cpu") for _ in range(2))
     assert one.labels.tobytes() == other.labels.tobytes()
@@ -216,7 +218,7 @@ def test_the_same_seed_gives_the_same_bytes_on_a_gpu():
 
 def test_nothing_of_n_times_k_is_kept_by_torch(monkeypatch):
     sizes: list[int] = []
-    import torch
+    torch = pytest.importorskip("torch")
 
     real = torch.addmm
     monkeypatch.setattr(torch, "addmm", lambda *a: sizes.append((found := real(*a)).numel()) or found)
@@ -234,6 +236,7 @@ def test_a_device_that_is_none_is_refused(device):
 
 
 def test_a_gpu_that_is_not_there_is_told(monkeypatch):
+    pytest.importorskip("torch")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(BackendError, match=r"--device cuda:3: PyTorch .* sees no CUDA device here"):
         cluster(FOUR, 2, device="cuda:3")
@@ -248,7 +251,7 @@ def test_a_gpu_that_is_not_there_is_told(monkeypatch):
     [("RuntimeError", "--device cuda can't be used"), ("OutOfMemoryError", "cuda has no memory for these embeddings")],
 )
 def test_a_gpu_that_fails_is_told(monkeypatch, error, message):
-    import torch
+    torch = pytest.importorskip("torch")
 
     def fail(*_: object) -> None:
         raise {"RuntimeError": RuntimeError, "OutOfMemoryError": torch.OutOfMemoryError}[error]("CUDA error: busy")

@@ -124,6 +124,7 @@ def test_every_point_may_be_chosen(on):
 
 
 def test_a_device_chooses_the_points_that_numpy_does():
+    pytest.importorskip("torch")
     points = np.random.default_rng(0).standard_normal((3000, 24)).astype(np.float32)
     places = NumpyPoints(points), TorchPoints(points, "torch-cpu")
     one, other = (plus_plus(place, 200, np.random.default_rng(5)) for place in places)
@@ -157,6 +158,7 @@ def test_what_float32_can_not_square_is_refused(scale, on):
 
 
 def test_a_clustering_on_a_device_starts_from_the_devices_points(monkeypatch):
+    pytest.importorskip("torch")
     given: list[Points] = []
     real = kmeans.plus_plus
     monkeypatch.setattr(kmeans, "plus_plus", lambda points, *rest: given.append(points) or real(points, *rest))

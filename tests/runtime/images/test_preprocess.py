@@ -34,9 +34,8 @@ def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
 
 @pytest.fixture(scope="module")
 def processor():
-    from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
-
-    made = BitImageProcessorPil(
+    bit = pytest.importorskip("transformers.models.bit.image_processing_pil_bit")
+    made = bit.BitImageProcessorPil(
         size={"shortest_edge": 256},
         crop_size={"height": 224, "width": 224},
         image_mean=[0.485, 0.456, 0.406],
