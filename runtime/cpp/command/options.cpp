@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "backends/backends.hpp"
 #include "embedding/machine.hpp"
 #include "itae/error.hpp"
 #include "itae/version.hpp"
@@ -31,6 +32,12 @@ or the one that the loader finds (LD_LIBRARY_PATH).
 
 exit code: 0 if any image was embedded or the model keeps every limit, 1 if none was or the model is off, 2 for bad use,
 a model that is refused, or something that this machine lacks, 130 after Ctrl-C)";
+
+std::string about() {
+    std::string names;
+    for (const std::string& backend : built_backends()) names += (names.empty() ? "" : ", ") + backend;
+    return std::string("itae-embed ") + version() + "\nbackends: " + (names.empty() ? "none" : names) + "\n";
+}
 
 }  // namespace
 
@@ -63,16 +70,17 @@ Options parse(int count, const char* const* arguments) {
     app.add_flag("--json", options.json, "print what was done as JSON");
     app.add_flag("--quiet", options.quiet, "no progress on stderr");
     bool wants_version = false;
-    app.add_flag("--version", wants_version, "print the version")->trigger_on_parse();
+    app.add_flag("--version", wants_version, "print the version and the backends that are built in")
+        ->trigger_on_parse();
     try {
         app.parse(count, arguments);
     } catch (const CLI::CallForHelp&) {
         throw Printed{app.help()};
     } catch (const CLI::ParseError& error) {
-        if (wants_version) throw Printed{std::string("itae-embed ") + version() + "\n"};
+        if (wants_version) throw Printed{about()};
         throw Error(ErrorKind::usage, std::string(error.what()) + "; see `itae-embed --help`");
     }
-    if (wants_version) throw Printed{std::string("itae-embed ") + version() + "\n"};
+    if (wants_version) throw Printed{about()};
     const auto refuse = [](const std::string& what) {
         throw Error(ErrorKind::usage, what + "; see `itae-embed --help`");
     };

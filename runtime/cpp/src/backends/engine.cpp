@@ -152,6 +152,16 @@ void check_tensors(const Manifest& manifest, const std::vector<EngineTensor>& te
         refuse("takes batches " + as_text(profile) + ", its manifest says " + as_text(*manifest.batch));
 }
 
+std::vector<std::string> built_backends() {
+    std::vector<std::string> found;
+#ifdef ITAE_WITH_ONNXRUNTIME
+    found.emplace_back("onnxruntime");
+#endif
+    for (const char* builder : {"tensorrt", "tensorrt-rtx"})
+        if (loader_of(builder) != nullptr) found.emplace_back(builder);
+    return found;
+}
+
 std::unique_ptr<Session> open_engine(const std::string& path, Device device) {
     const Manifest manifest = Manifest::read(path);
     const LoadLibrary load_library = loader_of(manifest.builder);

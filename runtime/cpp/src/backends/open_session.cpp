@@ -45,20 +45,6 @@ Device parse_device(const std::string& text, bool is_engine) {
     throw refused("no device `" + text + "`: give cpu, cuda or cuda:N, N from 0 on");
 }
 
-std::vector<std::string> built_backends() {
-    std::vector<std::string> found;
-#ifdef ITAE_WITH_ONNXRUNTIME
-    found.emplace_back("onnxruntime");
-#endif
-#ifdef ITAE_WITH_TENSORRT
-    found.emplace_back("tensorrt");
-#endif
-#ifdef ITAE_WITH_TENSORRT_RTX
-    found.emplace_back("tensorrt-rtx");
-#endif
-    return found;
-}
-
 std::unique_ptr<Session> open_session(const std::string& model_path, const SessionOptions& options) {
     if (options.threads < 0 || options.threads > max_threads)
         throw refused("threads " + std::to_string(options.threads) + ": must be from 1 to " +
