@@ -1,7 +1,12 @@
 # TensorRT 10, 11 and TensorRT-RTX, each where NvInfer.h and the library lie under one prefix. The headers are compiled in;
 # the library is opened at run time, and is looked for here so that the two are of one version.
-set(ITAE_TENSORRT_ROOT "$ENV{ITAE_TENSORRT_ROOT}" CACHE PATH "Prefix of TensorRT: NvInfer.h and libnvinfer.so")
-set(ITAE_TENSORRT_RTX_ROOT "$ENV{ITAE_TENSORRT_RTX_ROOT}" CACHE PATH "Prefix of TensorRT-RTX: NvInfer.h and libtensorrt_rtx.so")
+# An environment variable of the same name replaces what an earlier run of CMake was given.
+foreach(root ITAE_TENSORRT_ROOT ITAE_TENSORRT_RTX_ROOT)
+  set(${root} "" CACHE PATH "Prefix with NvInfer.h and the library")
+  if(DEFINED ENV{${root}})
+    set(${root} "$ENV{${root}}" CACHE PATH "Prefix with NvInfer.h and the library" FORCE)
+  endif()
+endforeach()
 find_path(ITAE_CUDA_INCLUDE cuda_runtime_api.h
   HINTS ENV CUDA_PATH ENV CUDA_HOME PATHS /usr/local/cuda PATH_SUFFIXES include targets/${CMAKE_SYSTEM_PROCESSOR}-linux/include
   DOC "Folder of cuda_runtime_api.h, which NvInfer.h includes")

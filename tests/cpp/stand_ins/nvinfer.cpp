@@ -121,6 +121,7 @@ struct Engine final : ICudaEngine, apiv::EngineStub, Counted {
     DataType getTensorDataType(char const* name) const noexcept override { return model_.tensors.at(name).type; }
     Dims getTensorShape(char const* name) const noexcept override { return model_.tensors.at(name).shape; }
     Dims getProfileShape(char const* name, std::int32_t, OptProfileSelector which) const noexcept override {
+        if (model_.tensors.count(name) == 0) return {-1, {}};  // as TensorRT
         Dims shape = model_.tensors.at(name).shape;
         shape.d[0] = model_.profile[static_cast<int>(which)];
         return shape;
