@@ -162,8 +162,8 @@ std::vector<std::string> built_backends() {
     return found;
 }
 
-std::unique_ptr<Session> open_engine(const std::string& path, Device device) {
-    const Manifest manifest = Manifest::read(path);
+std::unique_ptr<Session> open_engine(Manifest manifest, Device device) {
+    const std::string& path = manifest.model_path;
     const LoadLibrary load_library = loader_of(manifest.builder);
     if (load_library == nullptr) {
         const std::string variable = manifest.builder == "tensorrt" ? "ITAE_TENSORRT_ROOT" : "ITAE_TENSORRT_RTX_ROOT";
@@ -182,11 +182,12 @@ std::unique_ptr<Session> open_engine(const std::string& path, Device device) {
     check_gpu(manifest, or_twin([&] { return read_gpu(device.number, what); }));
     const std::unique_ptr<EngineLibrary> library = or_twin([&] { return load_library(what); });
     check_version(manifest, library->version());
-    CheckedModel model = check_model(path);
+    Bytes content = manifest.read_model();
+    manifest.check_external_data();
     std::unique_ptr<Gpu> gpu = open_gpu(device.number, what);
     const std::string name = gpu->name();
-    const LoadProgram load = [&] { return library->load(model.manifest, std::move(*model.content), name); };
-    return make_gpu_session(model.manifest, std::move(gpu), load);
+    const LoadProgram load = [&, made_for = manifest] { return library->load(made_for, std::move(content), name); };
+    return make_gpu_session(std::move(manifest), std::move(gpu), load);
 }
 
 }  // namespace itae

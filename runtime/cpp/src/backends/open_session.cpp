@@ -22,13 +22,6 @@ std::string chosen_backend(const std::string& asked, const Manifest& manifest) {
 
 }  // namespace
 
-CheckedModel check_model(const std::string& path) {
-    CheckedModel model{path, Manifest::read(path), std::nullopt};
-    model.content = model.manifest.read_model();
-    model.manifest.check_external_data();
-    return model;
-}
-
 Device parse_device(const std::string& text, bool is_engine) {
     if (text == "auto") return {is_engine, 0};
     if (text == "cpu") {
@@ -62,7 +55,7 @@ std::unique_ptr<Session> open_session(const std::string& model_path, const Sessi
                                             " needs ONNX Runtime, without which this library was built: build it again "
                                             "with scripts/build-cpp, which fetches its headers");
     }
-    return open_engine(model_path, device);
+    return open_engine(std::move(manifest), device);
 }
 
 }  // namespace itae
