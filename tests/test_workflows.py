@@ -154,6 +154,49 @@ def test_every_job_ends():
         assert "uses" in job or 0 < job["timeout-minutes"] <= 240, where
 
 
+DOCKERFILE = ROOT / "scripts/gpu_checks/Dockerfile"
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Of the container's recipe: word and rest, continued lines joined."""
+    lines = [line for line in DOCKERFILE.read_text().splitlines() if not line.startswith("#")]
+    joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
+    return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
+
+
+def test_the_container_calls_scripts_that_are_there_and_has_no_rubbish_in_it():
+    recipe = instructions()
+    named = {path for _, rest in recipe for path in re.findall(r"\bscripts/[\w/-]+", rest)}
+    assert named == {"scripts/setup", "scripts/build-cpp", "scripts/gpu-check"}
+    assert all(os.access(ROOT / path, os.X_OK) for path in named)
+    assert [rest for word, rest in recipe if word == "COPY"] == ["--chown=runner . /work"]
+    assert dict(recipe)["WORKDIR"] == "/work"
+    left_out = (DOCKERFILE.parent / "Dockerfile.dockerignore").read_text().splitlines()
+    made = {
+        line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines() if line.startswith(("/", ".venv"))
+    }
+    assert {".git", *made} <= set(left_out)
+    readme = (DOCKERFILE.parent / "README.md").read_text()
+    assert f"--file {DOCKERFILE.relative_to(ROOT)} ." in readme
+    assert "/work/gpu-check" in readme
+    assert "never built" in readme.lower()
+    assert "NEVER BUILT" in DOCKERFILE.read_text()
+
+
+def test_the_container_ends_as_a_user_and_leaves_no_lists_of_packages():
+    recipe = instructions()
+    assert [rest for word, rest in recipe if word == "USER"][-1] == "runner"
+    assert recipe[-1] == ("ENTRYPOINT", '["scripts/gpu-check"]')
+    (base,) = [rest for word, rest in recipe if word == "FROM"]
+    assert re.fullmatch(r"nvcr\.io/nvidia/tensorrt:\d\d\.\d\d-py3", base)
+    for word, rest in recipe:
+        if word == "RUN" and ("apt-get" in rest or "build-cpp" in rest):
+            assert rest.endswith("rm -rf /var/lib/apt/lists/*") or "&& rm -rf /var/lib/apt/lists/* " in rest
+        if "apt-get install" in rest:
+            assert "--no-install-recommends" in rest
+    assert {word for word, _ in recipe} <= {"FROM", "ENV", "RUN", "COPY", "WORKDIR", "USER", "ENTRYPOINT"}
+
+
 def test_the_job_on_a_gpu_hands_its_inputs_on(tmp_path):
     """Its shell lines, run with a stand-in for the script."""
     (step,) = [one for where, one in steps().items() if where.startswith("gpu ") and "ONLY" in one.get("env", {})]
