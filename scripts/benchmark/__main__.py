@@ -14,7 +14,7 @@ from exporter.models.architecture import Architecture, architecture
 from runtime.contract.console import Parser, run
 from runtime.contract.driver import require_gpu
 from runtime.contract.errors import BackendError, CheckError, OutputFileError, UsageError
-from scripts.benchmark import cluster, cpp, embed, seeding
+from scripts.benchmark import calibrate, cluster, cpp, embed, seeding
 from scripts.benchmark.contestants import CONTESTANTS, REFERENCE, Contestant, Device, choose
 from scripts.benchmark.gpu import gpu_name
 from scripts.benchmark.measure import Accuracy, Race, accuracy, race, round_up, timings
@@ -38,6 +38,7 @@ def parser() -> Parser:
         "often in every place, each compared with eager PyTorch first. Markdown on stdout, progress on stderr. With an "
         "NVIDIA GPU, its contestants race too. `scripts/bench embed --help`: what reading and decoding add to that. "
         "`scripts/bench cpp --help`: the same in C++. "
+        "`scripts/bench calibrate --help`: what a calibration's settings add to a pass of the model. "
         "`scripts/bench cluster --help`: k-means beside other libraries'. `scripts/bench seeding --help`: its start.",
     )
     options.add_argument(
@@ -58,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["embed"]:
         return run("bench", lambda: embed.bench(words[1:]))
+    if words[:1] == ["calibrate"]:
+        return run("bench", lambda: calibrate.bench(words[1:]))
     if words[:1] == ["cpp"]:
         return run("bench", lambda: cpp.bench(words[1:]))
     if words[:1] == ["seeding"]:
