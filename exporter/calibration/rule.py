@@ -210,7 +210,7 @@ def no_artifacts(tally: Tally) -> str:
     if closest is None:
         return "no artifacts in these images: in every block all norms lie in one mode"
     return (
-        f"no artifacts in these images: those that come closest are {closest.share:.2g} of the patches, whose "
+        f"no artifacts in these images: those that come closest are {closest.share:.2%} of the patches, whose "
         f"{closest.source} norms in block {closest.layer} are {closest.valley.gap:.2f} times "
         f"{'above' if closest.side == 'high' else 'below'} those of the others, {_objection(closest, tally)}"
     )

@@ -19,6 +19,8 @@ OVERLAP = 0.2
 """Patches that may lie in the narrowest valley, as a share of those beyond it; the tail of one mode has far more."""
 STRAY = 0.01
 """Patches, as a share of those beyond, that are too few to make a mode or to end a valley."""
+LEAST_MODE = 0.1
+"""Patches between two valleys, as a share of those beyond both, that make a mode of their own."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,15 @@ def find_valleys(counts: Int64, side: str) -> list[Valley]:
     """
     along = counts if side == "high" else counts[::-1]  # outwards from the middle on
     total, found = int(counts.sum()), []
-    stretches = list(_stretches(along[BINS // 2 :]))
-    splits = [BINS // 2 + (near + far) // 2 for near, far, _ in stretches]
+    stretches: list[tuple[int, int, float]] = []
+    splits: list[int] = []
+    for one in _stretches(along[BINS // 2 :]):
+        split = BINS // 2 + (one[0] + one[1]) // 2
+        beyond = along[split:].sum()
+        least = max(LEAST_MODE, one[2] / OVERLAP) * beyond  # few in the valley for the mode before it, too
+        if not splits or along[splits[-1] : split].sum() >= least:
+            stretches.append(one)
+            splits.append(split)
     for (near, far, overlap), split, following in zip(stretches, splits, [*splits, BINS][1:], strict=True):
         within, beyond = along[:split], along[split:]
         if not (within.any() and along[split:following].any()) or beyond.sum() * 2 > total:

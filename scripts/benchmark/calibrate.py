@@ -114,7 +114,7 @@ def measured(spec: ExportSpec, batch: int, rounds: int, first: int, layers: str)
 
 
 def _detection(layer: int, source: Source, depth: int) -> Detection:
-    """What a calibration may have found; norms of three times the median."""
+    """A way to find artifacts that a calibration may have found, with norms of four times the others'."""
     valley = Valley("high", 1.5, 3.0, share=0.02, overlap=0.0, gap=4.0, bimodality=9.0)
     return Detection(layer, source, LEVELS.index(2.0), valley, (0.3,) * (depth - layer), 0.02, 1.0)
 

@@ -100,6 +100,12 @@ def test_a_few_strays_neither_hide_a_valley_nor_make_one_of_their_own():
     assert found.width > 8
 
 
+def test_a_sparse_mode_of_wide_spread_is_one_mode():
+    for seed in range(20):
+        (found,) = valley.find_valleys(counts((1, 0.3, 3000), (30, 0.35, 200), seed=seed), "high")
+        assert found.gap == pytest.approx(30, rel=0.15)
+
+
 def test_half_of_the_patches_are_not_called_artifacts():
     found = nearest((1, 0.02, 600), (9, 0.02, 400))
     assert found is None or found.share > MOST
