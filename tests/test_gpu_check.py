@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -20,10 +21,11 @@ from runtime.contract.driver import Driver, GpuInfo
 from runtime.contract.errors import BackendError, CheckError, UsageError
 from scripts.gpu_checks import __main__ as gpu_check
 from scripts.gpu_checks import install as installing
-from scripts.gpu_checks import others
+from scripts.gpu_checks import models, others
 from scripts.gpu_checks.check import Check, Failed, Outcome, Skipped, choose, run_all
 from scripts.gpu_checks.child import ROOT, Child, command
-from scripts.gpu_checks.machine import Target, dry_target, gpu_target
+from scripts.gpu_checks.machine import Road, Target, dry_target, gpu_target
+from scripts.gpu_checks.models import Case
 from scripts.gpu_checks.plan import Places, make_plan
 from scripts.gpu_checks.report import Report, as_json, as_junit, as_markdown
 
@@ -270,6 +272,83 @@ def test_a_machine_with_everything_runs_the_whole_matrix_smallest_and_fp16_first
     assert not any(reasons_of(plan).values())
 
 
+@pytest.mark.parametrize(("capability", "level"), [("8.9", "ampere-plus"), ("7.5", "same-compute-capability")])
+def test_an_engine_for_other_gpus_is_checked_where_tensorrt_builds(capability, level, tmp_path):
+    whole = machine(libraries={"tensorrt": None, "tensorrt-rtx": None})
+    here = dataclasses.replace(L4_CUDA_12.gpus[0], compute_capability=capability)
+    target = gpu_target(whole, dataclasses.replace(L4_CUDA_12, gpus=(here,)))
+    plan = plan_for(target, tmp_path, whole)
+    travelling = [name for name in plan if level in name]
+    assert travelling[0] == f"export tensorrt vits14-itae-fp16-{level}"
+    assert {name.split()[0] for name in travelling} == {"export", "golden", "batches", "pictures", "tensors"}
+    assert {name.split()[1] for name in travelling} == {"tensorrt"}
+
+
+def test_an_engine_for_other_gpus_is_exported_for_later_versions_too(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(models, "export", lambda spec, _: asked.append(spec))
+    case = Case(architecture("vits14"), itae=True, precision="fp16", travels="ampere-plus")
+    for one in (case, dataclasses.replace(case, travels="none")):
+        with pytest.raises(AttributeError):  # what the stand-in gives has no manifest
+            models.export_case(dry_target(), tmp_path, one, Road("tensorrt", "tensorrt"))
+    assert [(spec.hardware_compatibility, spec.version_compatible) for spec in asked] == [
+        ("ampere-plus", True),
+        ("none", False),
+    ]
+
+
+# C++
+
+
+@pytest.fixture
+def built(monkeypatch, tmp_path):
+    """Stand-ins for `itae-embed` and for the script that builds it, which prints the backends given."""
+
+    def make(before: str | None, after: str = "onnxruntime") -> None:
+        embed, script = tmp_path / "itae-embed", tmp_path / "build-cpp"
+        for name in ("ITAE_TENSORRT_ROOT", "ITAE_TENSORRT_RTX_ROOT"):
+            monkeypatch.delenv(name, raising=False)
+        embed.unlink(missing_ok=True)
+        if before is not None:
+            embed.write_text(f"#!/bin/sh\necho itae-embed 0.1.0\necho backends: {before}\n")
+            embed.chmod(0o755)
+        script.write_text(f"#!/bin/sh\nprintf '#!/bin/sh\\necho backends: {after}\\n' >{embed}\nchmod +x {embed}\n")
+        script.chmod(0o755)
+        monkeypatch.setattr(others, "ITAE_EMBED", embed)
+        monkeypatch.setattr(others, "BUILD_CPP", script)
+
+    return make
+
+
+def build(tmp_path, *, may_install: bool = True):
+    return others.build_cpp(tmp_path / "log", 60, may_install=may_install)
+
+
+def test_cpp_is_built_again_for_a_library_whose_headers_are_named(built, monkeypatch, tmp_path):
+    built("onnxruntime", "onnxruntime, tensorrt")
+    assert build(tmp_path) == {"built before": "yes", "backends": ["onnxruntime"]}
+    monkeypatch.setenv("ITAE_TENSORRT_ROOT", "/opt/tensorrt")
+    assert build(tmp_path) == {"built before": "no", "backends": ["onnxruntime", "tensorrt"]}
+    assert build(tmp_path)["built before"] == "yes"
+    built(None)
+    with pytest.raises(Skipped, match="--no-install was given"):
+        build(tmp_path, may_install=False)
+    monkeypatch.setenv("ITAE_TENSORRT_RTX_ROOT", "/opt/rtx")
+    with pytest.raises(Failed, match="left out tensorrt-rtx"):
+        build(tmp_path)
+
+
+def test_an_engine_is_skipped_by_a_cpp_without_its_library(built, tmp_path):
+    built("onnxruntime")
+    case, road = Case(architecture("vits14"), itae=True), Road("tensorrt", "tensorrt")
+    with pytest.raises(Skipped, match="built without tensorrt: set ITAE_TENSORRT_ROOT to a prefix") as caught:
+        others.check_cpp(dry_target(), tmp_path, tmp_path / "log", 60, case, road)
+    assert caught.value.excused
+    built("none")
+    with pytest.raises(Failed, match="without ONNX Runtime"):
+        others.check_cpp(dry_target(), tmp_path, tmp_path / "log", 60, case, Road("cpu"))
+
+
 def test_an_h200_with_torch_alone_still_runs_all_that_torch_can_show(tmp_path):
     bare = machine(torch={"version": "2.13.0", "cuda": "13.0", "problem": None})
     plan = plan_for(gpu_target(bare, H200), tmp_path, bare)
@@ -399,6 +478,8 @@ def test_a_dry_run_passes_ten_checks_of_every_kind(dry_run):
         "machine", "export", "golden", "batches", "reference", "pictures", "tensors", "build-log", "eager",
         "half-range", "k-means", "gpu-tests", "bench",
     }  # fmt: skip
+    if others.ITAE_EMBED.is_file():
+        assert {"c++ build", "c++ cpu tiny-itae-fp32"} <= set(passed)
     assert "failed" not in found.values()
     assert (dry_run / "evidence/tensorrt-rtx-build.log").stat().st_size > 10_000
     text = (dry_run / "gpu-check.md").read_text()

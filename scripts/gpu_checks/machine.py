@@ -9,7 +9,8 @@ from typing import Any, Literal
 from exporter.models.architecture import Architecture, architecture
 from runtime.contract.driver import Driver
 from runtime.contract.errors import BackendError
-from runtime.contract.tensorrt import RTX_CAPABILITIES, LibraryName, import_library
+from runtime.contract.manifest import HardwareCompatibility
+from runtime.contract.tensorrt import AMPERE, RTX_CAPABILITIES, LibraryName, import_library, version_pair
 
 Precision = Literal["fp32", "fp16", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "bf16")
@@ -67,6 +68,8 @@ class Target:
     longest: float
     """Seconds that one check may last."""
     weights: str = "random:0"
+    travels: HardwareCompatibility = "none"
+    """The widest range of GPUs that an engine built here can be for; `none` where none is built."""
 
 
 def survey() -> dict[str, Any]:
@@ -129,6 +132,7 @@ def gpu_target(found: dict[str, Any], driver: Driver) -> Target:
         pictures=100,
         points=200_000,
         longest=1800,
+        travels="ampere-plus" if version_pair(gpu.compute_capability) >= AMPERE else "same-compute-capability",
     )
 
 

@@ -21,7 +21,7 @@ from runtime.checks import criteria
 from runtime.checks.agreement import agreement
 from runtime.checks.verify import Verification, verify
 from runtime.contract.golden import read_golden
-from runtime.contract.manifest import read_manifest
+from runtime.contract.manifest import HardwareCompatibility, read_manifest
 from scripts.gpu_checks.check import Failed, Figures
 from scripts.gpu_checks.machine import Precision, Road, Target
 
@@ -38,6 +38,8 @@ class Case:
     arch: Architecture
     itae: bool
     precision: Precision = "fp32"
+    travels: HardwareCompatibility = "none"
+    """Other GPUs that the engine is for; it is for later versions of its library too then."""
 
     @property
     def what(self) -> str:
@@ -47,7 +49,7 @@ class Case:
     @property
     def name(self) -> str:
         """`vits14-itae-fp16`."""
-        return f"{self.what}-{self.precision}"
+        return f"{self.what}-{self.precision}" + ("" if self.travels == "none" else f"-{self.travels}")
 
     @property
     def config(self) -> ItaeConfig | None:
@@ -75,6 +77,8 @@ def export_case(target: Target, folder: Path, case: Case, road: Road) -> Figures
         seconds: dict[str, float] = {}
     else:
         engine: dict[str, Any] = {} if road.library is None else {"backend": road.library, "batch": target.batch}
+        if case.travels != "none":
+            engine |= {"hardware_compatibility": case.travels, "version_compatible": True}
         spec = ExportSpec(
             path, case.arch, target.weights, precision=case.precision, image_size=target.image_size, itae=case.config,
             **engine,
@@ -86,6 +90,8 @@ def export_case(target: Target, folder: Path, case: Case, road: Road) -> Figures
         figures["export s"] = round(time.monotonic() - start, 1)
     if "build" in seconds:
         figures["build s"] = round(seconds["build"], 1)
+    if made.options.version_compatible:
+        figures["for"] = f"{made.options.hardware_compatibility}, later versions"
     if made.replay is not None:
         figures["replay max abs"] = made.replay.max_abs
     elif road.library is not None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
+import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -24,6 +27,24 @@ STUDY = ROOT / "scripts" / "study"
 CPP_LIMITS = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 2e-2}
 """Largest difference of an element of an embedding by C++ to Python's, on the same library."""
 CPP_PICTURES = 16
+
+
+@dataclass(frozen=True)
+class CppLibrary:
+    """How C++ is given a library of engines."""
+
+    root: str
+    """The variable that names the prefix of its headers, for scripts/build-cpp."""
+    library: str
+    """The variable that names its library, for `itae-embed`."""
+    package: str
+    """The Python package in whose folder the library lies."""
+
+
+CPP_LIBRARIES = {
+    "tensorrt": CppLibrary("ITAE_TENSORRT_ROOT", "ITAE_TENSORRT", "tensorrt_libs"),
+    "tensorrt-rtx": CppLibrary("ITAE_TENSORRT_RTX_ROOT", "ITAE_TENSORRT_RTX", "tensorrt_rtx_libs"),
+}
 GPU_TESTS = ("tests/gpu", "tests/runtime/clustering")
 """Where tests are marked `gpu`; tests/test_gpu_checks.py holds this."""
 
@@ -70,14 +91,16 @@ def run_gpu_tests(target: Target, out: Path, log: Path, seconds: float) -> Figur
 
 
 def build_cpp(log: Path, seconds: float, *, may_install: bool) -> Figures:
-    """Build `itae-embed` where it is not there yet.
+    """Build `itae-embed` where it is not there yet, or lacks a library whose headers a variable names.
 
     Raises:
         Skipped: there is no build script, or it may not be run.
-        Failed: it failed.
+        Failed: it failed, or left out a library that it was to be built with.
     """
-    if ITAE_EMBED.is_file():
-        return {"built before": "yes"}
+    wanted = [library for library, one in CPP_LIBRARIES.items() if one.root in os.environ]
+    there = cpp_backends(log, seconds) if ITAE_EMBED.is_file() else []
+    if ITAE_EMBED.is_file() and all(library in there for library in wanted):
+        return {"built before": "yes", "backends": there}
     if not BUILD_CPP.is_file():
         raise Skipped("there is neither build/cpp/itae-embed nor scripts/build-cpp")
     if not may_install:
@@ -85,21 +108,43 @@ def build_cpp(log: Path, seconds: float, *, may_install: bool) -> Figures:
     command(log, seconds, BUILD_CPP)
     if not ITAE_EMBED.is_file():
         raise Failed("scripts/build-cpp ended well and left no build/cpp/itae-embed")
-    return {"built before": "no"}
+    there = cpp_backends(log, seconds)
+    if missing := [library for library in wanted if library not in there]:
+        raise Failed(f"scripts/build-cpp left out {', '.join(missing)}", {"backends": there})
+    return {"built before": "no", "backends": there}
+
+
+def cpp_backends(log: Path, seconds: float) -> list[str]:
+    """The backends that `itae-embed` was built with."""
+    lines = command(log, seconds, ITAE_EMBED, "--version").splitlines()
+    found = [line.removeprefix("backends: ") for line in lines if line.startswith("backends: ")]
+    return found[0].split(", ") if found else []
 
 
 def check_cpp(target: Target, folder: Path, log: Path, seconds: float, case: Case, road: Road) -> Figures:
-    """The same pictures, from files, by C++ and by Python on one model; and C++'s replay of the golden sample."""
+    """The same pictures, from files, by C++ and by Python on one model; and C++'s replay of the golden sample.
+
+    Raises:
+        Skipped: `itae-embed` was built without the library of an engine.
+        Failed: they differ.
+    """
+    backend = road.library or "onnxruntime"
+    if backend not in cpp_backends(log, seconds):
+        if road.library is None:
+            raise Failed("build/cpp/itae-embed was built without ONNX Runtime")
+        root = CPP_LIBRARIES[road.library].root
+        raise Skipped(f"itae-embed was built without {backend}: set {root} to a prefix with its headers and library")
     model = path_of(folder, case, road)
     pictures = folder / "pictures"
     if not pictures.is_dir():
         pictures.mkdir()
         for number, picture in enumerate(draw(target)[:CPP_PICTURES]):
             Image.fromarray(picture).save(pictures / f"{number:03}.jpg", quality=90)
-    provider = [] if road.library is not None else ["--backend", "onnxruntime", "--device", road.name]
-    command(log, seconds, ITAE_EMBED, model, *provider, "--verify")
+    device = "cuda" if road.library is not None else road.name
+    provider, environment = ["--backend", backend, "--device", device], library_variable(road)
+    command(log, seconds, ITAE_EMBED, model, *provider, "--verify", environment=environment)
     out = folder / f"{model.name}-cpp.npy"
-    command(log, seconds, ITAE_EMBED, model, pictures, *provider, "--out", out)
+    command(log, seconds, ITAE_EMBED, model, pictures, *provider, "--out", out, environment=environment)
     store, ours = folder / f"{model.name}-store", folder / f"{model.name}-python.npy"
     runtime = [sys.executable, "-m", "runtime"]
     command(log, seconds, *runtime, "embed", model, pictures, "--provider", road.provider, "--out", store)
@@ -111,6 +156,17 @@ def check_cpp(target: Target, folder: Path, log: Path, seconds: float, case: Cas
     if not figures["max abs"] <= CPP_LIMITS[case.precision]:
         raise Failed(f"max abs {figures['max abs']:.3g} is over {CPP_LIMITS[case.precision]}", figures)
     return figures
+
+
+def library_variable(road: Road) -> dict[str, str]:
+    """The variable that gives C++ the library of Python's package: an engine wants the version that built it."""
+    if road.library is None:
+        return {}
+    names = CPP_LIBRARIES[road.library]
+    spec = importlib.util.find_spec(names.package)
+    if names.library in os.environ or spec is None or not spec.submodule_search_locations:
+        return {}
+    return {names.library: str(spec.submodule_search_locations[0])}
 
 
 def run_bench(target: Target, out: Path, arch: Architecture) -> Figures:

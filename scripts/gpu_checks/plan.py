@@ -55,6 +55,9 @@ def make_plan(
         for precision in rest if itae else PRECISIONS:
             for road in target.roads:
                 plan.model(road, Case(small, itae=itae, precision=precision))
+    for road in target.roads:
+        if road.library == "tensorrt" and target.travels != "none":  # TensorRT-RTX's engines are for all its GPUs
+            plan.model(road, Case(small, itae=True, precision=first, travels=target.travels))
     plan.bench(small)
     plan.cpp(Case(small, itae=True), may_install=may_install)
     for arch in larger:
@@ -124,7 +127,7 @@ class _Plan:
         reference = self.reference(case)
         needs = (export, reference)
         self.there(f"pictures {subject}", models.check_pictures, self.target, folder, case, road, needs=needs)
-        if road.library is not None:
+        if road.library is not None and case.travels == "none":  # kernels for more GPUs may be others
             self.there(f"fusion {subject}", models.check_fusion, folder, case, road, needs=(export,))
         tensors = f"tensors {subject}"
         if self.target.no_torch is not None:
