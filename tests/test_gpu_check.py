@@ -449,6 +449,9 @@ def test_a_run_in_which_nothing_ran_did_not_pass():
     nothing = report(Outcome("k-means", "skipped", "PyTorch is built without CUDA"))
     assert not nothing.passed
     assert "nothing was shown" in as_markdown(nothing)
+    suite = ElementTree.fromstring(as_junit(nothing)).find("testsuite")
+    assert suite is not None
+    assert [suite.get(name) for name in ("tests", "failures", "skipped")] == ["2", "1", "1"]
     assert report(SOME[0]).passed
 
 
