@@ -164,7 +164,7 @@ def _say(found: Survey, prefix: int, spec: ForeignSpec, progress: Progress) -> N
     who = "as you say" if spec.prefix_tokens is not None else "as the graph shows"
     progress.note(
         f"{len(found.backbone)} layers of {last.heads} heads of {last.head_dim}; tokens before the patches: {prefix} "
-        f"({who}), then {grid}; {last.site.form}"
+        f"({who}), then {grid}{f', then {found.behind} more tokens' if found.behind else ''}; {last.site.form}"
     )
     if not spec.is_told:
         progress.note(

@@ -15,7 +15,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from exporter.foreign.onnx_file import OnnxFile
 from exporter.foreign.probe import Probe
 from exporter.foreign.survey import Measured, Survey
-from exporter.methods.itae.graph.anywhere import Place, Vectors, inject_anywhere
+from exporter.methods.itae.graph.anywhere import Patches, Place, Vectors, inject_anywhere
 from exporter.methods.itae.options import ItaeConfig
 from exporter.surgery.attention import scope_of
 from exporter.surgery.edit import PREFIX, import_graph, is_ours
@@ -41,7 +41,7 @@ def operate(one: Survey, probe: Probe, itae: ItaeConfig, prefix: int) -> onnx.Mo
     graph = import_graph(one.file.model).toposort()
     places = _places(one, probe, graph, itae, prefix)
     tokens = SHARED if one.is_dynamic else one.backbone[0].tokens
-    inject_anywhere(graph, places, itae, prefix, tokens)
+    inject_anywhere(graph, places, itae, Patches(prefix, one.behind, tokens))
     return _written(one.file, graph, places, itae)
 
 
@@ -77,7 +77,7 @@ def _places(one: Survey, probe: Probe, graph: gs.Graph, itae: ItaeConfig, prefix
             raise UsageError(
                 f"--threshold {itae.threshold}: patches have no fixed positions where height and width are dynamic"
             )
-        patches = one.backbone[0].tokens - prefix
+        patches = one.backbone[0].tokens - prefix - one.behind
         if itae.limit.indices[-1] >= patches:
             raise UsageError(f"--threshold {itae.threshold}: the model has patches 0 to {patches - 1}")
     assert one.picture is not None

@@ -20,7 +20,7 @@ from exporter.foreign.probe import Array, Arrays, Probe
 from exporter.foreign.survey import Measured, Survey, feeds_for
 from exporter.methods.itae import in_numpy
 from exporter.methods.itae.options import ItaeConfig
-from runtime.contract.errors import ParityError, UsageError
+from runtime.contract.errors import InputError, ParityError, UsageError
 
 Float64 = npt.NDArray[np.float64]
 LIMITS = {"float32": 1e-4, "float64": 1e-4, "float16": 2e-2}
@@ -79,14 +79,14 @@ def replicate(one: Survey, probe: Probe, itae: ItaeConfig | None, prefix: int, f
         assert itae is not None
         source = itae.detects_in(layer)
         if source not in norms:
-            norms[source] = _norms(one.backbone[source], probe, itae, prefix, feeds, given)
+            norms[source] = _norms(one.backbone[source], probe, itae, (prefix, one.behind), feeds, given)
         measured = one.backbone[layer]
         logits, value, context, own = _attention(measured, probe, feeds, given)
         plain = in_numpy.attend(logits, value)
         error = max(error, float(np.abs(plain - context).max() / max(1.0, np.abs(context).max())))
         norm = norms[source]
         if itae.limit.kind == "positions":
-            norm = np.zeros((len(logits), logits.shape[-1] - prefix))
+            norm = np.zeros((len(logits), logits.shape[-1] - prefix - one.behind))
         flags, distance = in_numpy.detect(norm, itae)
         found.append((flags, distance, norm))
         changed = in_numpy.attend(in_numpy.attenuate(logits, flags, prefix, itae), value)
@@ -101,7 +101,9 @@ def replicate(one: Survey, probe: Probe, itae: ItaeConfig | None, prefix: int, f
     return Replica(outputs, flags, distance, norm, error)
 
 
-def _norms(measured: Measured, probe: Probe, itae: ItaeConfig, prefix: int, feeds: Arrays, given: Arrays) -> Float64:
+def _norms(
+    measured: Measured, probe: Probe, itae: ItaeConfig, others: tuple[int, int], feeds: Arrays, given: Arrays
+) -> Float64:
     """Norms of the patches, (B, P), in the graph as it has come so far."""
     found = source_of(measured, itae)
     if found is None:
@@ -112,7 +114,7 @@ def _norms(measured: Measured, probe: Probe, itae: ItaeConfig, prefix: int, feed
         by_head = _by_head(vectors, layout, measured.heads)
     else:
         by_head = vectors.transpose([layout.index(letter) for letter in "bnc"])[:, None]
-    return in_numpy.norms(by_head, prefix)
+    return in_numpy.norms(by_head, *others)
 
 
 def _attention(
@@ -257,11 +259,43 @@ def prove(
         again = replicate(one, probe, moved_itae, prefix, feeds)
         plain = _plain(one, probe, feeds)
         proofs.append(_compare(one, again, run_operated(moved_itae, feeds), moved_itae, plain, precision))
+        proofs += _at_another_size(one, probe, moved_itae, prefix, run_operated, precision, progress)
     if itae.limit.kind != "positions":
         progress("no patch flagged: plain in, plain out")
         never = dataclasses.replace(itae, threshold="absolute:3e38", side="high")
         _check_bits(_plain(one, probe, clear[0]), run_operated(never, clear[0]))
     return proofs, *clear
+
+
+def _at_another_size(
+    one: Survey,
+    probe: Probe,
+    itae: ItaeConfig,
+    prefix: int,
+    run_operated: Callable[[ItaeConfig, Arrays], Arrays],
+    precision: str,
+    progress: Callable[[str], None],
+) -> list[Proof]:
+    """The comparison of larger pictures, where height and width are dynamic and the graph does run at two sizes.
+
+    Raises:
+        ParityError: they disagree.
+    """
+    if not one.is_dynamic or one.image_size is None or not one.grid:
+        return []
+    height, width = one.image_size
+    size = (height + height // one.grid[0], width + 2 * (width // one.grid[1]))
+    feeds = feeds_for(one, size, 2, images_for(one, 1, size, 2))
+    try:
+        plain = _plain(one, probe, feeds)
+    except InputError:
+        progress("the graph runs at one size alone, though it says otherwise")
+        return []
+    progress(f"at {size[0]}x{size[1]}")
+    own = replicate(one, probe, itae, prefix, feeds)
+    if own.distance.min() <= MARGINS[precision]:
+        return []
+    return [_compare(one, own, run_operated(itae, feeds), itae, plain, precision)]
 
 
 def _plain(one: Survey, probe: Probe, feeds: Arrays) -> Arrays:

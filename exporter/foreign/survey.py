@@ -169,15 +169,13 @@ def refusal(one: Survey, prefix: int | None = None) -> str | None:
     if not one.backbone:
         last = one.sites[-1].site
         return f"no attention of a layout that is known: {last.name!r} ({last.form})"
-    if one.behind and prefix is None:
-        return f"{one.behind} tokens stand behind the patches, where tokens that are no patches are not supported yet"
     if (prefix if prefix is not None else one.prefix) is None:
         return (
             f"it can't be seen how many of the {one.backbone[0].tokens} tokens are no patches, as no convolution makes "
             "the patches: say --prefix-tokens K (1 for a CLS token alone, 0 for none)"
         )
     count = prefix if prefix is not None else one.prefix
-    if count is not None and not 0 <= count < one.backbone[0].tokens:
+    if count is not None and not 0 <= count < one.backbone[0].tokens - one.behind:
         return f"{count} tokens before the patches, of {one.backbone[0].tokens}: say --prefix-tokens K"
     return None
 

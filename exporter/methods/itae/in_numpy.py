@@ -16,9 +16,9 @@ Float64 = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 
-def norms(vectors: Float64, prefix: int) -> Float64:
+def norms(vectors: Float64, prefix: int, behind: int) -> Float64:
     """The L2 norm of each patch over heads and channels: (B, H, N, d) to (B, P)."""
-    lengths: Float64 = np.sqrt(np.square(vectors[:, :, prefix:]).sum(axis=(1, 3)))
+    lengths: Float64 = np.sqrt(np.square(vectors[:, :, prefix : vectors.shape[2] - behind]).sum(axis=(1, 3)))
     return lengths
 
 
@@ -60,7 +60,7 @@ def attenuate(logits: Float64, artifact: Flags, prefix: int, itae: ItaeConfig) -
     for image, flags in enumerate(artifact):
         if not flags.any() or flags.all() or how.kind == "none":
             continue
-        patches = logits[image, :, :, prefix:]
+        patches = logits[image, :, :, prefix : prefix + len(flags)]
         if how.kind == "min":
             instead = patches.min(axis=-1, keepdims=True)
         elif how.kind == "mean":

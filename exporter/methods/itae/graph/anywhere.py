@@ -49,47 +49,66 @@ class Place:
     """None if no norm is looked at."""
 
 
-def inject_anywhere(graph: gs.Graph, places: Sequence[Place], itae: ItaeConfig, prefix: int, tokens: int | str) -> None:
+@dataclass(frozen=True)
+class Patches:
+    """Which of the tokens are patches."""
+
+    prefix: int
+    """Number of tokens before them, which are never artifacts: CLS, registers."""
+    behind: int
+    """Number of tokens behind them, alike."""
+    tokens: int | str
+    """N, or the name of a number that is not known."""
+
+    @property
+    def stop(self) -> int:
+        """The end of the patches, for a Slice."""
+        return -self.behind if self.behind else ALL
+
+
+def inject_anywhere(graph: gs.Graph, places: Sequence[Place], itae: ItaeConfig, patches: Patches) -> None:
     """Find artifacts and attenuate their logits in the chosen layers. Source: exporter/ITAE.md 1 to 3.
 
     Args:
         graph: changed in place.
         places: all attentions of the backbone, in order.
         itae: the method.
-        prefix: number of tokens before the patches, which are never artifacts.
-        tokens: N, or the name of a number that is not known.
+        patches: which tokens they are.
     """
     artifacts: dict[int, gs.Tensor] = {}
     for layer in itae.layer_indices(len(places)):
         source = itae.detects_in(layer)
         if source not in artifacts:
             edit = Editor(graph, scope_of(source))
-            artifacts[source] = _artifacts(edit, places[source], itae, prefix, tokens)
-        _attenuate(Editor(graph, scope_of(layer)), places[layer], artifacts[source], itae, prefix)
+            artifacts[source] = _artifacts(edit, places[source], itae, patches)
+        _attenuate(Editor(graph, scope_of(layer)), places[layer], artifacts[source], itae, patches)
 
 
-def _artifacts(edit: Editor, place: Place, itae: ItaeConfig, prefix: int, tokens: int | str) -> gs.Tensor:
+def _artifacts(edit: Editor, place: Place, itae: ItaeConfig, which: Patches) -> gs.Tensor:
     """Which tokens are artifacts to attenuate: (B, N) bool, or (1, N) if they are the same in every image."""
+    prefix, tokens = which.prefix, which.tokens
     if itae.limit.kind == "positions":
         row = np.zeros((1, int(tokens)), np.bool_)
-        if not (isinstance(tokens, int) and itae.may_flag_all(tokens - prefix)):
+        if not (isinstance(tokens, int) and itae.may_flag_all(tokens - prefix - which.behind)):
             row[0, [prefix + patch for patch in itae.limit.indices]] = True
         return gs.Constant(f"itae/{edit.scope}/{ARTIFACT}", row)
     assert place.vectors is not None
     norm = _norm(edit, place.vectors, place.heads, tokens)
     batch = norm.shape[0]
     shape = (batch, "patches")
-    patches = _part(edit, norm, "patch_norm", prefix, ALL, shape)
+    patches = _part(edit, norm, "patch_norm", prefix, which.stop, shape)
     flags = _flagged(edit, patches, itae, batch)
     ones = _cast(edit, flags, np.float32, "flags_float32")
     every = edit.node("ReduceMin", [ones, _ONE], "every_patch", dtype=np.float32, shape=(batch, 1), keepdims=1)
     some_normal = edit.node("Less", [every, np.float32(0.5)], "some_normal", dtype=bool, shape=(batch, 1))
     flags = edit.node("And", [flags, some_normal], "attenuated_patches", dtype=bool, shape=shape)
-    if not prefix:
-        return edit.node("Identity", [flags], ARTIFACT, dtype=bool, shape=(batch, tokens))
-    before = _part(edit, norm, "prefix_norm", 0, prefix, (batch, prefix))
-    never = edit.node("Less", [before, np.float32(-1)], "never", dtype=bool, shape=(batch, prefix))
-    return edit.node("Concat", [never, flags], ARTIFACT, dtype=bool, shape=(batch, tokens), axis=1)
+    parts: list[gs.Tensor] = [flags]
+    for name, count, start, stop in (("prefix", prefix, 0, prefix), ("behind", which.behind, -which.behind, ALL)):
+        if count:
+            others = _part(edit, norm, f"{name}_norm", start, stop, (batch, count))
+            never = edit.node("Less", [others, np.float32(-1)], f"never_{name}", dtype=bool, shape=(batch, count))
+            parts = [never, *parts] if name == "prefix" else [*parts, never]
+    return edit.node("Concat", parts, ARTIFACT, dtype=bool, shape=(batch, tokens), axis=1)
 
 
 def _norm(edit: Editor, vectors: Vectors, heads: int, tokens: int | str) -> gs.Tensor:
@@ -203,7 +222,7 @@ def _median(edit: Editor, values: gs.Tensor, name: str, batch: int | str) -> gs.
     return edit.node("Mul", [total, np.float32(0.5)], name, dtype=np.float32, shape=(batch, 1))
 
 
-def _attenuate(edit: Editor, place: Place, artifact: gs.Tensor, itae: ItaeConfig, prefix: int) -> None:
+def _attenuate(edit: Editor, place: Place, artifact: gs.Tensor, itae: ItaeConfig, which: Patches) -> None:
     """Let the softmax read logits whose columns at the artifacts are attenuated. Source: exporter/ITAE.md 2."""
     assert place.softmax is not None
     logits = place.softmax.inputs[0]
@@ -218,12 +237,14 @@ def _attenuate(edit: Editor, place: Place, artifact: gs.Tensor, itae: ItaeConfig
         instead = edit.node("Add", [logits, factor], "scaled_down", dtype=dtype, shape=shape)
     else:
         over = (*shape[:-1], "patches")
-        patches = _part(edit, logits, "patch_logits", prefix, ALL, over)
+        patches = _part(edit, logits, "patch_logits", which.prefix, which.stop, over)
         if how.kind == "min":
             instead = edit.node("ReduceMin", [patches, last], "row_minimum", dtype=dtype, shape=row, keepdims=1)
         else:
             exact = _cast(edit, patches, np.float32, "patch_logits_float32")
-            flags = _part(edit, columns, "patch_columns", prefix, ALL, (*tuple(columns.shape)[:-1], "patches"))
+            flags = _part(
+                edit, columns, "patch_columns", which.prefix, which.stop, (*tuple(columns.shape)[:-1], "patches")
+            )
             zero, one = np.float32(0), np.float32(1)
             kept = edit.node("Where", [flags, zero, exact], "normal_logits", dtype=np.float32, shape=over)
             ones = edit.node("Where", [flags, zero, one], "normal", dtype=np.float32, shape=tuple(flags.shape))
