@@ -84,7 +84,7 @@ def _deliver(spec: ForeignSpec, progress: Progress, work: Path) -> Delivered:
         file = open_onnx(Path(spec.onnx))
         if spec.fix_input:
             file = dataclasses.replace(file, model=_with_fixed(file.model, spec.fix_input))
-        found, probe = _survey(file, work / "probe", size)
+        found, probe = _survey(file, work / "probe", size, usual=True)
         if (why := refusal(found, spec.prefix_tokens)) is not None:
             raise SurgeryError(f"{file.path}: {why}")
         prefix = spec.prefix_tokens if spec.prefix_tokens is not None else found.prefix
@@ -151,10 +151,10 @@ def _deliver(spec: ForeignSpec, progress: Progress, work: Path) -> Delivered:
     return Delivered(spec.path, manifest, found, prefix, tuple(proofs), progress.seconds)
 
 
-def _survey(file: OnnxFile, folder: Path, size: tuple[int, int] | None) -> tuple[Survey, Probe]:
+def _survey(file: OnnxFile, folder: Path, size: tuple[int, int] | None, *, usual: bool = False) -> tuple[Survey, Probe]:
     folder.mkdir()
     probe = Probe(file, folder)
-    return survey(file, probe, size), probe
+    return survey(file, probe, size, usual=usual), probe
 
 
 def _say(found: Survey, prefix: int, spec: ForeignSpec, progress: Progress) -> None:
@@ -170,6 +170,11 @@ def _say(found: Survey, prefix: int, spec: ForeignSpec, progress: Progress) -> N
         progress.note(
             "pictures are normalised by ImageNet's mean and standard deviation, as nobody said otherwise: if the model "
             "was trained with others, say --mean and --std, or --preprocessor"
+        )
+    if found.is_dynamic and spec.image_size is None and found.image_size is not None:
+        progress.note(
+            f"height and width stay open in the file; `embed` and `verify` use {found.image_size[0]}x"
+            f"{found.image_size[1]}: --image-size says another size"
         )
     others = len(found.sites) - len(found.backbone)
     if others:

@@ -26,6 +26,8 @@ from runtime.contract.errors import InputError, SurgeryError
 
 BATCH = 3
 """Images of a run where the batch is dynamic: another number than most others."""
+USUAL = 224
+"""Height and width of the pictures of most models."""
 HIDDEN = -1e4
 """A mask at or below this hides a token."""
 FLOATS = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.DOUBLE: "float64"}
@@ -112,13 +114,14 @@ class Survey:
         return self.picture is not None and not all(isinstance(size, int) for size in self.picture.shape[2:])
 
 
-def survey(file: OnnxFile, probe: Probe, image_size: tuple[int, int] | None = None) -> Survey:
+def survey(file: OnnxFile, probe: Probe, image_size: tuple[int, int] | None = None, *, usual: bool = False) -> Survey:
     """Look at a graph: its structure, and a run of it.
 
     Args:
         file: the model.
         probe: of the same file.
         image_size: H, W of the run where they are dynamic; None: found out.
+        usual: whether that is a size that pictures usually have, and not a small one.
     """
     graph = import_graph(file.model)
     try:
@@ -135,7 +138,8 @@ def survey(file: OnnxFile, probe: Probe, image_size: tuple[int, int] | None = No
     )  # fmt: skip
     if picture is None:
         return replace(start, trouble="no input takes pictures (B, 3, H, W) in floating point")
-    return _measured(start, probe, image_size)
+    sizes = _sizes(start, image_size, usual=usual)
+    return _measured(start, probe, sizes)
 
 
 def refusal(one: Survey, prefix: int | None = None) -> str | None:
@@ -212,13 +216,13 @@ def feeds_for(one: Survey, size: tuple[int, int], batch: int, pixels: Array | No
     return feeds
 
 
-def _measured(start: Survey, probe: Probe, image_size: tuple[int, int] | None) -> Survey:
+def _measured(start: Survey, probe: Probe, sizes: list[tuple[int, int]]) -> Survey:
     """The survey with what a run shows."""
     assert start.picture is not None
     wanted, values = _wanted(start)
     outputs = [one.name for one in start.outputs]
     trouble = "no size of image was tried"
-    for size in _sizes(start, image_size):
+    for size in sizes:
         try:
             feeds = feeds_for(start, size, BATCH)
             shapes = probe.shapes(feeds, [*wanted, *outputs])
@@ -239,7 +243,7 @@ def _measured(start: Survey, probe: Probe, image_size: tuple[int, int] | None) -
     return replace(start, trouble=trouble)
 
 
-def _sizes(one: Survey, image_size: tuple[int, int] | None) -> list[tuple[int, int]]:
+def _sizes(one: Survey, image_size: tuple[int, int] | None, *, usual: bool) -> list[tuple[int, int]]:
     """Sizes of images to try, (H, W): the one that the graph says, or some."""
     assert one.picture is not None
     given = one.picture.shape[2:]
@@ -247,7 +251,9 @@ def _sizes(one: Survey, image_size: tuple[int, int] | None) -> list[tuple[int, i
         tries = [image_size]
     else:
         patch = _patch_of(one.graph) or (16, 16)
+        whole = (round(USUAL / patch[0]) * patch[0], round(USUAL / patch[1]) * patch[1])
         tries = [
+            *([whole] if usual else []),
             (patch[0] * 4, patch[1] * 5),
             (patch[0] * 4, patch[1] * 4),
             (224, 224),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import warnings
 from pathlib import Path
@@ -83,6 +84,51 @@ def export(folder: Path, family: str, attention: str, how: str) -> Path:
                 external_data=False, verbose=False, **names,
             )  # fmt: skip
     return path
+
+
+def _ts(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...], path: Path, names: list[str], axes: dict) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model, inputs, path, dynamo=False, opset_version=17, input_names=names,
+            output_names=["last_hidden_state", "pooler_output"], dynamic_axes=axes,
+        )  # fmt: skip
+
+
+def export_open_size(path: Path) -> None:
+    """A DINOv2 with dynamic batch, height and width."""
+    sizes = {"pixel_values": {0: "batch", 2: "height", 3: "width"}, "last_hidden_state": {0: "batch", 1: "tokens"}}
+    model = _Named(model_of("dinov2", "eager"))
+    _ts(model, (torch.zeros(2, 3, 48, 64),), path, ["pixel_values"], {**sizes, "pooler_output": {0: "batch"}})
+
+
+def export_fixed_batch(path: Path, batch: int) -> None:
+    """A ViT without a dynamic size."""
+    _ts(_Named(model_of("vit", "eager")), (torch.zeros(batch, 3, 64, 64),), path, ["pixel_values"], {})
+
+
+def export_half(path: Path) -> None:
+    """A ViT in float16, as its input is."""
+    model = copy.deepcopy(model_of("vit", "eager")).half()
+    axes = {name: {0: "batch"} for name in ("pixel_values", "last_hidden_state", "pooler_output")}
+    _ts(_Named(model), (torch.zeros(2, 3, 64, 64, dtype=torch.float16),), path, ["pixel_values"], axes)
+
+
+class _Factor(torch.nn.Module):
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor, factor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = self.model(pixel_values)
+        return found.last_hidden_state * factor, found.pooler_output * factor
+
+
+def export_with_factor(path: Path) -> None:
+    """A ViT with a second input that its outputs are multiplied by."""
+    axes = {name: {0: "batch"} for name in ("pixel_values", "last_hidden_state", "pooler_output")}
+    inputs = (torch.zeros(2, 3, 64, 64), torch.ones(1))
+    _ts(_Factor(model_of("vit", "eager")), inputs, path, ["pixel_values", "factor"], axes)
 
 
 def put_in(source: Path, out: Path, *options: str) -> int:

@@ -71,9 +71,7 @@ def export(name: str, model: torch.nn.Module, how: str, *, sizes: bool = False) 
     names: dict[str, Any] = {"input_names": ["image"], "output_names": ["out"]}
     if how.startswith("ts"):
         axes = {"image": {0: "batch", **({2: "height", 3: "width"} if sizes else {})}, "out": {0: "batch"}}
-        torch.onnx.export(
-            model, (images,), path, dynamo=False, opset_version=int(how[2:]), dynamic_axes=axes, **names
-        )
+        torch.onnx.export(model, (images,), path, dynamo=False, opset_version=int(how[2:]), dynamic_axes=axes, **names)
     else:
         batch = ({0: torch.export.Dim("batch")},)
         torch.onnx.export(
@@ -101,7 +99,14 @@ def main() -> None:
     from vit_pytorch.cct import CCT
     from vit_pytorch.simple_vit_with_register_tokens import SimpleViT
 
-    sizes: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 0}
+    sizes: dict[str, Any] = {
+        "img_size": 32,
+        "patch_size": 8,
+        "embed_dim": 16,
+        "depth": 2,
+        "num_heads": 2,
+        "num_classes": 0,
+    }
     for fused, name in ((True, "timm_fused"), (False, "timm_plain")):
         timm.layers.set_fused_attn(fused)
         export(name, VisionTransformer(**sizes), "ts14")

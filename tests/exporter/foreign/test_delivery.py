@@ -1,6 +1,7 @@
 """ITAE put into real exports: what stays, what changes, and against what it is held."""
 
 import json
+from pathlib import Path
 
 import foreign_models
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from foreign_models import images, put_in, results, session
 from PIL import Image
 
+from exporter.__main__ import main
 from exporter.foreign import replica
 from exporter.methods.itae import reference
 from exporter.methods.itae.options import ItaeConfig
@@ -45,6 +47,68 @@ def test_a_real_export_with_itae_is_proven_and_keeps_what_it_was(form, exported,
     checks = manifest["parity"]["checks"]
     assert any(0 < one["flagged"] < one["patches"] and one["effect"] > 1e-3 for one in checks)
     assert all(one["max_abs"] < ATOL for one in checks)
+    assert run_main(["verify", str(out)]) == 0
+
+
+SMALL = sorted((Path(__file__).parents[2] / "data" / "foreign").glob("*.onnx"))
+
+
+@pytest.mark.parametrize("source", SMALL, ids=lambda path: path.stem)
+def test_a_small_export_of_another_library_is_proven(source, tmp_path):
+    out = tmp_path / "x.onnx"
+    assert put_in(source, out, "--threshold", "ratio:1.2", "--source", "key", "--layers", "all") == 0
+    found = json.loads((tmp_path / "x.onnx.json").read_text())
+    checks = found["parity"]["checks"]
+    assert any(0 < one["flagged"] < one["patches"] and one["effect"] > 1e-3 for one in checks)
+    prefix = {"timm_mean": 0, "vit_pytorch_registers": 0, "vit_pytorch_cct": 0}.get(source.stem.split("-")[0], 1)
+    assert found["foreign"]["prefix"] == (5 if "dynamo" in source.stem else prefix)
+    assert run_main(["verify", str(out)]) == 0
+
+
+def test_there_is_a_small_export_of_each_library():
+    assert {path.stem.split("_")[0] for path in SMALL} == {"timm", "open", "vit"}
+
+
+@pytest.mark.parametrize("threshold", ["mad:1", "ratio:1.2", "zscore:1"])
+def test_height_and_width_stay_open(threshold, tmp_path):
+    source, out = tmp_path / "theirs.onnx", tmp_path / "x.onnx"
+    foreign_models.export_open_size(source)
+    assert put_in(source, out, "--image-size", "48x64", "--threshold", threshold, "--attenuate", "mean") == 0
+    found = json.loads((tmp_path / "x.onnx.json").read_text())
+    sizes = {one["patches"] // one["samples"] for one in found["parity"]["checks"]}
+    assert sizes == {12, 24}  # proven at two sizes
+    assert session(out).get_inputs()[0].shape == ["batch", 3, "height", "width"]
+    tall = np.random.default_rng(1).standard_normal((2, 3, 80, 48)).astype(np.float32)
+    tall[:, :, :16, :16] *= 20
+    assert np.abs(results(out, tall)[0] - results(source, tall)[0]).max() > 1e-3
+
+
+def test_a_fixed_batch_stays_fixed(tmp_path):
+    source, out = tmp_path / "theirs.onnx", tmp_path / "x.onnx"
+    foreign_models.export_fixed_batch(source, batch=1)
+    assert put_in(source, out) == 0
+    assert session(out).get_inputs()[0].shape == [1, 3, 64, 64]
+    assert run_main(["verify", str(out)]) == 0
+
+
+def test_half_precision_stays_half(exported, tmp_path):
+    source, out = tmp_path / "theirs.onnx", tmp_path / "x.onnx"
+    foreign_models.export_half(source)
+    assert put_in(source, out, "--embedding", "pooler_output", "--source", "key", "--threshold", "ratio:1.2") == 0
+    before, after = onnx.load(source).graph, onnx.load(out).graph
+    assert list(after.input) == list(before.input)
+    assert list(after.output)[:2] == list(before.output)
+
+
+def test_another_input_stays_or_becomes_a_constant(tmp_path, capsys):
+    source, out = tmp_path / "theirs.onnx", tmp_path / "x.onnx"
+    foreign_models.export_with_factor(source)
+    assert main(["--onnx", str(source), "--out", str(out)]) == 0
+    assert "takes factor too" in " ".join(capsys.readouterr().err.split())
+    assert [one.name for one in session(out).get_inputs()] == ["pixel_values", "factor"]
+    assert not (tmp_path / "x.onnx.json").exists()
+    assert put_in(source, out, "--fix-input", "factor=1") == 0
+    assert [one.name for one in session(out).get_inputs()] == ["pixel_values"]
     assert run_main(["verify", str(out)]) == 0
 
 
