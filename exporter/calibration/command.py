@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.calibration.recommendation import NOTHING, to_json
+from exporter.calibration.recommendation import NOTHING, check_target, to_json
 from exporter.declaration import add_options, declared
 from exporter.options import ExportSpec
 from runtime.contract.argument_types import shown
@@ -215,16 +215,15 @@ def _check_targets(a: argparse.Namespace) -> None:
     if a.out.suffix != ".json":
         raise UsageError(f"--out {a.out}: must end in .json")
     try:
-        if a.out.is_dir():
-            raise OutputFileError(f"can't write {a.out}: it is a folder")
         if not a.out.parent.is_dir():
             raise OutputFileError(f"can't write {a.out}: there is no folder {a.out.parent}; make it first")
     except OSError as error:
         raise cannot_write(a.out, error) from error
+    check_target(a.out)
     if a.report is not None:
-        from runtime.report import check_target
+        from runtime.report import check_target as check_page
 
-        check_target(a.report)
+        check_page(a.report)
 
 
 def _check_device(device: str) -> None:

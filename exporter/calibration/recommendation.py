@@ -9,7 +9,8 @@ from typing import Any
 
 from exporter.declaration import declared
 from exporter.methods.itae.options import ItaeConfig
-from runtime.contract.errors import UsageError
+from runtime.contract.atomic import cannot_write
+from runtime.contract.errors import OutputFileError, UsageError
 from runtime.contract.hashed_json import matches_own_hash, parse_strictly, to_hashed_json
 from runtime.contract.manifest import Calibration
 
@@ -37,6 +38,27 @@ class Recommendation:
 def to_json(content: Mapping[str, Any]) -> bytes:
     """The bytes of the file; `sha256` is added."""
     return to_hashed_json({"format": FORMAT, "version": VERSION, **content}, "sha256", indent=1)
+
+
+def check_target(path: Path) -> None:
+    """Refuse to write over a file that is no calibration, such as the manifest of a model.
+
+    Raises:
+        OutputFileError: the file is there and is something else, or can't be read, or is a folder.
+    """
+    try:
+        if not path.exists():
+            return
+        if path.is_dir():
+            raise OutputFileError(f"can't write {path}: it is a folder")
+        with path.open("rb") as file:
+            fields = parse_strictly(file.read(MAX_BYTES))
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+        raise OutputFileError(f"{path} is there already and is no calibration: choose another name, or remove it")
 
 
 def read(path: Path) -> Recommendation:

@@ -30,10 +30,14 @@ def small(monkeypatch, tmp_path):
     torch.save(marked.tensors(times=0), "clean.pth")
 
 
-def calibrate(*words, weights="marked.pth", expect=0):
+def calibrate_words(weights="marked.pth"):
     size = f"{marked.SIZE[0]}x{marked.SIZE[1]}"
     argv = ["calibrate", "--size", "tiny", "--weights", weights, "--image-size", size, "--fit", "squash"]
-    code = main([*argv, "--images", "pictures", "--out", "itae.json", "--report", "itae.html", *words])
+    return [*argv, "--images", "pictures", "--out", "itae.json", "--report", "itae.html"]
+
+
+def calibrate(*words, weights="marked.pth", expect=0):
+    code = main([*calibrate_words(weights), *words])
     assert code == expect
     return json.loads(Path("itae.json").read_text()) if code == 0 else None
 
@@ -224,6 +228,28 @@ def test_bad_use_is_said_in_one_line(words, message, tmp_path, capsys):
     calibrate(*words, expect=2)
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "itae.json").exists()
+
+
+@pytest.mark.parametrize("content", ["", "notes", '{"format": "itae"}', "[1]"], ids=["empty", "text", "JSON", "list"])
+def test_a_file_that_is_no_calibration_is_not_overwritten(content, tmp_path, capsys):
+    marked.save(marked.pictures(marked.some_masks(8)), tmp_path / "pictures")
+    Path("model.onnx.json").write_text(content)
+    calibrate("--out", "model.onnx.json", expect=2)
+    assert "is there already and is no calibration" in capsys.readouterr().err
+    assert Path("model.onnx.json").read_text() == content
+
+
+def test_a_run_that_fails_leaves_the_calibration_before_it_and_nothing_else(tmp_path, monkeypatch):
+    marked.save(marked.pictures(marked.some_masks(8)), tmp_path / "pictures")
+    calibrate()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("exporter.calibration.work.Calibration._report", stopped)
+    assert main(calibrate_words()) == 130
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_too_few_images_that_can_be_read_are_refused_with_the_first_reason(tmp_path, capsys):
