@@ -21,6 +21,10 @@ struct TensorInfo {
     std::string name;
     std::string dtype;                ///< `float32`, `uint8` or `bool`
     std::vector<std::int64_t> shape;  ///< sizes above 0, or `dynamic_size`
+    std::string in_file = {};         ///< the name that the model's file has for it; empty: the same
+
+    /// The name in the model's file.
+    const std::string& name_in_file() const { return in_file.empty() ? name : in_file; }
 };
 
 /// A file beside the manifest.

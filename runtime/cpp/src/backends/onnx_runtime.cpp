@@ -115,7 +115,11 @@ class OnnxRuntimeSession final : public Session {
         std::vector<std::int64_t> shape = expected.shape;
         shape.front() = batch;
         std::vector<const char*> output_names;
-        for (const std::string& name : wanted) output_names.push_back(name.c_str());
+        for (const std::string& name : wanted) {
+            for (const TensorInfo& output : manifest().outputs) {
+                if (output.name == name) output_names.push_back(output.name_in_file().c_str());
+            }
+        }
         const char* input_name = expected.name.c_str();
         const std::size_t bytes = static_cast<std::size_t>(batch) * input_bytes();
         return translated(
@@ -202,7 +206,7 @@ class OnnxRuntimeSession final : public Session {
         if (!has(session_->GetInputCount(), manifest().input.name, input_name))
             refuse("input `" + manifest().input.name + "`");
         for (const TensorInfo& output : manifest().outputs)
-            if (!has(session_->GetOutputCount(), output.name, output_name)) refuse("output `" + output.name + "`");
+            if (!has(session_->GetOutputCount(), output.name_in_file(), output_name)) refuse("output `" + output.name + "`");
     }
 
     std::unique_ptr<Ort::Session> session_;  // no empty Ort::Session: to destroy it, the library must be there

@@ -128,6 +128,7 @@ TensorInfo tensor(const Json& fields, const char* where) {
     TensorInfo info{fields.at("name"), fields.at("dtype"), {}};
     for (const Json& size : fields.at("shape"))
         info.shape.push_back(size.is_string() ? dynamic_size : count(size, where));
+    info.in_file = text_or_nothing(fields, "in_file").value_or("");
     return info;
 }
 
