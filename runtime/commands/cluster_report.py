@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.commands import options
+from runtime.commands import options, report_facts
 from runtime.contract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -108,8 +107,8 @@ def write(
         title=f"Clusters of {store.path.resolve().name}",
         lead=f"{len(labels):,} images in {len(summary['sizes']):,} clusters",
         headlines=_headlines(labels, summary),
-        facts=_facts(command, store, summary, seconds),
-        notes=_notes(store),
+        facts=report_facts.facts(command, store, summary, seconds),
+        notes=report_facts.notes(store),
         curve=None if curve is None else report.Curve(curve.ks, curve.silhouettes, curve.best),
         clusters=describe_clusters(clustering, other, key_of, classes=classes),
         map=report.draw_map(reader.sample, labels, key_of, classes=classes, seed=arguments.seed or 0),
@@ -140,54 +139,6 @@ def _headlines(labels: npt.NDArray[np.integer], summary: Mapping[str, Any]) -> l
             Headline("ARI", f"{scores['ari']:.4f}", "0 is chance"),
         ]
     return found
-
-
-def _notes(store: Store) -> list[str]:
-    from runtime.store.origin import random_weights
-
-    notes = []
-    if weights := random_weights(store.origin):
-        notes.append(f"The model's weights are random ({weights}): its clusters say nothing about DINOv2.")
-    if not store.complete:
-        notes.append("The run that embeds these images has not ended: these are the embeddings that were there.")
-    return notes
-
-
-def _facts(command: str, store: Store, summary: Mapping[str, Any], seconds: float | None) -> list[tuple[str, str]]:
-    from runtime.store.origin import options_of
-
-    origin, made_by = store.origin, options_of(store.origin)
-    facts = [
-        ("command", command),
-        ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
-        ("seconds so far", "" if seconds is None else f"{seconds:.1f}"),
-        ("embeddings", f"{store.path.resolve()}: {len(store):,} of width {store.width}"),
-        ("model", " ".join(str(one) for one in (origin.get("model"), origin.get("model_sha256")) if one)),
-        ("backbone", ", ".join(str(made_by[name]) for name in ("size", "precision", "weights") if name in made_by)),
-        ("image size", " x ".join(_words(made_by.get("image_size", "")).split())),
-        ("method", _method(made_by.get("method", ""))),
-        ("provider", str(origin.get("provider", ""))),
-    ]
-    for name in ("algorithm", "metric", "seed", "inertia", "iterations"):
-        if summary.get(name) is not None:
-            value = summary[name]
-            facts.append((name, f"{value:.6g}" if isinstance(value, float) else str(value)))
-    versions = ", ".join(f"{name} {version}" for name, version in summary.get("versions", {}).items())
-    return [(name, value) for name, value in (*facts, ("versions", versions)) if value]
-
-
-def _method(method: object) -> str:
-    """The model's method against artifacts, in words; another program's `_store.json` may hold anything."""
-    if not isinstance(method, dict):
-        return str(method)
-    if method.get("name") == "none":
-        return "none (plain DINOv2)"
-    options = [f"{name} {_words(value)}" for name, value in method.items() if name != "name" and value is not None]
-    return ", ".join([str(method.get("name", "")), *options])
-
-
-def _words(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _artifacts(arguments: argparse.Namespace, store: Store, n: int, key_of: Callable[[int], Key]) -> Artifacts | None:

@@ -1,6 +1,6 @@
 """A report as one HTML file that opens offline: numbers, images of each cluster, a map, what ITAE flags.
 
-`cluster` and `evaluate` fill the records of `content`, `write_report` draws them; what is left out is not shown.
+Commands fill the records of `content`, `write_report` draws them; what is left out is not shown.
 Imports `contract` and `images`: what reads the images of keys is given to it.
 """
 
@@ -10,11 +10,13 @@ from runtime.report.content import (
     Confusion,
     Curve,
     FlaggedImage,
+    Group,
     Headline,
     Layout,
     Map,
     Norms,
     OpenImages,
+    Pictured,
     Places,
     Report,
     Shown,
@@ -29,11 +31,13 @@ __all__ = [
     "Confusion",
     "Curve",
     "FlaggedImage",
+    "Group",
     "Headline",
     "Layout",
     "Map",
     "Norms",
     "OpenImages",
+    "Pictured",
     "Places",
     "Report",
     "Shown",

@@ -59,6 +59,26 @@ class Cluster:
 
 
 @dataclass(frozen=True)
+class Pictured:
+    """An image of a group."""
+
+    key: Key
+    note: str
+    """A few words below it, such as its similarity to the first one."""
+    is_marked: bool = False
+    """Whether the words stand out."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A row of images that belong together, such as a query and its neighbours."""
+
+    title: str
+    images: Sequence[Pictured]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Layout:
     """The positions of the m images of a map."""
 
@@ -192,6 +212,9 @@ class Report:
     """Remarks that a reader needs to understand the numbers."""
     tables: Sequence[Table] = ()
     curve: Curve | None = None
+    groups: Sequence[Group] = ()
+    groups_title: str = "Groups"
+    """The title of their section."""
     clusters: Sequence[Cluster] = ()
     map: Map | None = None
     confusion: Confusion | None = None

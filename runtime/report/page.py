@@ -72,6 +72,8 @@ def _sections(
         yield "models", "Comparison", join([tables.comparison(one) for one in report.tables])
     if report.curve is not None:
         yield "curve", "Number of clusters", charts.score_curve(report.curve)
+    if report.groups:
+        yield "groups", report.groups_title, pictures.groups(report.groups, thumbnails)
     if report.clusters:
         yield "sizes", "Sizes", charts.cluster_sizes(report.clusters)
     if report.map is not None and report.map.keys:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from runtime.contract.keys import Key
 from runtime.contract.labels import NOISE
 from runtime.report import charts, marks
-from runtime.report.content import Artifacts, Cluster, FlaggedImage, Map, Places, Shown
+from runtime.report.content import Artifacts, Cluster, FlaggedImage, Group, Map, Places, Shown
 from runtime.report.elements import Html, data_uri, element, join, script_json, visible
 
 Webp = Mapping[Key, bytes | None]
@@ -64,18 +64,40 @@ def _tile(image: Shown, one: Cluster, strip: str, thumbnails: Webp, ids: Mapping
         said.append(f"distance {image.distance:.3f}")
     if image.nearest_other is not None:
         said.append(f"next: cluster {marks.name_of(image.nearest_other)}")
-    alt = "; ".join(said)
-    webp = thumbnails[image.key]
-    if webp is None:
-        picture = element("span", "×", class_="missing", role="img", aria_label=f"{alt}: can't be read any more")
-    else:
-        picture = element("img", src=data_uri(webp), alt=alt, id=ids[image.key], loading="lazy", width=96, height=96)
+    picture = _thumbnail(image.key, "; ".join(said), thumbnails, ids[image.key])
     caption = None
     if image.nearest_other is not None:
         caption = element("a", "→ ", marks.name_of(image.nearest_other), href=f"#{marks.anchor(image.nearest_other)}")
     elif image.label is not None:
         caption = element("span", image.label, class_="other" if one.label not in (None, image.label) else None)
     return element("li", picture, caption)
+
+
+def _thumbnail(key: Key, alt: str, thumbnails: Webp, id_: str | None = None) -> Html:
+    """An image, or a cross if it can't be read."""
+    webp = thumbnails[key]
+    if webp is None:
+        return element("span", "×", class_="missing", role="img", aria_label=f"{alt}: can't be read any more")
+    return element("img", src=data_uri(webp), alt=alt, id=id_, loading="lazy", width=96, height=96)
+
+
+def groups(found: Sequence[Group], thumbnails: Webp) -> Html:
+    """A row of images for each group."""
+    return join([_group(one, thumbnails) for one in found])
+
+
+def _group(one: Group, thumbnails: Webp) -> Html:
+    note = element("p", one.note, class_="note") if one.note else None
+    tiles = [
+        element(
+            "li",
+            _thumbnail(image.key, f"{image.key[1]}; {image.note}", thumbnails),
+            element("span", image.note, class_="other" if image.is_marked else None),
+        )
+        for image in one.images
+    ]
+    head = element("header", element("h3", element("bdi", one.title)), note)
+    return element("section", head, element("ul", tiles, class_="tiles"), class_="sheet")
 
 
 def scatter(found: Map, thumbnails: Webp, ids: Mapping[Key, str]) -> Html:

@@ -74,6 +74,8 @@ def _wanted(report: Report) -> list[Wanted]:
     for one in report.clusters:
         for image in (*one.central, *one.borderline, *one.outliers):
             sides[image.key] = _SHEET_SIDE
+    for group in report.groups:
+        sides.update((image.key, _SHEET_SIDE) for image in group.images)
     for key in report.map.keys if report.map is not None else ():
         sides.setdefault(key, _MAP_SIDE)
     wanted = [Wanted(key, side) for key, side in sides.items()]

@@ -7,5 +7,6 @@ embeddings as an array for other programs, `result_folder` the results that othe
 
 from runtime.store.reader import Store
 from runtime.store.records import Embeddings
+from runtime.store.search import Neighbour
 
-__all__ = ["Embeddings", "Store"]
+__all__ = ["Embeddings", "Neighbour", "Store"]

@@ -71,6 +71,10 @@ class ArrayPair:
         for _ in self.images():
             pass
 
+    def state(self) -> list[list[str | int]]:
+        """Name, bytes, time of the last change (ns) and rows of both files, which must stay as they are."""
+        return [[path.name, size, changed, self.rows] for path, (_, size, changed) in sorted(self._seen.items())]
+
     def images(self) -> Iterator[Key]:
         """Root and path of each row; raises InputError."""
         row = number = 0

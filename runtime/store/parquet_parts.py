@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -89,16 +90,25 @@ def open_part(path: Path) -> Iterator[PartFile]:
                 parquet.ParquetFile(source, page_checksum_verification=True, buffer_size=1 << 20)  # or a whole column
             )
             metadata = _parse_metadata(file.schema_arrow.metadata)
+            status = os.fstat(source.fileno())
         except (OSError, ValueError, pa.ArrowException) as error:
             raise InputError(f"{path} can't be read ({one_line(error)}): {AGAIN}") from error
-        yield PartFile(path, file, metadata)
+        yield PartFile(path, file, metadata, (status.st_size, status.st_mtime_ns))
 
 
 class PartFile:
     """A part opened for reading; `open_part` makes one."""
 
-    def __init__(self, path: Path, file: Any, metadata: dict[str, Any] | None) -> None:  # noqa: ANN401  # pyarrow's
+    def __init__(
+        self,
+        path: Path,
+        file: Any,  # noqa: ANN401  # pyarrow's
+        metadata: dict[str, Any] | None,
+        changed: tuple[int, int],
+    ) -> None:
         self.path = path
+        self.changed = changed
+        """Bytes and time of the last change (ns)."""
         self.metadata = metadata
         self.width = _checked_width(file.schema_arrow, path)
         self.rows: int = file.metadata.num_rows
@@ -174,6 +184,7 @@ class Parts:
         if not files:
             raise InputError(f"{folder} holds no part-00000.parquet: {AGAIN}")
         self._parts: list[tuple[Path, int]] = []
+        self._state: list[list[str | int]] = []
         widths: set[int] = set()
         for path in files:
             with open_part(path) as part:
@@ -181,11 +192,16 @@ class Parts:
                 if part.store != origin:
                     raise InputError(f"{path} is not of the same run as the parts before it, or _store.json: {AGAIN}")
                 self._parts.append((path, part.rows))
+                self._state.append([path.name, *part.changed, part.rows])
                 widths.add(part.width)
         if len(widths) > 1:
             raise InputError(f"{folder}: parts with embeddings of widths {sorted(widths)}: {AGAIN}")
         self.width = widths.pop()
         self.rows = sum(rows for _, rows in self._parts)
+
+    def state(self) -> list[list[str | int]]:
+        """Name, bytes, time of the last change (ns) and rows of each part, as it was when it was counted."""
+        return self._state
 
     def images(self) -> Iterator[Key]:
         """Root and path of each row; raises InputError."""

@@ -15,6 +15,7 @@ from runtime.store.array_pair import ArrayPair, is_array
 from runtime.store.origin import fingerprint
 from runtime.store.parquet_parts import Parts, has_parts
 from runtime.store.records import AGAIN, Embeddings, Float32, file_names, read_record
+from runtime.store.search import Neighbour, search
 
 _BLOCK_ROWS = 1024
 
@@ -73,6 +74,46 @@ class Store:
     def parts(self) -> Iterator[Embeddings]:
         """All rows, some thousand at a time; raises InputError."""
         return self._rows.parts()
+
+    def blocks(self, rows: int) -> Iterator[Float32]:
+        """All embeddings, at most `rows` of them at a time and in memory: (`rows`, C); raises InputError."""
+        return self._rows.blocks(rows)
+
+    def state(self) -> list[list[str | int]]:
+        """Name, bytes, time of the last change (ns) and rows of each file, which differ if the rows have changed."""
+        return self._rows.state()
+
+    def search(
+        self,
+        queries: object,
+        top: int = 10,
+        *,
+        method: str = "auto",
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> list[list[Neighbour]]:
+        """The nearest rows of each of q queries by cosine, the nearest first.
+
+            for hit in store.search(model.embed("cat.jpg"))[0]:
+                print(hit.similarity, hit.root, hit.path)
+            store.search([0, 17])           # neighbours of rows 0 and 17
+
+        Args:
+            queries: embeddings (q, C) or one (C,), of floats; or numbers of rows (q,) or one, which are not among their
+                own neighbours.
+            top: number of neighbours; all if there are fewer.
+            method: `exact` compares each query with each row; `index` builds an index beside the store, unless the one
+                that lies there is of the same rows, and finds nearly all; `auto` is `exact` below 1,000,000 rows.
+            tell: called now and then with how far it is, in words.
+
+        Raises:
+            UsageError: an argument is of another type, or there is no such row or method.
+            InputError: the store can't be read, or the queries have another width or hold NaN or infinity.
+            BackendError: faiss is not installed, which an index needs.
+            OutputFileError: the index can't be written.
+        """
+        if not callable(tell):
+            raise UsageError(f"Store.search reports to a function of one text, not to {shown(tell)}")
+        return search(self, queries, top, method, tell)
 
     def load(self, tell: Callable[[str], None] = lambda line: None) -> Float32:
         """All embeddings in memory, (n, C) float32, and hardly more than that while they are read.

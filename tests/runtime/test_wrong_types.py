@@ -76,6 +76,7 @@ def calls(folder: Path, model: Model) -> dict[str, tuple[Callable[..., object], 
         "Model.run_inputs": (model.run_inputs, {"inputs": picture}),
         "Store": (Store, {"path": folder / "store"}),
         "Store.load": (Store(array_of_embeddings(folder)).load, {}),
+        "Store.search": (Store(array_of_embeddings(folder)).search, {"queries": 0}),
         "open_dataset": (open_dataset, {"text": "folder:x"}),
         "ItaeConfig": (exporter.ItaeConfig, {}),
         "ExportSpec": (exporter.ExportSpec, {"out": "x.onnx"}),
@@ -90,6 +91,7 @@ NAMES = {
     "Model.run_inputs": Model.run_inputs,
     "Store": Store,
     "Store.load": Store.load,
+    "Store.search": Store.search,
     "open_dataset": open_dataset,
     "ItaeConfig": exporter.ItaeConfig,
     "ExportSpec": exporter.ExportSpec,
@@ -125,7 +127,7 @@ def test_whatever_is_passed_every_error_is_ours(name, parameter, make_model, tmp
 def test_every_public_name_is_among_them() -> None:
     """What the packages name for others, less results, errors and what is made by another of them."""
     named = {*runtime.__all__, *exporter.__all__, *runtime.store.__all__, *runtime.evaluation.datasets.__all__}
-    passive = {"ItaeError", "ExportResult", "Embeddings", "Dataset", "KINDS"}
+    passive = {"ItaeError", "ExportResult", "Embeddings", "Neighbour", "Dataset", "KINDS"}
     assert named - passive == {name.split(".")[0 if name.startswith(("Model", "Store")) else -1] for name in NAMES}
     methods = {name for name, _ in inspect.getmembers(Model, inspect.isfunction) if not name.startswith("_")}
     assert methods - {"close"} == {name.split(".")[1] for name in NAMES if name.startswith("Model.")}
