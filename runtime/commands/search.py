@@ -105,8 +105,8 @@ def run(arguments: argparse.Namespace) -> int:
     moved = options.moved(arguments, store.images)
     rows = _rows(store, arguments.row or [])
     vectors, model = _embedded(arguments, store, say)
-    how: dict[str, Any] = {"top": arguments.top, "method": arguments.method, "tell": NowAndThen(say)}
-    found = (store.search(vectors, **how) if len(vectors) else []) + (store.search(rows, **how) if rows else [])
+    near = functools.partial(store.search, top=arguments.top, method=arguments.method, tell=NowAndThen(say))
+    found = (near(vectors) if len(vectors) else []) + (near(rows) if rows else [])
     queries = [("image", str(path)) for path in arguments.images] + [("row", path) for path in arguments.row or []]
     result = {
         "store": str(arguments.embeddings),
@@ -114,8 +114,8 @@ def run(arguments: argparse.Namespace) -> int:
         "method": chosen_method(arguments.method, len(store)),
         "model": None if model is None else str(model),
         "queries": [
-            {kind: query, "neighbours": [_as_json(one, moved.now(one.root)) for one in near]}
-            for (kind, query), near in zip(queries, found, strict=True)
+            {kind: query, "neighbours": [_as_json(one, moved.now(one.root)) for one in hits]}
+            for (kind, query), hits in zip(queries, found, strict=True)
         ],
     }
     sys.stdout.write(f"{json.dumps(result, indent=2)}\n" if arguments.json else _as_text(result))

@@ -86,7 +86,7 @@ def search(store: Store, queries: object, top: object, method: object, tell: Say
 
 def chosen_method(method: object, rows: int) -> str:
     """Return `exact` or `index` for a store of so many rows; raises UsageError if `method` is not of `METHODS`."""
-    if method not in METHODS or not isinstance(method, str):
+    if not isinstance(method, str) or method not in METHODS:
         raise UsageError(f"method={shown(method)}: give {', '.join(METHODS[:-1])} or {METHODS[-1]}")
     return ("index" if rows >= INDEX_FROM else "exact") if method == "auto" else method
 
