@@ -186,10 +186,11 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 
 def test_extras_are_the_promised_ones():
     assert set(EXTRAS) == {
-        "cpu", "gpu", "gpu-cu12", "rtx", "openvino", "remote", "heif", "umap", "bench", "export", "dev",
+        "cpu", "gpu", "gpu-cu12", "rtx", "openvino", "remote", "heif", "umap", "search", "bench", "export", "dev",
     }  # fmt: skip
     assert names_of(EXTRAS["openvino"]) == {"openvino"}
     assert names_of(EXTRAS["heif"]) == {"pillow-heif"}
+    assert names_of(EXTRAS["search"]) == {"faiss-cpu"}
     assert names_of(EXTRAS["gpu"]) == {"onnxruntime-gpu", "tensorrt", "cuda-core", "cuda-bindings"}
     assert names_of(EXTRAS["gpu-cu12"]) == {"onnxruntime-gpu", "tensorrt-cu12", "cuda-core", "cuda-bindings"}
     assert names_of(EXTRAS["rtx"]) == {"tensorrt-rtx", "cuda-core", "cuda-bindings"}
@@ -281,8 +282,8 @@ def test_the_runtime_imports_scipy_and_threadpoolctl_and_so_declares_them():
 
 
 def test_what_a_user_without_extras_imports_is_a_base_dependency():
-    """What `clustering`, `evaluation`, `report` and `store` import, except for a GPU, a map or HEIC pictures."""
-    base = names_of(PROJECT["project"]["dependencies"]) | {"torch", "umap-learn", "pillow-heif"}
+    """What `clustering`, `evaluation`, `report` and `store` import, except for a GPU, maps, HEIC or an index."""
+    base = names_of(PROJECT["project"]["dependencies"]) | {"torch", "umap-learn", "pillow-heif", "faiss-cpu"}
     rooms = tuple(f"runtime/{room}/" for room in ("contract", "images", "store", "clustering", "evaluation", "report"))
     for name, files in imported().items():
         if any(file.startswith(rooms) for file in files) and name not in base:
