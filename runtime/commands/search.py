@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.commands import options, report_facts
 from runtime.commands.command_line import command_line
-from runtime.contract.console import add_threads
+from runtime.contract.console import add_threads, text
 from runtime.contract.errors import InputError, UsageError
 from runtime.store.search import METHODS
 
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--row",
         metavar="PATH",
         action="append",
-        type=options.text,
+        type=text,
         help="search for the neighbours of an image of the store: its path there, or root and path; may be given "
         "several times",
     )
