@@ -147,6 +147,8 @@ def _deliver(spec: ForeignSpec, progress: Progress, work: Path) -> Delivered:
         else:
             progress.note(f"{_why_not(found)}: so there is no manifest, and `embed` and `verify` can't use the file")
         obsolete = [f"{spec.path.name}.data"] if data is None else []
+        if manifest is None:  # of an older file in this place
+            obsolete += [manifest_path(spec.path).name, parity_path(spec.path).name]
         publish_sets([FileSet(seal, sources, obsolete)], work)
     return Delivered(spec.path, manifest, found, prefix, tuple(proofs), progress.seconds)
 

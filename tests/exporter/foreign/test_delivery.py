@@ -110,6 +110,8 @@ def test_another_input_stays_or_becomes_a_constant(tmp_path, capsys):
     assert put_in(source, out, "--fix-input", "factor=1") == 0
     assert [one.name for one in session(out).get_inputs()] == ["pixel_values"]
     assert run_main(["verify", str(out)]) == 0
+    assert put_in(source, out) == 0  # without a manifest again: the older one must not stay
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["theirs.onnx", "x.onnx"]
 
 
 @pytest.mark.parametrize(
