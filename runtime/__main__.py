@@ -11,7 +11,7 @@ from runtime.contract.console import Parser, run
 from runtime.contract.errors import UsageError
 from runtime.contract.machine import limited_threads
 
-COMMANDS = ("embed", "cluster", "search", "export", "evaluate", "verify", "bench", "info", "doctor")
+COMMANDS = ("embed", "cluster", "search", "dedup", "export", "evaluate", "verify", "bench", "info", "doctor")
 """The files of `runtime/commands`. They are imported inside `run`, so that Ctrl-C during an import is one line too."""
 
 
@@ -43,6 +43,7 @@ def parser() -> Parser:
         "  %(prog)s embed itae.onnx photos/ --out embeddings/\n"
         "  %(prog)s cluster embeddings/ --k 10 --out clusters/\n"
         "  %(prog)s search embeddings/ cat.jpg\n"
+        "  %(prog)s dedup embeddings/ --out duplicates/\n"
         "  %(prog)s export embeddings/ embeddings.npy\n"
         "  %(prog)s evaluate plain.onnx itae.onnx --data cifar10:cifar-10-binary.tar.gz\n"
         "  %(prog)s verify itae.onnx\n"

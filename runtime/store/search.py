@@ -67,7 +67,7 @@ def search(store: Store, queries: object, top: object, method: object, tell: Say
         raise UsageError(f"top={most}: must be 1 or more")
     chosen = chosen_method(method, len(store))
     rows, vectors = _queries(store, queries)
-    units = _units(vectors)
+    units = unit_vectors(vectors)
     own = np.full(len(units), -1, np.int64) if rows is None else rows
     kept = min(most, len(store) - (rows is not None))
     if not len(units) or not kept:
@@ -102,7 +102,7 @@ def _queries(store: Store, queries: object) -> tuple[Int64 | None, Float32]:
         if (wrong := rows[(rows < 0) | (rows >= len(store))]).size:
             raise UsageError(f"there is no row {wrong[0]}: {store.path} has the {len(store)} rows from 0 on")
         rows = rows.astype(np.int64)
-        return rows, _rows(store, rows)
+        return rows, read_rows(store, rows)
     if given.dtype.kind != "f" or given.ndim not in (1, 2):
         raise UsageError(
             f"queries {shown(queries)}: give embeddings (q, C) or (C,) of floats, or rows (q,) of whole numbers"
@@ -120,7 +120,7 @@ def _queries(store: Store, queries: object) -> tuple[Int64 | None, Float32]:
     return None, vectors
 
 
-def _rows(store: Store, rows: Int64) -> Float32:
+def read_rows(store: Store, rows: Int64) -> Float32:
     """The embeddings of some rows, in any order: (q, C)."""
     vectors = np.empty((len(rows), store.width), np.float32)
     order = np.argsort(rows, kind="stable")
@@ -132,7 +132,7 @@ def _rows(store: Store, rows: Int64) -> Float32:
     return vectors
 
 
-def _units(vectors: Float32) -> Float32:
+def unit_vectors(vectors: Float32) -> Float32:
     """Embeddings divided by their L2 norm; one that is all zeros stays so."""
     norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
     return (vectors / np.where(norms, norms, 1)[:, None]).astype(np.float32)
@@ -147,7 +147,7 @@ def _exact(store: Store, queries: Float32, own: Int64, top: int, tell: Say) -> t
     best = np.full((len(queries), top), -np.inf, np.float32)
     first = 0
     for block in store.blocks(_BLOCK_ROWS):
-        units = _units(block)
+        units = unit_vectors(block)
         rows = np.arange(first, first + len(units))
         for start in range(0, len(queries), _QUERIES):
             some = slice(start, start + _QUERIES)
@@ -229,8 +229,8 @@ def _built(store: Store, faiss: Any, tell: Say) -> Any:  # noqa: ANN401  # as ab
     index = faiss.index_factory(store.width, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
     sample = np.random.default_rng(0).choice(n, min(n, _SAMPLE * lists), replace=False)
     tell(f"building an index of {lists:,} lists from {len(sample):,} embeddings")
-    index.train(_units(_rows(store, np.sort(sample))))
+    index.train(unit_vectors(read_rows(store, np.sort(sample))))
     for block in store.blocks(8 * _BLOCK_ROWS):
-        index.add(_units(block))
+        index.add(unit_vectors(block))
         tell(f"{index.ntotal:,} of {n:,} embeddings indexed")
     return index

@@ -1,0 +1,336 @@
+"""Near-duplicates: groups of embeddings of one direction or nearly so, and which of each group stays.
+
+As in SemDeDup, k-means clusters bound the pairs that are compared. Across clusters none is missed: two points of
+clusters A and B that are no farther apart than d lie on two sides of the plane between the centroids, so one of them is
+no farther than d/2 from it. Every such point is compared with all of the other cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.clustering.lloyd import lloyd
+from runtime.clustering.points import Float32, Float64, Int32, NumpyPoints, distances_to, nearest
+from runtime.clustering.seeding import plus_plus, sample_rows
+from runtime.contract.atomic import cannot_write
+from runtime.contract.errors import UsageError
+from runtime.store import Store
+from runtime.store.search import read_rows, unit_vectors
+
+Rows = npt.NDArray[np.intp]
+Say = Callable[[str], None]
+
+KEEP = ("first", "last", "nearest", "farthest")
+"""Which one of a group stays: by its row, or by its distance to the centroid of its cluster."""
+ALONE = -1
+"""The group of what has no duplicate."""
+
+_BLOCK_ROWS = 1024
+_OTHERS = 4096
+"""Rows that a block is compared with at a time."""
+_BY_BRUTE_FORCE = 8192
+"""Rows up to which all are compared with all."""
+_MOST_CLUSTERS = 4096
+_SAMPLE = 50
+"""Rows for each cluster that k-means looks at."""
+_ITERATIONS = 10
+_MOST_PROBED = 64
+"""Other clusters that a row is compared with, at most: the nearest by their planes."""
+_SLACK = 1e-3
+"""What float32 may err by, in distances to planes; of centroids that are closer, no plane is asked."""
+_NEAR = 1e-5
+"""Similarities so close to the threshold are computed again in float64."""
+_NEAR_PAIRS = 4096
+_MOST_PAIRS = 1 << 21
+"""Pairs that are held at a time; then only what they connect is."""
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """The groups of n rows; g of them, the largest first, of equal ones the one whose first row comes first."""
+
+    groups: Int32
+    """(n,): the group of each row, 0 to g - 1, or `ALONE`."""
+    similarities: Float32
+    """(n,): cosine to the row of its group that stays, 1 of that row itself; NaN if it is alone."""
+    kept: npt.NDArray[np.bool_]
+    """(n,): whether a row stays: all that are alone, and one of each group."""
+    sizes: npt.NDArray[np.int64]
+    """(g,)."""
+    zeros: int
+    """Rows that are all zeros: they have no direction, and no duplicate."""
+    cut_short: int
+    """Rows that were not compared with all clusters where a duplicate may be, since they are more than the limit."""
+
+
+def find_duplicates(store: Store, threshold: float, keep: str, work: Path, tell: Say = lambda line: None) -> Duplicates:
+    """Group the rows of a store whose cosine is `threshold` or more, or that are connected by such rows.
+
+    Every pair that is compared is decided in float64 where float32 could err. Memory does not grow with n times C: the
+    embeddings lie in a temporary file in `work`, sorted by cluster.
+
+    Args:
+        store: the embeddings.
+        threshold: above 0, at most 1.
+        keep: one of `KEEP`.
+        work: an existing folder for the temporary file, which is as large as the embeddings.
+        tell: called now and then with how far it is, in words.
+
+    Raises:
+        UsageError: there is no such rule, or the threshold is out of its range.
+        InputError: the store can't be read.
+        OutputFileError: the temporary file can't be written.
+    """
+    if not 0 < threshold <= 1:
+        raise UsageError(f"--threshold {threshold}: must be above 0, at most 1")
+    if keep not in KEEP:
+        raise UsageError(f"--keep {keep}: must be one of {', '.join(KEEP)}")
+    same, is_zero = _identical(store, tell)
+    distinct = np.flatnonzero((same == np.arange(len(same))) & ~is_zero)
+    centroids = _centroids(store, distinct, tell)
+    labels, distances = _labelled(store, same, centroids, tell)
+    order = distinct[np.argsort(labels[distinct], kind="stable")]
+    starts = np.searchsorted(labels[order], np.arange(len(centroids) + 1))
+    try:
+        with _SortedFile(work / "by-cluster.f32", store, order, tell) as points:
+            pairs = _Pairs(len(order))
+            cut_short = _compare(points, starts, centroids, threshold, pairs, tell)
+            one, other = (order[side] for side in pairs.connections())
+            copies = np.flatnonzero(same != np.arange(len(same)))
+            joined = np.concatenate([one, copies]), np.concatenate([other, same[copies]])
+            groups, sizes = _numbered(_components(*joined, len(same)))
+            stays = _chosen(groups, len(sizes), keep, distances)
+            place = np.full(len(same), -1, np.intp)
+            place[order] = np.arange(len(order))
+            similarities = _to_kept(points, place[same], groups, stays)
+    except OSError as error:
+        raise cannot_write(work, error) from error
+    kept = groups == ALONE
+    kept[stays] = True
+    return Duplicates(groups, similarities, kept, sizes, int(is_zero.sum()), cut_short)
+
+
+def _identical(store: Store, tell: Say) -> tuple[Rows, npt.NDArray[np.bool_]]:
+    """The first row that has the direction of each row, to the bit, and whether a row is all zeros: (n,), (n,)."""
+    digests = np.empty((len(store), 16), np.uint8)
+    is_zero = np.zeros(len(store), np.bool_)
+    first = 0
+    for block in store.blocks(_BLOCK_ROWS):
+        units = unit_vectors(block) + 0  # -0 becomes 0
+        for row, unit in enumerate(units, first):
+            digests[row] = np.frombuffer(hashlib.blake2b(unit.tobytes(), digest_size=16).digest(), np.uint8)
+        is_zero[first : first + len(units)] = ~units.any(axis=1)
+        first += len(units)
+        tell(f"{first:,} of {len(store):,} embeddings read")
+    as_one = digests.view([("a", "<u8"), ("b", "<u8")]).ravel()
+    _, firsts, inverse = np.unique(as_one, return_index=True, return_inverse=True)
+    same = firsts[inverse.ravel()]
+    same[is_zero] = np.flatnonzero(is_zero)
+    return same, is_zero
+
+
+def _centroids(store: Store, distinct: Rows, tell: Say) -> Float64:
+    """Centroids (k, C) of a sample of the rows; one, the origin, if all are compared with all."""
+    n = len(distinct)
+    k = 1 if n <= _BY_BRUTE_FORCE else min(round(n**0.5), _MOST_CLUSTERS)
+    generator = np.random.default_rng(0)
+    chosen = np.sort(generator.choice(distinct, min(n, _SAMPLE * k), replace=False)) if n else distinct
+    if k == 1:
+        return np.zeros((1, store.width))
+    tell(f"finding {k:,} clusters of {len(chosen):,} embeddings")
+    points = NumpyPoints(unit_vectors(read_rows(store, chosen)))
+    start = plus_plus(points.choose(sample_rows(len(points), k, generator)), k, generator)
+    return lloyd(points, start, _ITERATIONS, points.spread(), tell, fill=False).centroids
+
+
+def _labelled(store: Store, same: Rows, centroids: Float64, tell: Say) -> tuple[Int32, Float64]:
+    """The nearest centroid of each row, and the distance to it: (n,), (n,); copies have those of their first row."""
+    labels, distances = np.zeros(len(same), np.int32), np.zeros(len(same))
+    first = 0
+    for block in store.blocks(4 * _BLOCK_ROWS):
+        rows = slice(first, first + len(block))
+        units = unit_vectors(block)
+        labels[rows] = nearest(units, centroids)
+        distances[rows] = distances_to(units, centroids, labels[rows])
+        first += len(block)
+        tell(f"{first:,} of {len(store):,} embeddings in clusters")
+    return labels[same], distances[same]
+
+
+class _SortedFile:
+    """Unit vectors in a file, in order of their clusters; read where they are needed."""
+
+    def __init__(self, path: Path, store: Store, order: Rows, tell: Say) -> None:
+        self._bytes, self._width = 4 * store.width, store.width
+        self._file = path.open("w+b", buffering=0)
+        place = np.full(len(store), -1, np.intp)
+        place[order] = np.arange(len(order))
+        first = 0
+        for block in store.blocks(4 * _BLOCK_ROWS):
+            there = place[first : first + len(block)]
+            rows = np.flatnonzero(there >= 0)
+            rows = rows[np.argsort(there[rows])]
+            units = unit_vectors(block[rows])
+            breaks = np.flatnonzero(np.diff(there[rows]) != 1) + 1
+            for run in np.split(np.arange(len(rows)), breaks):
+                if len(run):
+                    self._write(units[run[0] : run[-1] + 1].tobytes(), int(there[rows[run[0]]]) * self._bytes)
+            first += len(block)
+            tell(f"{first:,} of {len(store):,} embeddings sorted by cluster")
+
+    def _write(self, data: bytes, offset: int) -> None:
+        while data:  # a disk that is full takes a part first
+            done = os.pwrite(self._file.fileno(), data, offset)
+            data, offset = data[done:], offset + done
+
+    def __enter__(self) -> _SortedFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, start: int, stop: int) -> Float32:
+        """The points from `start` to `stop`: (m, C)."""
+        data = os.pread(self._file.fileno(), (stop - start) * self._bytes, start * self._bytes)
+        return np.frombuffer(data, np.float32).reshape(stop - start, self._width)
+
+    def take(self, places: Rows) -> Float32:
+        """Some points, (m, C)."""
+        return np.concatenate([self.read(place, place + 1) for place in places.tolist()])
+
+
+class _Pairs:
+    """Pairs of m points that belong together; when they become many, only what they connect is kept."""
+
+    def __init__(self, m: int) -> None:
+        self._m = m
+        self._waiting: list[tuple[Rows, Rows]] = []
+        self._count = 0
+
+    def add(self, one: Rows, other: Rows) -> None:
+        self._waiting.append((one, other))
+        self._count += len(one)
+        if self._count > _MOST_PAIRS:
+            self._waiting = [self.connections()]
+            self._count = 0
+
+    def connections(self) -> tuple[Rows, Rows]:
+        """Each point that is connected to an earlier one, and the earliest."""
+        if not self._waiting:
+            return np.zeros(0, np.intp), np.zeros(0, np.intp)
+        one, other = (np.concatenate(side) for side in zip(*self._waiting, strict=True))
+        labels = _components(one, other, self._m)
+        _, firsts = np.unique(labels, return_index=True)
+        earliest = firsts[labels]
+        (later,) = np.nonzero(earliest != np.arange(self._m))
+        return later, earliest[later]
+
+
+def _components(one: Rows, other: Rows, n: int) -> Int32:
+    """The connected component of each of n points: (n,)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    graph = coo_array((np.ones(len(one), np.bool_), (one, other)), shape=(n, n))
+    found: Int32 = connected_components(graph.tocsr(), directed=False)[1]
+    return found
+
+
+def _compare(points: _SortedFile, starts: Rows, centroids: Float64, threshold: float, pairs: _Pairs, tell: Say) -> int:
+    """Add all pairs; returns the number of rows for which too many clusters were near."""
+    k, cut_short = len(centroids), 0
+    squares = np.einsum("ij,ij->i", centroids, centroids)
+    weights = np.ascontiguousarray(-2 * centroids.T, np.float32)
+    reach = float(np.sqrt(2 - 2 * threshold)) / 2 + _SLACK
+    for cluster in range(k):
+        end = int(starts[cluster + 1])
+        apart = np.sqrt(np.square(centroids - centroids[cluster]).sum(axis=1))
+        for begin in range(int(starts[cluster]), end, _BLOCK_ROWS):
+            some = points.read(begin, min(begin + _BLOCK_ROWS, end))
+            places = np.arange(begin, begin + len(some))
+            _compare_with(points, some, places, begin, end, threshold, pairs)
+            if k == 1:
+                tell(f"{begin + len(some):,} of {end:,} embeddings compared")
+                continue
+            scores = (some @ weights) + squares
+            planes = (scores - scores[:, [cluster]]) / np.maximum(2 * apart, _SLACK)
+            planes[:, apart < _SLACK] = 0
+            planes[:, cluster] = np.inf
+            planes[:, starts[1:] == starts[:-1]] = np.inf  # nobody is there
+            near = planes <= reach
+            (many,) = np.nonzero(near.sum(axis=1) > _MOST_PROBED)
+            if len(many):
+                cut_short += len(many)
+                near[many] = False
+                nearest_ones = np.argpartition(planes[many], _MOST_PROBED, axis=1)[:, :_MOST_PROBED]
+                near[many[:, None], nearest_ones] = True
+            for other in np.flatnonzero(near.any(axis=0)).tolist():
+                (rows,) = np.nonzero(near[:, other])
+                span = int(starts[other]), int(starts[other + 1])
+                _compare_with(points, some[rows], places[rows], *span, threshold, pairs)
+        tell(f"{end:,} of {int(starts[-1]):,} embeddings compared")
+    return cut_short
+
+
+def _compare_with(
+    points: _SortedFile, some: Float32, places: Rows, start: int, stop: int, threshold: float, pairs: _Pairs
+) -> None:
+    """Add the pairs of some points with those from `start` to `stop`, but none of a point with itself."""
+    for begin in range(start, stop, _OTHERS):
+        others = points.read(begin, min(begin + _OTHERS, stop))
+        scores = some @ others.T
+        one, other = np.nonzero(scores >= threshold - _NEAR)
+        fits = scores[one, other] >= threshold + _NEAR
+        doubtful = np.flatnonzero(~fits)
+        for first in range(0, len(doubtful), _NEAR_PAIRS):
+            part = doubtful[first : first + _NEAR_PAIRS]
+            fits[part] = _cosines(some[one[part]], others[other[part]]) >= threshold
+        one, other = places[one[fits]], other[fits] + begin
+        differs = one != other
+        pairs.add(one[differs], other[differs])
+
+
+def _cosines(some: Float32, others: Float32) -> Float64:
+    """Cosines of m points with m others, (m,), in float64."""
+    a, b = some.astype(np.float64), others.astype(np.float64)
+    lengths = np.sqrt(np.einsum("ij,ij->i", a, a) * np.einsum("ij,ij->i", b, b))
+    found: Float64 = np.einsum("ij,ij->i", a, b) / lengths
+    return found
+
+
+def _numbered(components: Int32) -> tuple[Int32, npt.NDArray[np.int64]]:
+    """Group of each row, `ALONE` where its component is of one row; and the groups' sizes, in falling order."""
+    _, firsts, inverse, counts = np.unique(components, return_index=True, return_inverse=True, return_counts=True)
+    several = np.flatnonzero(counts > 1)
+    several = several[np.lexsort((firsts[several], -counts[several]))]
+    number = np.full(len(counts), ALONE, np.int32)
+    number[several] = np.arange(len(several))
+    return number[inverse.ravel()], counts[several].astype(np.int64)
+
+
+def _chosen(groups: Int32, count: int, keep: str, distances: Float64) -> Rows:
+    """The row of each of `count` groups that stays: (g,); of equals the first."""
+    rows = np.flatnonzero(groups != ALONE)
+    by: Any = {"first": rows, "last": -rows, "nearest": distances[rows], "farthest": -distances[rows]}[keep]
+    rows = rows[np.lexsort((rows, by, groups[rows]))]
+    return rows[np.searchsorted(groups[rows], np.arange(count))]
+
+
+def _to_kept(points: _SortedFile, place: Rows, groups: Int32, stays: Rows) -> Float32:
+    """The cosine of each row to the one of its group that stays: (n,); `place` is where its vector lies in the file."""
+    found = np.full(len(groups), np.nan, np.float32)
+    rows = np.flatnonzero(groups != ALONE)
+    for first in range(0, len(rows), _BLOCK_ROWS):
+        some = rows[first : first + _BLOCK_ROWS]
+        there = stays[groups[some]]
+        found[some] = np.clip(_cosines(points.take(place[some]), points.take(place[there])), -1, 1)
+        found[some[place[some] == place[there]]] = 1
+    return found
