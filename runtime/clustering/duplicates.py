@@ -249,7 +249,7 @@ def _compare(points: _SortedFile, starts: Rows, centroids: Float64, threshold: f
     k, cut_short = len(centroids), 0
     squares = np.einsum("ij,ij->i", centroids, centroids)
     weights = np.ascontiguousarray(-2 * centroids.T, np.float32)
-    reach = float(np.sqrt(2 - 2 * threshold)) / 2 + _SLACK
+    reach = _reach(threshold)
     for cluster in range(k):
         end = int(starts[cluster + 1])
         apart = np.sqrt(np.square(centroids - centroids[cluster]).sum(axis=1))
@@ -278,6 +278,11 @@ def _compare(points: _SortedFile, starts: Rows, centroids: Float64, threshold: f
                 _compare_with(points, some[rows], places[rows], *span, threshold, pairs)
         tell(f"{end:,} of {int(starts[-1]):,} embeddings compared")
     return cut_short
+
+
+def _reach(threshold: float) -> float:
+    """The distance from the plane between two clusters within which one of two duplicates on its sides lies."""
+    return float(np.sqrt(2 - 2 * threshold)) / 2 + _SLACK
 
 
 def _compare_with(

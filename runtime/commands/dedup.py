@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from runtime.clustering.duplicates import KEEP
 from runtime.commands import options, report_facts
 from runtime.commands.command_line import command_line
 from runtime.contract.console import add_threads
@@ -30,7 +31,6 @@ Two images are duplicates if the cosine of their embeddings is the threshold or 
 pairs are a group. OUT gets duplicates.parquet with a row for each image of the store (root, path, row, group,
 similarity to the one that is kept, keep), and summary.json. Nothing is removed: filter by the column `keep`."""
 
-KEEP = ("first", "last", "nearest", "farthest")
 MOST_SHOWN, MOST_OF_A_GROUP = 2_000, 24
 """Images in a report, and of one group."""
 
