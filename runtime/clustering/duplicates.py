@@ -45,7 +45,7 @@ _ITERATIONS = 10
 _MOST_PROBED = 64
 """Other clusters that a row is compared with, at most: the nearest by their planes."""
 _SLACK = 1e-3
-"""What float32 may err by, in distances to planes; of centroids that are closer, no plane is asked."""
+"""The most that float32 errs by in distances to planes. Between centroids that are closer, no plane is computed."""
 _NEAR = 1e-5
 """Similarities so close to the threshold are computed again in float64."""
 _NEAR_PAIRS = 4096
