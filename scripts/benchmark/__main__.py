@@ -14,7 +14,7 @@ from exporter.models.architecture import Architecture, architecture
 from runtime.contract.console import Parser, run
 from runtime.contract.driver import require_gpu
 from runtime.contract.errors import BackendError, CheckError, OutputFileError, UsageError
-from scripts.benchmark import calibrate, cluster, cpp, embed, seeding
+from scripts.benchmark import calibrate, cluster, cpp, dedup, embed, seeding
 from scripts.benchmark.contestants import CONTESTANTS, REFERENCE, Contestant, Device, choose
 from scripts.benchmark.gpu import gpu_name
 from scripts.benchmark.measure import Accuracy, Race, accuracy, race, round_up, timings
@@ -39,7 +39,8 @@ def parser() -> Parser:
         "NVIDIA GPU, its contestants race too. `scripts/bench embed --help`: what reading and decoding add to that. "
         "`scripts/bench cpp --help`: the same in C++. "
         "`scripts/bench calibrate --help`: what a calibration's settings add to a pass of the model. "
-        "`scripts/bench cluster --help`: k-means beside other libraries'. `scripts/bench seeding --help`: its start.",
+        "`scripts/bench cluster --help`: k-means beside other libraries'. `scripts/bench seeding --help`: its start. "
+        "`scripts/bench dedup --help`: near-duplicates, in time, memory and recall.",
     )
     options.add_argument(
         "--sizes", default="vits14,vitb14", help="of the model, comma-separated (default: %(default)s)"
@@ -65,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run("bench", lambda: cpp.bench(words[1:]))
     if words[:1] == ["seeding"]:
         return run("bench", lambda: seeding.bench(words[1:]))
+    if words[:1] == ["dedup"]:
+        return run("bench", lambda: dedup.bench(words[1:]))
     if words[:1] == ["cluster"]:
         return run("bench", lambda: cluster.bench(words[1:]))
     return run("bench", lambda: _bench(words))
