@@ -169,7 +169,7 @@ class CudaGpu final : public Gpu {
     void* allocate(std::size_t size) override {
         CUdeviceptr memory = 0;
         check(driver_, driver_.allocate(&memory, size), "cuMemAlloc");
-        return reinterpret_cast<void*>(memory);
+        return reinterpret_cast<void*>(memory);  // NOLINT(performance-no-int-to-ptr): as TensorRT takes it
     }
     void free(void* memory) noexcept override { driver_.free(reinterpret_cast<CUdeviceptr>(memory)); }
     void* allocate_pinned(std::size_t size) override {

@@ -11,6 +11,7 @@ std::vector<std::string> library_candidates(const std::vector<std::string>& name
                                             const std::string& variable, const std::vector<std::string>& folders) {
     const auto in_folder = [&](const std::string& folder) {
         std::vector<std::string> found;
+        found.reserve(names.size());
         for (const std::string& name : names) found.push_back((fs::path(folder) / name).string());
         return found;
     };

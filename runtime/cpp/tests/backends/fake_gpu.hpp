@@ -22,6 +22,7 @@ struct GpuRecord {
     /// Whether all calls from that one on fail, as after a fault that the GPU doesn't recover from.
     bool fails_for_good = false;
     bool failed = false;
+    bool enter_failed = false;  // then things are given back without the GPU entered: there is no other way
     /// Uses of the GPU that a real one would punish.
     std::vector<std::string> problems;
     /// What was given back, in order, and `enqueue B` for each run.
@@ -126,9 +127,14 @@ class FakeGpu final : public itae::Gpu {
         const bool is_it = call == record_->fails_at || (record_->fails_for_good && call > record_->fails_at);
         if (record_->fails_at == 0 || !is_it) return;
         record_->failed = true;
+        if (what == "enter") record_->enter_failed = true;
         throw itae::GpuFault("fault in " + what);
     }
     std::recursive_mutex& mutex() { return mutex_; }
+    void must_be_entered(const std::string& what) {
+        if (depth() < 1 && !record_->enter_failed)
+            record_->problems.push_back(what + " was given back without the GPU entered");
+    }
 
   private:
     struct Job {
@@ -144,10 +150,12 @@ class FakeGpu final : public itae::Gpu {
     void* created(const std::string& what, std::set<void*>& those) {
         const std::lock_guard<std::recursive_mutex> lock(mutex_);
         may_fail(what);
-        return *those.insert(reinterpret_cast<void*>(next_ += 256)).first;
+        void* const made = reinterpret_cast<void*>(next_ += 256);  // NOLINT(performance-no-int-to-ptr)
+        return *those.insert(made).first;
     }
     void released(const std::string& what, void* one, std::set<void*>& from) {
         const std::lock_guard<std::recursive_mutex> lock(mutex_);
+        must_be_entered("a " + what);
         if (from.erase(one) != 1) record_->problems.push_back("a " + what + " was given back twice");
         record_->log.push_back(what);
     }
@@ -157,13 +165,15 @@ class FakeGpu final : public itae::Gpu {
         std::vector<std::uint8_t> bytes(size);
         for (std::uint8_t& byte : bytes) byte = static_cast<std::uint8_t>(random_());
         // Pinned memory is the program's own to write; the GPU's has an address that crashes whoever follows it.
-        void* address = is_pinned ? static_cast<void*>(bytes.data()) : reinterpret_cast<void*>(next_ += 4096);
+        void* address = bytes.data();
+        if (!is_pinned) address = reinterpret_cast<void*>(next_ += 4096);  // NOLINT(performance-no-int-to-ptr)
         record_->memory.emplace(address, std::move(bytes));
         if (is_pinned) record_->pinned.insert(address);
         return address;
     }
     void freed(const std::string& what, void* memory) {
         const std::lock_guard<std::recursive_mutex> lock(mutex_);
+        must_be_entered(what);
         const bool was_pinned = record_->pinned.erase(memory) == 1;
         if (record_->memory.erase(memory) != 1 || was_pinned != (what == "pinned memory"))
             record_->problems.push_back(what + " was given back that is not");
@@ -219,6 +229,7 @@ class FakeProgram final : public itae::Program {
         ++record_->programs;
     }
     ~FakeProgram() override {
+        gpu_.must_be_entered("a program");
         --record_->programs;
         record_->log.emplace_back("program");
     }
