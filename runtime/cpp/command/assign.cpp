@@ -103,9 +103,9 @@ std::int64_t OldClusters::nearest(const float* embedding, const std::string& nam
         }
         for (float& value : point) value = static_cast<float>(double{value} / length);
     }
-    std::int64_t best = 0;
+    std::int64_t best = 0, number = 0;
     double least = HUGE_VAL;
-    for (std::size_t start = 0; start < centroids_.size(); start += width_) {
+    for (std::size_t start = 0; start < centroids_.size(); start += width_, ++number) {
         double distance = 0;
         for (std::size_t element = 0; element < width_; ++element) {
             const double apart = double{point[element]} - double{centroids_[start + element]};
@@ -113,7 +113,7 @@ std::int64_t OldClusters::nearest(const float* embedding, const std::string& nam
         }
         if (distance < least) {
             least = distance;
-            best = static_cast<std::int64_t>(start / width_);
+            best = number;
         }
     }
     return best;

@@ -97,8 +97,14 @@ bool is_alive(long process) { return ::kill(static_cast<pid_t>(process), 0) == 0
 
 enum class Lock { held, taken, none };
 
+/// An open folder, which this process has locked or not.
+struct Locked {
+    Descriptor folder;
+    Lock state;
+};
+
 /// Take the lock of a folder; it is another's, or the file system may have no locks.
-std::pair<Descriptor, Lock> locked(const std::string& folder) {
+Locked locked(const std::string& folder) {
     Descriptor opened(::open(folder.c_str(), O_RDONLY | O_CLOEXEC));
     if (!opened) cannot_write(folder, errno);
     if (::flock(opened.get(), LOCK_EX | LOCK_NB) == 0) return {std::move(opened), Lock::held};
@@ -117,8 +123,8 @@ void remove_abandoned(const std::string& parent) {
         if (is_alive(std::stol(found[1])) || !fs::is_directory(at->symlink_status(ignored))) continue;
         try {
             // A container may share the host's name and not its process numbers: then the lock tells.
-            const auto [lock, state] = locked(at->path().string());
-            if (state != Lock::taken) fs::remove_all(at->path(), ignored);
+            const Locked lock = locked(at->path().string());
+            if (lock.state != Lock::taken) fs::remove_all(at->path(), ignored);
         } catch (const Error&) {  // of another user, or gone
         }
     }
@@ -203,12 +209,12 @@ bool recovered(const std::string& folder) {
     const Identity before = identity(folder);
     if (!before) return true;
     try {
-        const auto [lock, state] = locked(folder);
+        const Locked lock = locked(folder);
         if (identity(folder) != before) return false;  // the lock may be of a folder that is gone
         const std::optional<Plan> plan = read_plan(folder);
         const bool runs_elsewhere =
             plan && plan->host == this_host() && plan->process != ::getpid() && is_alive(plan->process);
-        if (state == Lock::taken || (state == Lock::none && runs_elsewhere)) return false;
+        if (lock.state == Lock::taken || (lock.state == Lock::none && runs_elsewhere)) return false;
         if (plan && !exists(beside(folder, plan->seal))) restore(folder, *plan);
         close(folder);
     } catch (const Error&) {
@@ -238,7 +244,7 @@ WorkFolder::WorkFolder(const std::string& path) {
         path_ = beside(path, prefix + random_digits(8));
     } while (::mkdir(path_.c_str(), 0700) != 0 && errno == EEXIST);
     if (!exists(path_)) cannot_write(path, errno);
-    lock_ = std::move(locked(path_).first);
+    lock_ = std::move(locked(path_).folder);
 }
 
 WorkFolder::~WorkFolder() {
@@ -285,9 +291,10 @@ void publish(const std::string& seal, const std::vector<std::string>& names, con
     if (!file || ::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
         cannot_write(seal, errno);
     sync_file(file.get(), seal);
-    const auto [lock, state] = locked(staging);
+    const Locked lock = locked(staging);
     const std::string parent = folder_of(seal);
     const std::string older = folder + "/" + older_name + "/";
+    const std::string made = work + "/";
     bool has_begun = false;
     try {
         move(staging, folder);
@@ -297,9 +304,9 @@ void publish(const std::string& seal, const std::vector<std::string>& names, con
         sync_folder(parent);
         for (const std::string& name : plan.older) move(beside(seal, name), older + name);
         for (const std::string& name : names)
-            if (name != plan.seal) move(work + "/" + name, beside(seal, name));
+            if (name != plan.seal) move(made + name, beside(seal, name));
         sync_folder(parent);
-        move(work + "/" + plan.seal, seal);  // from here on readers find the new set
+        move(made + plan.seal, seal);  // from here on readers find the new set
         sync_folder(parent);
     } catch (const Error& error) {
         if (has_begun) {

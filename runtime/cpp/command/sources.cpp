@@ -22,8 +22,6 @@
 namespace itae::command {
 namespace {
 
-namespace fs = std::filesystem;
-
 constexpr const char* not_utf8 = "its name is not UTF-8: rename it";
 constexpr std::size_t max_length = 16384;  // characters of a path: longer lines are not of a list
 constexpr std::size_t shown_length = 200;

@@ -115,6 +115,7 @@ class OnnxRuntimeSession final : public Session {
         std::vector<std::int64_t> shape = expected.shape;
         shape.front() = batch;
         std::vector<const char*> output_names;
+        output_names.reserve(wanted.size());
         for (const std::string& name : wanted) {
             for (const TensorInfo& output : manifest().outputs) {
                 if (output.name == name) output_names.push_back(output.name_in_file().c_str());
@@ -135,6 +136,7 @@ class OnnxRuntimeSession final : public Session {
                 std::vector<Ort::Value> found = session_->Run(Ort::RunOptions{nullptr}, &input_name, &tensor, 1,
                                                               output_names.data(), output_names.size());
                 std::vector<Array> arrays;
+                arrays.reserve(found.size());
                 for (const Ort::Value& value : found) arrays.push_back(copied(value));
                 return arrays;
             });

@@ -12,7 +12,7 @@ Error refused(const std::string& what) { return {ErrorKind::usage, what}; }
 
 /// The backend of a model, by name.
 std::string chosen_backend(const std::string& asked, const Manifest& manifest) {
-    const std::string own = manifest.builder == "onnx" ? "onnxruntime" : manifest.builder;
+    std::string own = manifest.builder == "onnx" ? "onnxruntime" : manifest.builder;
     if (asked != "auto" && asked != "onnxruntime" && asked != "tensorrt" && asked != "tensorrt-rtx")
         throw refused("no backend `" + asked + "`: choose from auto, onnxruntime, tensorrt, tensorrt-rtx");
     if (asked != "auto" && asked != own)

@@ -37,7 +37,7 @@ TEST_CASE("formats that are not read are refused by name") {
         {"%PDF-1.7"s, "PDF"},
     };
     for (const auto& [content, name] : formats) {
-        CHECK(refusal(content) == "a.jpg: is " + name + only);
+        CHECK(refusal(content) == std::string("a.jpg: is ").append(name).append(only));
     }
 }
 

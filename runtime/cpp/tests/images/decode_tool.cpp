@@ -9,7 +9,6 @@
 
 #include <array>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <iostream>
 #include <string>
@@ -64,11 +63,11 @@ int main(int count, char** arguments) {
     how.stddev = {0.229, 0.224, 0.225};
     if (count >= 4) {
         how.fit = arguments[1];
-        how.height = std::atoll(arguments[2]);
-        how.width = std::atoll(arguments[3]);
+        how.height = std::stoll(arguments[2]);
+        how.width = std::stoll(arguments[3]);
     }
     if (count >= 6) {
-        how.resize_cover = {{std::atoll(arguments[4]), std::atoll(arguments[5])}};
+        how.resize_cover = {{std::stoll(arguments[4]), std::stoll(arguments[5])}};
     }
     std::vector<std::uint8_t> size(4);
     while (read_all(size)) {
