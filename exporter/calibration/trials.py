@@ -63,9 +63,9 @@ class Trial:
         return self.shared / self.either if self.either else None
 
     def attention(self, when: str) -> float:
-        """Mean share of the CLS token's attention on flagged patches, over images and attenuated blocks."""
+        """Mean share of the CLS token's attention on flagged patches, over blocks and images that have any."""
         sums = self.before if when == "before" else self.after
-        return sum(sums) / max(len(sums), 1) / max(self.images, 1)
+        return sum(sums) / max(len(sums), 1) / max(self.with_artifacts, 1)
 
     @property
     def cosine(self) -> float:

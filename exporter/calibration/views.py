@@ -84,7 +84,7 @@ def _headlines(result: Result) -> list[Headline]:
         Headline(
             "CLS attention on them",
             f"{found['attention_before']:.1%} → {found['attention_after']:.1%}",
-            "mean over the attenuated blocks",
+            "mean over these images and the attenuated blocks",
         ),
         Headline("Cosine to plain", f"{found['cosine_to_plain']:.4f}", "of the images with artifacts"),
     ]
@@ -124,7 +124,7 @@ def _settings(result: Result) -> Table:
         header=header,
         rows=[_row(result, number) for number in range(len(result.trials))],
         note="Agreement: patches that this setting and the first one both flag, as a share of those that either flags. "
-        "Attention: of the CLS token on the flagged patches, mean over images and attenuated blocks."
+        "Attention: of the CLS token on the flagged patches, mean over attenuated blocks and the images that have any."
         + (" NMI: in brackets what it has more than plain, and the ends of the interval." if result.scores else ""),
         best=[(0, 0)] if result.itae is not None else [],
     )

@@ -177,8 +177,8 @@ def reason_for(chosen: Choice, comparison: Comparison, depth: int) -> str:
     text = (
         f"{first.share:.2%} of the patches, in {first.image_share:.0%} of the images, have {first.source} norms "
         f"{first.valley.gap:.1f} times {kind} those of the others in block {first.layer}, with a valley from "
-        f"{first.valley.near:.2f} to {first.valley.far:.2f} times the median between; the CLS token gives them "
-        f"{max(first.caught):.1%} of its attention"
+        f"{first.valley.near:.2f} to {first.valley.far:.2f} times the median between; in these images the CLS token "
+        f"gives them {max(first.caught) / first.image_share:.1%} of its attention"
     )
     if chosen.positions:
         text += f"; they are the same {len(chosen.positions)} places in every image"

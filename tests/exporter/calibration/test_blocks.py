@@ -55,6 +55,18 @@ def test_a_setting_does_what_the_reference_does(itae):
     assert plain.flagged == 0
 
 
+def test_attention_is_that_of_the_images_that_have_artifacts():
+    masks = marked.some_masks(6)
+    masks[3:] = False
+    model, itae = marked.model(), ItaeConfig(source="residual", threshold="ratio:3", side="high")
+    whole, part = (Trials(Blocks(model), [Setting("one", itae)], keep_vectors=False) for _ in range(2))
+    images = normalised(marked.pictures(masks))
+    whole.add(whole._blocks.look(images, whole.inputs))
+    part.add(part._blocks.look(images[:3], part.inputs))
+    assert whole.trials[0].with_artifacts == 3
+    assert whole.trials[0].attention("before") == pytest.approx(part.trials[0].attention("before"), rel=1e-4)
+
+
 def test_several_settings_are_tried_as_if_each_were_alone():
     model, images = marked.model(), normalised(marked.pictures(marked.some_masks(4)))
     settings = [*(Setting(str(one), one) for one in SETTINGS), Setting("plain", None)]
