@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import sys
 import time
 from pathlib import Path
 from xml.etree import ElementTree
@@ -28,6 +29,7 @@ from scripts.gpu_checks.machine import Road, Target, dry_target, gpu_target
 from scripts.gpu_checks.models import Case
 from scripts.gpu_checks.plan import Places, make_plan
 from scripts.gpu_checks.report import Report, as_json, as_junit, as_markdown
+from scripts.studies.__main__ import parser as study_parser
 
 
 def outcomes_of(*checks: Check, deadline: float | None = None, ticks: float = 1.0) -> dict[str, Outcome]:
@@ -225,7 +227,7 @@ def test_what_is_there_is_not_installed_again():
 
 
 def plan_for(target: Target, tmp_path: Path, found: dict, **more) -> dict[str, Check]:
-    options = {"may_install": True, "study": False} | more
+    options = {"may_install": True, "study": None} | more
     checks = make_plan(target, Places(tmp_path, tmp_path, tmp_path / "log"), None, found, **options)
     names = [check.name for check in checks]
     assert len(set(names)) == len(names)
@@ -256,7 +258,7 @@ def test_a_machine_with_everything_runs_the_whole_matrix_smallest_and_fp16_first
         libraries={"tensorrt": None, "tensorrt-rtx": None},
         onnxruntime_providers=("CUDAExecutionProvider", "CPUExecutionProvider"),
     )
-    plan = plan_for(gpu_target(whole, L4_CUDA_12), tmp_path, whole, study=True)
+    plan = plan_for(gpu_target(whole, L4_CUDA_12), tmp_path, whole, study=["cifar10:x"])
     for road in ("tensorrt", "tensorrt-rtx", "cuda"):
         for size in ("vits14", "vitb14", "vitl14"):
             for kind in ("itae", "plain"):
@@ -385,6 +387,43 @@ def test_the_tests_marked_gpu_lie_where_they_are_looked_for():
     assert places[0] / "test_run.py" in marked
     for path in set(marked) - ours:
         assert any(path.is_relative_to(place) for place in places), path
+
+
+STUDY = """
+import json, pathlib, sys
+out = pathlib.Path(sys.argv[-1])
+out.mkdir()
+scores = [{"model": "plain.onnx", "normalisation": "raw", "nmi": {"mean": 0.5}}]
+(out / "study.json").write_text(json.dumps({"datasets": [{"name": "cifar10", "evaluations": scores}]}))
+print("|", *sys.argv[1:], "|")
+sys.exit("a model failed" if "bad:x" in sys.argv else 0)
+"""
+
+
+def test_the_study_runs_on_the_gpu_with_official_weights_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(others, "STUDY", (sys.executable, "-c", STUDY))
+    arguments = (tmp_path, tmp_path / "log", 60.0)
+    target = gpu_target(machine(), H200)
+    with pytest.raises(Skipped, match="needs the official weights"):
+        others.run_study(target, *arguments, ["cifar10:x"])
+    official = dataclasses.replace(target, weights="auto")
+    figures = others.run_study(official, *arguments, ["cifar10:x"])
+    assert figures == {"table": "study/table.md", "lines": 1, "NMI cifar10 plain": 0.5}
+    (tmp_path / "study/study.json").unlink()
+    (tmp_path / "study").rmdir()
+    with pytest.raises(Failed, match="exit code 1: a model failed"):
+        others.run_study(official, *arguments, ["bad:x"])
+
+
+def test_a_dry_run_of_the_study_is_the_studys_own(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(others, "command", lambda log, seconds, *words: called.append(words) or "")
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study/study.json").write_text('{"datasets": []}')
+    others.run_study(dry_target(), tmp_path, tmp_path / "log", 60.0, [])
+    assert called == [(*others.STUDY, "--dry-run", "--out", tmp_path / "study")]
+    words = called[0][called[0].index("scripts.studies") + 1 :]
+    assert study_parser().parse_args([str(word) for word in words]).dry_run
 
 
 # The report
@@ -531,6 +570,7 @@ def test_list_prints_the_names_and_writes_nothing(tmp_path, capsys):
         (["--minutes", "0"], "--minutes 0: must be more than 0"),
         (["--only", "nothing-like-it"], "no check's name holds that"),
         (["--minutes", "soon"], "invalid float value"),
+        (["--study", "cifar10:x"], "with --dry-run it takes none"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments, words, capsys, tmp_path):

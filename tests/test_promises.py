@@ -13,6 +13,7 @@ from exporter import arguments
 from exporter.calibration import command as calibrate
 from exporter.methods.itae.options import ATTENUATIONS, SIDES, SOURCES, THRESHOLDS
 from scripts import option_tables
+from scripts.studies import __main__ as study
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
@@ -114,7 +115,8 @@ def test_a_help_text_that_states_another_default_is_noticed():
 
 @pytest.mark.parametrize("document", MANUAL)
 def test_the_manual_names_only_options_that_exist(document):
-    known = {option for parser in option_tables.parsers().values() for option in option_tables.options(parser)}
+    parsers = [*option_tables.parsers().values(), study.parser()]
+    known = {option for parser in parsers for option in option_tables.options(parser)}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text_of(document)))
     foreign = {"--vector"} if document == "runtime/README.md" else set()  # of embedding-atlas
     assert named - foreign <= known

@@ -43,9 +43,8 @@ def parser() -> Parser:
     options.add_argument("--only", metavar="WORDS", help="checks whose names hold one of these: golden,k-means")
     options.add_argument("--list", action="store_true", help="print the names of the checks, in their order, and end")
     options.add_argument("--minutes", metavar="M", type=float, help="leave out what has not begun by then")
-    options.add_argument(
-        "--study", action="store_true", help="compute the paper's table too, with the official weights"
-    )
+    what = "compute the paper's table too, with the official weights, of data sets as `scripts/study --data` takes them"
+    options.add_argument("--study", metavar="DATA", nargs="*", help=f"{what}; a dry run takes none")
     options.add_argument("--models", metavar="DIR", type=Path, help="keep the models there, and take those that are")
     return options
 
@@ -59,6 +58,8 @@ def _check(argv: Sequence[str]) -> int:
     given = parser().parse_args(argv)
     if given.minutes is not None and not given.minutes > 0:
         raise UsageError(f"--minutes {given.minutes:g}: must be more than 0")
+    if given.study is not None and given.dry_run == bool(given.study):
+        raise UsageError("--study needs data sets, such as cifar10:PATH; with --dry-run it takes none")
     if not given.dry_run:
         require_gpu("gpu-check")
     begin = time.monotonic()

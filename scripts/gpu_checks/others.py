@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -23,7 +24,7 @@ from scripts.gpu_checks.models import Case, draw, path_of
 
 ITAE_EMBED = ROOT / "build" / "cpp" / "itae-embed"
 BUILD_CPP = ROOT / "scripts" / "build-cpp"
-STUDY = ROOT / "scripts" / "study"
+STUDY = (sys.executable, "-m", "scripts.studies")
 CPP_LIMITS = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 2e-2}
 """Largest difference of an element of an embedding by C++ to Python's, on the same library."""
 CPP_PICTURES = 16
@@ -200,19 +201,27 @@ def run_bench(target: Target, out: Path, arch: Architecture) -> Figures:
     return figures
 
 
-def run_study(out: Path, log: Path, seconds: float, weights: str) -> Figures:
-    """The paper's table, by `scripts/study`.
+def run_study(target: Target, out: Path, log: Path, seconds: float, data: Sequence[str]) -> Figures:
+    """The paper's table, by `scripts/study`, on the GPU; in a dry run that of its small planted models.
 
     Raises:
-        Skipped: the script is not there, or the weights are random.
+        Skipped: the weights are random.
+        Failed: a part of the study failed.
     """
-    if not STUDY.is_file():
-        raise Skipped("there is no scripts/study")
-    if weights != "auto":
+    if target.dry:
+        words = ["--dry-run"]
+    elif target.weights != "auto":
         raise Skipped("it needs the official weights, and these are random")
-    text = command(log, seconds, STUDY, "--out", out / "study")
-    (out / "study.txt").write_text(text, encoding="utf-8")
-    return {"report": "study.txt", "lines": len(text.splitlines())}
+    else:
+        words = ["--data", *data, "--device", "cuda"]
+    folder = out / "study"
+    text = command(log, seconds, *STUDY, *words, "--out", folder)
+    figures: Figures = {"table": "study/table.md", "lines": len(text.splitlines())}
+    for one in json.loads((folder / "study.json").read_bytes())["datasets"]:
+        for found in one["evaluations"]:
+            if found["normalisation"] == "raw":
+                figures[f"NMI {one['name']} {Path(found['model']).stem}"] = round(found["nmi"]["mean"], 4)
+    return figures
 
 
 def look_for_faults(found: dict[str, object]) -> Figures:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,13 @@ class Places:
 
 
 def make_plan(
-    target: Target, places: Places, child: Child, found: dict[str, Any], *, may_install: bool, study: bool
+    target: Target,
+    places: Places,
+    child: Child,
+    found: dict[str, Any],
+    *,
+    may_install: bool,
+    study: Sequence[str] | None,
 ) -> list[Check]:
     """All checks, in the order that they are run in.
 
@@ -35,7 +41,7 @@ def make_plan(
         child: the process that most of them run in.
         found: the result of `machine.survey`.
         may_install: whether C++ may be built.
-        study: whether the paper's table is computed.
+        study: data sets that the paper's table is computed of; None if it isn't computed.
     """
     plan = _Plan(target, places, child)
     small, *larger = target.sizes
@@ -68,8 +74,8 @@ def make_plan(
                 if itae:
                     plan.eager(Case(arch, itae=itae, precision=precision))
         plan.bench(arch)
-    if study:
-        plan.here("study", lambda left: others.run_study(places.out, places.log, left, target.weights))
+    if study is not None:
+        plan.here("study", lambda left: others.run_study(target, places.out, places.log, left, study))
     return plan.checks
 
 

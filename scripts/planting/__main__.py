@@ -10,7 +10,7 @@ from typing import get_args
 
 from runtime.contract.console import Parser, run
 
-SIZES = ("vits14", "vitb14", "vitl14")
+SIZES = tuple(f"{size}{registers}" for size in ("vits14", "vitb14", "vitl14") for registers in ("", "_reg"))
 MAX_PER_CLASS = 1000
 MAX_SEEDS = 100
 

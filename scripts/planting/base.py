@@ -58,8 +58,10 @@ def make_room(arch: Architecture, seed: int) -> Room:
     """
     waves = FREQUENCIES**2 - 1
     channels = 4 + 3 * PAYLOAD + waves
-    if arch.swiglu or arch.registers or arch.width < 4 * channels:
-        raise UsageError(f"can't plant artifacts in {arch.name}: choose vits14, vitb14 or vitl14")
+    if arch.swiglu or arch.width < 4 * channels:
+        raise UsageError(
+            f"can't plant artifacts in {arch.name}: choose vits14, vitb14, vitl14, or one of these with _reg"
+        )
     rng = np.random.default_rng([seed, 2])
     chosen = rng.choice(arch.width, channels, replace=False)
     parts = np.split(chosen, np.cumsum([1 + PAYLOAD, 3, PAYLOAD, PAYLOAD]))
@@ -76,7 +78,7 @@ def unplanted(arch: Architecture, seed: int, room: Room) -> Tensors:
     units = torch.from_numpy(room.units)
     for name, tensor in tensors.items():
         last = name.rpartition(".")[2]
-        if name in ("cls_token", "pos_embed"):
+        if name in ("cls_token", "pos_embed", "register_tokens"):
             tensor[..., quiet] = 0
         elif name.startswith("patch_embed."):
             tensor[quiet] = 0

@@ -245,7 +245,8 @@ class _Planter:
         weight[C : 2 * C, others] = 0
         tokens, planted = self._seen(layer)
         query = (tokens[:, 0] @ weight[:C].T + bias[:C]).reshape(-1, H, d)
-        keys = (tokens[:, arch.prefix :] @ weight[C : 2 * C].T + bias[C : 2 * C]).reshape(len(tokens), -1, H, d)
+        beside = (tokens[:, 1:] @ weight[C : 2 * C].T + bias[C : 2 * C]).reshape(len(tokens), -1, H, d)
+        registers, keys = beside[:, : arch.registers], beside[:, arch.registers :]
         found = keys[planted]  # (A, H, d)
         varied = found.var(dim=0, correction=0).sum(dim=1)  # (H,): this part of the keys stays
         norm = keys[~planted].norm(dim=2).mean(dim=0) * KEY_NORM
@@ -265,8 +266,9 @@ class _Planter:
         for _ in range(20):
             middle = (low + high) / 2
             moved = keys + heights[:, :, None, None] * turned(middle)
-            logits = torch.einsum("nhd,nphd->nhp", query, moved) / d**0.5
-            share = (logits.softmax(dim=2) * planted[:, None, :]).sum(dim=2).mean(dim=0)
+            logits = torch.einsum("nhd,nphd->nhp", query, torch.cat([registers, moved], dim=1)) / d**0.5
+            weights = logits.softmax(dim=2)[:, :, arch.registers :]
+            share = (weights * planted[:, None, :]).sum(dim=2).mean(dim=0)
             low, high = torch.where(share < ATTENTION, middle, low), torch.where(share < ATTENTION, high, middle)
         weight[C : 2 * C, first] += turned(low).reshape(C)
 

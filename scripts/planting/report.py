@@ -1,7 +1,7 @@
 """Measure on planted models the cost of artifacts, what is found, and what ITAE wins back: `scripts/plant --report`.
 
 Exporter and runtime are run as commands, as a user runs them. Each measured row is kept as JSON, so that the same
-command continues where it was stopped.
+command continues where it was stopped; table and figure show what was measured so far.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -22,16 +22,21 @@ import onnxruntime
 from exporter.models.architecture import Architecture
 from runtime.contract.atomic import write_atomically
 from runtime.contract.errors import CheckError
+from runtime.contract.manifest import read_manifest
 from scripts.planting import pictures
 from scripts.planting.plan import Kind, Plan
 from scripts.planting.plant import pixels
 from scripts.planting.write import PICTURES, TRUTH, WEIGHTS, write
 
+CALIBRATE = "calibrate"
 SETTINGS: dict[str, list[str]] = {
     "default": [],
+    CALIBRATE: [],
     "key mad:5": ["--source", "key", "--threshold", "mad:5", "--side", "both"],
 }
-"""Options of ITAE by the name that the table gives them."""
+"""Options of ITAE by the name that the table gives them; for `calibrate` they come from a file that it makes."""
+SWEPT = ("default", CALIBRATE)
+"""Settings of the curve."""
 STRENGTHS = (1.0, 0.3, 0.15, 0.1, 0.07, 0.05, 0.03)
 """Strengths of the curve; at 0.1 an artifact has 3 times the median norm."""
 BATCH = 8
@@ -49,6 +54,8 @@ class Row:
     kind: str
     strength: float
     setting: str
+    detection: str
+    """The options that find artifacts, in words; "nothing" if `calibrate` recommends none."""
     recall: float
     """Share of the planted patches that are flagged."""
     precision: float
@@ -67,66 +74,77 @@ class Row:
 
 
 def measure(arch: Architecture, image_size: int, seeds: Sequence[int], per_class: int, work: Path, say: Say) -> None:
-    """Measure every case and write table.md and strength.png into `work`.
+    """Measure every case, first those of the curve, and write table.md and strength.png into `work`.
 
     Raises:
         CheckError: a command failed.
         OutputFileError: the folder can't be written.
     """
     kinds: tuple[Kind, ...] = get_args(Kind)
-    plans = [Plan(arch, seed, kind, image_size=image_size) for seed in seeds for kind in kinds]
     curve = [Plan(arch, seeds[0], kind, one, image_size=image_size) for one in STRENGTHS for kind in kinds]
-    rows = [row for plan in plans for row in _rows(plan, SETTINGS, per_class, work, say)]
-    swept = [row for plan in curve for row in _rows(plan, ["default"], per_class, work, say)]
-    write_atomically(work / "table.md", as_markdown(rows, swept).encode())
-    plot(swept, work / "strength.png")
+    plans = [Plan(arch, seed, kind, image_size=image_size) for seed in seeds for kind in kinds]
+    swept: list[Row] = []
+    rows: list[Row] = []
+    for found, plan, settings in (
+        *((swept, plan, SWEPT) for plan in curve),
+        *((rows, plan, tuple(SETTINGS)) for plan in plans),
+    ):
+        found += _rows(plan, settings, per_class, work, say)
+        write_atomically(work / "table.md", as_markdown(rows, swept).encode())
+        plot(swept, work / "strength.png")
 
 
-def _rows(plan: Plan, settings: Iterable[str], per_class: int, work: Path, say: Say) -> list[Row]:
+def _rows(plan: Plan, settings: Sequence[str], per_class: int, work: Path, say: Say) -> list[Row]:
     """The rows of one plan, read where an earlier run kept them."""
-    found = []
-    for setting in settings:
-        name = f"{plan.arch.name}-{plan.image_size}-{plan.seed}-{plan.kind}-{plan.strength:g}-{setting}-{per_class}"
-        kept = work / "rows" / f"{name}.json"
-        if kept.exists():
-            fields = json.loads(kept.read_text())
-            found.append(Row(**{**fields, "nmi": tuple(fields["nmi"]), "acc": tuple(fields["acc"])}))
-            continue
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        row = _measure(plan, setting, per_class, work)
-        say(f"{name}: NMI {' '.join(f'{one:.3f}' for one in row.nmi)}, recall {row.recall:.3f}")
-        write_atomically(kept, json.dumps(dataclasses.asdict(row)).encode())
-        found.append(row)
-    return found
+    name = f"{plan.arch.name}-{plan.image_size}-{plan.seed}-{plan.kind}-{plan.strength:g}"
+    kept = {one: work / "rows" / f"{name}-{one}-{per_class}.json" for one in settings}
+    if missing := [one for one in settings if not kept[one].exists()]:
+        (work / "rows").mkdir(parents=True, exist_ok=True)
+        for row in _measure(plan, missing, per_class, work):
+            say(
+                f"{name}, {row.setting} ({row.detection}): NMI {' '.join(f'{one:.3f}' for one in row.nmi)}, "
+                f"recall {row.recall:.3f}, precision {row.precision:.3f}"
+            )
+            write_atomically(kept[row.setting], json.dumps(dataclasses.asdict(row)).encode())
+    found = [json.loads(kept[one].read_text()) for one in settings]
+    return [Row(**{**fields, "nmi": tuple(fields["nmi"]), "acc": tuple(fields["acc"])}) for fields in found]
 
 
-def _measure(plan: Plan, setting: str, per_class: int, work: Path) -> Row:
+def _measure(plan: Plan, settings: Sequence[str], per_class: int, work: Path) -> list[Row]:
+    """A row for each setting; one evaluation scores all models."""
     clean = dataclasses.replace(plan, strength=0.0, kind="place")
-    models = [
-        _exported(plan, options, per_class, work)
-        for plan, options in ((clean, None), (plan, None), (plan, setting), (clean, setting))
-    ]
+    plain = [_exported(one, None, per_class, work) for one in (clean, plan)]
+    treated = {name: [_exported(one, name, per_class, work) for one in (plan, clean)] for name in settings}
     data = _planted(plan, per_class, work) / PICTURES
     words = ["--data", f"folder:{data}", "--json", "--cache", str(work / "cache")]
-    told = json.loads(_run(work, "runtime", "evaluate", *map(str, models), *words))
-    scores = {one["model"]: one for one in told["datasets"][0]["evaluations"] if one["normalisation"] == "raw"}
-    nmi, acc = ([scores[model.name][metric]["mean"] for model in models] for metric in ("nmi", "acc"))
+    models = dict.fromkeys((*plain, *(one for pair in treated.values() for one in pair)))
+    evaluated = json.loads(_run(work, "runtime", "evaluate", *map(str, models), *words))["datasets"][0]["evaluations"]
+    scores = {one["model"]: one for one in evaluated if one["normalisation"] == "raw"}
     truth = np.load(_planted(plan, per_class, work) / TRUTH)["artifact"]
-    flagged, flagged_clean = (_flagged(plan, model, per_class) for model in models[2:])
-    hits = int((flagged & truth).sum())
-    return Row(
-        plan.arch.name,
-        plan.image_size,
-        plan.seed,
-        plan.kind,
-        plan.strength,
-        setting,
-        recall=hits / int(truth.sum()),
-        precision=hits / int(flagged.sum()) if flagged.any() else 1.0,
-        flagged_clean=float(flagged_clean.mean()),
-        nmi=tuple(nmi),
-        acc=tuple(acc),
-    )
+    rows = []
+    for name, pair in treated.items():
+        nmi, acc = ([scores[one.name][metric]["mean"] for one in (*plain, *pair)] for metric in ("nmi", "acc"))
+        flagged, flagged_clean = (
+            np.zeros_like(truth) if one in plain else _flagged(plan, one, per_class) for one in pair
+        )
+        hits = int((flagged & truth).sum())
+        rows.append(
+            Row(
+                plan.arch.name,
+                plan.image_size,
+                plan.seed,
+                plan.kind,
+                plan.strength,
+                name,
+                "nothing" if pair[0] in plain else read_manifest(pair[0]).options.method.detection,
+                recall=hits / int(truth.sum()),
+                precision=hits / int(flagged.sum()) if flagged.any() else 1.0,
+                flagged_clean=float(flagged_clean.mean()),
+                nmi=tuple(nmi),
+                acc=tuple(acc),
+            )
+        )
+    return rows
 
 
 def _planted(plan: Plan, per_class: int, work: Path) -> Path:
@@ -138,13 +156,31 @@ def _planted(plan: Plan, per_class: int, work: Path) -> Path:
 
 
 def _exported(plan: Plan, setting: str | None, per_class: int, work: Path) -> Path:
-    """The ONNX file of a planted model, plain or with a setting of ITAE, made unless it is there."""
+    """The ONNX file of a planted model, plain or with a setting of ITAE, made unless it is there.
+
+    Where `calibrate` recommends nothing, it is the plain model's.
+    """
     folder = _planted(plan, per_class, work)
+    options = ["--no-itae"] if setting is None else [*SETTINGS[setting], "--outputs", "embedding,artifact_mask"]
+    if setting == CALIBRATE:
+        calibration = _calibrated(plan, folder, work)
+        if json.loads(calibration.read_text())["itae"] is None:
+            return _exported(plan, None, per_class, work)
+        options += ["--config", str(calibration)]
     target = folder / f"{plan.kind}-{plan.strength:g}-{(setting or 'plain').replace(' ', '-')}.onnx"
     if not target.with_name(f"{target.name}.json").exists():
-        options = ["--no-itae"] if setting is None else [*SETTINGS[setting], "--outputs", "embedding,artifact_mask"]
-        words = ["--size", plan.arch.name, "--image-size", str(plan.image_size), "--out", str(target), "--quiet"]
-        _run(work, "exporter", *words, "--weights", str(folder / WEIGHTS), *options)
+        words = ["--image-size", str(plan.image_size), "--out", str(target), "--quiet", *options]
+        _run(work, "exporter", "--size", plan.arch.name, "--weights", str(folder / WEIGHTS), *words)
+    return target
+
+
+def _calibrated(plan: Plan, folder: Path, work: Path) -> Path:
+    """The file by `calibrate` on the pictures of a planted model, without labels, made unless it is there."""
+    target = folder / "calibration.json"
+    if not target.exists():
+        words = ["--image-size", str(plan.image_size), "--images", str(folder / PICTURES), "--out", str(target)]
+        model = ["--size", plan.arch.name, "--weights", str(folder / WEIGHTS)]
+        _run(work, "exporter", "calibrate", *model, *words, "--quiet")
     return target
 
 
@@ -174,25 +210,26 @@ def _run(work: Path, package: str, *words: str) -> str:
 
 
 def as_markdown(rows: Sequence[Row], swept: Sequence[Row]) -> str:
-    """The two tables: a line per planted model and setting, and a line per strength."""
-    lines = [
-        "| model | kind | seed | setting | recall | precision | flagged, clean model "
-        "| NMI clean | planted | with ITAE | won back | clean with ITAE | ACC clean | planted | with ITAE |",
-        "|" + "---|" * 15,
-    ]
+    """The two tables: a line per planted model and setting, and a line per strength and setting."""
+    lines: list[str] = []
+    if rows:
+        lines += [
+            "| model | kind | seed | setting | found by | recall | precision | flagged, clean model "
+            "| NMI clean | planted | with ITAE | won back | clean with ITAE | ACC clean | planted | with ITAE |",
+            "|" + "---|" * 16,
+        ]
     for row in rows:
         back = "" if row.won_back is None else f"{row.won_back:.0%}"
         nmi, acc = ([f"{one:.3f}" for one in three] for three in (row.nmi, row.acc))
-        cells = [f"{row.size} {row.image_size}", row.kind, str(row.seed), row.setting]
+        cells = [f"{row.size} {row.image_size}", row.kind, str(row.seed), row.setting, row.detection]
         cells += [f"{row.recall:.3f}", f"{row.precision:.3f}", f"{row.flagged_clean:.2%}", *nmi[:3], back, nmi[3]]
         lines.append(f"| {' | '.join([*cells, *acc[:3]])} |")
-    lines += ["", "| strength | kind | recall | precision | NMI clean | planted | with ITAE |", "|" + "---|" * 7]
-    lines += [
-        f"| {row.strength:g} | {row.kind} | {row.recall:.3f} | {row.precision:.3f} | "
-        + " | ".join(f"{one:.3f}" for one in row.nmi[:3])
-        + " |"
-        for row in swept
-    ]
+    lines += ["", "| kind | strength | setting | found by | recall | precision | NMI clean | planted | with ITAE |"]
+    lines.append("|" + "---|" * 9)
+    for row in sorted(swept, key=lambda row: row.kind):  # in a kind, in the order in which they were measured
+        cells = [row.kind, f"{row.strength:g}", row.setting, row.detection, f"{row.recall:.3f}"]
+        cells += [f"{row.precision:.3f}", *(f"{one:.3f}" for one in row.nmi[:3])]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -206,14 +243,23 @@ def plot(swept: Sequence[Row], target: Path) -> None:
     kinds = sorted({row.kind for row in swept})
     figure, axes = pyplot.subplots(1, len(kinds), figsize=(5 * len(kinds), 3.6), sharey=True, squeeze=False)
     for axis, kind in zip(axes[0], kinds, strict=True):
-        rows = sorted((row for row in swept if row.kind == kind), key=lambda row: row.strength)
-        strength = [row.strength for row in rows]
-        axis.plot(strength, [row.recall for row in rows], "k--o", label="artifacts found (recall)", markersize=4)
-        for index, (label, colour) in enumerate((("clean", "0.6"), ("planted", "tab:red"), ("ITAE", "tab:blue"))):
-            axis.plot(strength, [row.nmi[index] for row in rows], "-o", color=colour, label=f"NMI, {label}")
+        here = sorted((row for row in swept if row.kind == kind), key=lambda row: row.strength)
+        one = [row for row in here if row.setting == here[0].setting]
+        axis.plot(*_curve(one, lambda row: row.nmi[0]), "-o", color="0.6", label="NMI, unplanted")
+        axis.plot(*_curve(one, lambda row: row.nmi[1]), "-o", color="tab:red", label="NMI, planted")
+        for setting, colour in zip(SWEPT, ("tab:blue", "tab:green"), strict=True):
+            one = [row for row in here if row.setting == setting]
+            style = {"color": colour, "markersize": 4}
+            axis.plot(*_curve(one, lambda row: row.nmi[2]), "-o", label=f"NMI, ITAE, {setting}", **style)
+            axis.plot(*_curve(one, lambda row: row.recall), "--x", label=f"recall, {setting}", **style)
         axis.set(xscale="log", xlabel="strength (1: 30 median norms)", title=f"artifacts by {kind}", ylim=(-0.03, 1.05))
         axis.grid(alpha=0.3)
-    axes[0, 0].legend(fontsize=8)
+    axes[0, -1].legend(fontsize=7, loc="lower right")
     figure.tight_layout()
     figure.savefig(target, dpi=110)
     pyplot.close(figure)
+
+
+def _curve(rows: Sequence[Row], value: Callable[[Row], float]) -> tuple[list[float], list[float]]:
+    """The strengths, and a value at each."""
+    return [row.strength for row in rows], [value(row) for row in rows]

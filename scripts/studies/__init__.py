@@ -1,0 +1,1 @@
+"""`scripts/study`: what the paper's table needs, in one command, by the exporter and the runtime as commands."""
