@@ -77,7 +77,7 @@ class Steps:
 
 
 def _identity(path: Path) -> str | None:
-    """Hash or size of an output, to see whether it is as it was made; None if it is not there."""
+    """The hash or size of an output, to see whether it is as it was made; None if it is not there."""
     try:
         if path.is_dir():
             return f"{len(list(path.iterdir()))} files"

@@ -43,7 +43,7 @@ class Settings:
     """The choices of a study."""
 
     size: str
-    """Of the model without registers."""
+    """The size of the model without registers, as `--size` takes it."""
     weights: str
     """As `--weights` of the exporter takes it."""
     registers_weights: str
