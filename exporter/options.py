@@ -29,14 +29,12 @@ from exporter.methods.itae.options import MAX_MEDIAN_PATCHES, ItaeConfig
 from exporter.models.architecture import ARCHITECTURES, Architecture, PosEmbed, architecture
 from runtime.contract.argument_types import shown
 from runtime.contract.atomic import cannot_write
-from runtime.contract.comparison import LIMITS
 from runtime.contract.errors import OutputFileError, UsageError
 from runtime.contract.manifest import (
     Calibration,
     HardwareCompatibility,
     ItaeMethod,
     NoMethod,
-    ParityLimits,
     Preprocessing,
     TensorInfo,
     manifest_path,
@@ -380,11 +378,6 @@ class ExportSpec:
         return dataclasses.replace(
             self, outputs=("artifact_mask",), pooling="cls", normalize=False, cls_only=self.computes_cls_only
         )
-
-    @property
-    def limits(self) -> ParityLimits:
-        """The limits of parity."""
-        return LIMITS[self.resolved_precision].model_copy(update={"normalized": self.normalize})
 
     @property
     def embedding_width(self) -> int:

@@ -22,7 +22,7 @@ from exporter.methods.itae.graph.inject import inject_itae, offered_outputs
 from exporter.models import position, weights
 from exporter.models.weights import LoadedModel
 from exporter.options import ExportSpec
-from exporter.proof import gate, golden_sample, half_range, parity
+from exporter.proof import gate, golden_sample, half_range, parity, rounding
 from exporter.proof.golden_sample import Sample
 from exporter.result import ExportResult
 from exporter.steps import Progress
@@ -169,6 +169,12 @@ def _load_and_trace(spec: ExportSpec, work: Path, progress: Progress) -> tuple[P
                 seen = stack.enter_context(half_range.watch(loaded.model))
             samples = golden_sample.make_samples(loaded.model, spec, progress.detail)
         half_range.check_float16(seen)
+        for sample in samples:
+            for precision, measured in sample.rounding.items():
+                rounding.check_limits(precision, sample.limits[precision], measured)
+    precision = spec.resolved_precision
+    if wider := rounding.describe(precision, samples[0].limits[precision], samples[0].rounding[precision]):
+        progress.note(wider)
     with progress.step("trace", "PyTorch to ONNX"):
         folder = work / "traced"
         folder.mkdir()
@@ -216,7 +222,7 @@ def _operate_and_check(
             progress.detail(purpose)
             checks.append(parity.check(run_other(other, sample.golden.input), sample, other, purpose))
     attenuates = spec.itae is not None and spec.itae.attenuation.kind != "none"
-    if attenuates and all((one.effect or 0) < golden_sample.VISIBLE_EFFECT for one in checks):
+    if attenuates and not any(sample.shows_itae for sample in samples):
         progress.note("ITAE changes next to nothing on the golden samples, so what it does was hardly checked")
     shutil.rmtree(traced.parent)
     return model, data, tuple(checks)

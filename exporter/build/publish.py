@@ -60,7 +60,7 @@ def write_for_replay(
         external_data=record_file(product.data) if product.data else None,
         parity=_write_golden(model, sample, parity_path(model)),
     )
-    manifest_path(model).write_bytes(_manifest(product, spec, origin, checks, files).to_json())
+    manifest_path(model).write_bytes(_manifest(product, spec, origin, sample, checks, files).to_json())
     return model
 
 
@@ -93,7 +93,7 @@ def publish(
             external_data=record_file(product.data, data_name) if product.data else None,
             parity=_write_golden(product.model, sample, parity_path(target)),
         )
-        manifest = _manifest(product, spec, origin, checks, files)
+        manifest = _manifest(product, spec, origin, sample, checks, files)
         written = product.model.with_name("manifest.json")
         written.write_bytes(manifest.to_json())
         sources = {
@@ -112,7 +112,12 @@ def publish(
 
 
 def _manifest(
-    product: Product, spec: ExportSpec, origin: Weights, checks: tuple[ParityCheck, ...], files: Files
+    product: Product,
+    spec: ExportSpec,
+    origin: Weights,
+    sample: Sample,
+    checks: tuple[ParityCheck, ...],
+    files: Files,
 ) -> Manifest:
     arch = spec.backbone
     return Manifest(
@@ -134,7 +139,7 @@ def _manifest(
         outputs=tuple(spec.output_info(name) for name in spec.outputs),
         preprocessing=spec.preprocessing(),
         builder=product.builder,
-        parity=ParityReport(limits=spec.limits, checks=checks),
+        parity=ParityReport(limits=sample.limits[spec.resolved_precision], checks=checks),
         fusion=product.fusion,
         replay=product.replay,
         not_replayed=product.not_replayed,

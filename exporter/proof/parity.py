@@ -56,11 +56,12 @@ def check(got: dict[str, Array], sample: Sample, spec: ExportSpec, purpose: Purp
         purpose: what the comparison is for.
 
     Raises:
-        ParityError: they disagree by more than the precision allows.
+        ParityError: they disagree by more than the sample's limits for the precision allow.
     """
     golden = sample.golden
     comparable = {name: value for name, value in got.items() if name in golden.outputs()}
-    parity = compare(comparable, golden, spec.limits)
+    limits = sample.limits[spec.resolved_precision]
+    parity = compare(comparable, golden, limits)
     if not parity.passed:
         threshold = f" at --threshold {spec.itae.threshold}" if spec.itae else ""
         raise ParityError(
@@ -78,4 +79,6 @@ def check(got: dict[str, Array], sample: Sample, spec: ExportSpec, purpose: Purp
         max_abs=parity.max_abs,
         min_cosine=parity.min_cosine,
         effect=sample.effect,
+        limits=limits,
+        rounding=sample.rounding[spec.resolved_precision],
     )

@@ -42,6 +42,7 @@ from runtime.contract.schema import (
     Preprocessing,
     Purpose,
     Replay,
+    Rounding,
     TensorInfo,
     Weights,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "Preprocessing",
     "Purpose",
     "Replay",
+    "Rounding",
     "TensorInfo",
     "Weights",
     "check_file",

@@ -227,13 +227,30 @@ class ParityLimits(_Record):
     """Whether the embedding has length 1: its differences then count √C-fold, as if it had its usual length."""
 
 
+class Rounding(_Record):
+    """How far rounding alone moves the eager model on the golden images, without any graph.
+
+    That is eager PyTorch in the precision against float64; in half precision with weights, inputs and outputs of all
+    projections rounded. Limits wider than the precision's usual ones follow from it.
+    """
+
+    max_abs: float
+    """Largest absolute difference over `embedding` (√C-fold where normalised) and `patch_tokens`."""
+    min_cosine: float
+    """Smallest cosine between a vector and its exact one."""
+    norm_relative: float
+    """Largest relative difference of a patch's norm; 0 without norms."""
+    distance: float
+    """Largest distance of a vector to its exact one, as a share of its length."""
+
+
 Purpose = Literal["exported", "fp32", "threshold"]
 """The subject of a check: the model itself; the same surgery in fp32, held to the limits of fp32; the same with another
 threshold, if the model's own threshold flags too little."""
 
 
 class ParityCheck(_Record):
-    """One comparison of the ONNX graph on ONNX Runtime (CPU) with eager PyTorch in float32."""
+    """One comparison of the ONNX graph on ONNX Runtime (CPU) with eager PyTorch in float64 (once float32)."""
 
     purpose: Purpose
     threshold: str | None
@@ -250,6 +267,10 @@ class ParityCheck(_Record):
     min_cosine: float
     effect: float | None = None
     """Largest absolute change of an element of the eager embeddings by ITAE: what the check could have seen."""
+    limits: ParityLimits | None = None
+    """The limits that this comparison kept; None in manifests of older exporters."""
+    rounding: Rounding | None = None
+    """What the limits follow from; None in manifests of older exporters."""
 
 
 class ParityReport(_Record):

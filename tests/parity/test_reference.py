@@ -66,11 +66,11 @@ def test_norms_of_all_sources_are_those_of_the_blocks_own_tensors(tiny):
     model(images)
     for hook in hooks:
         hook.remove()
-    got = reference.patch_norms(model, images, [2, 0])
-    assert list(got) == ["query", "key", "value", "residual"]
-    for source, norms in got.items():
-        want = [np.linalg.norm(seen[source, layer].detach().numpy()[:, tiny.prefix :], axis=2) for layer in (2, 0)]
-        np.testing.assert_allclose(norms.numpy(), np.stack(want, 1), rtol=1e-12)
+    for source in ("query", "key", "value", "residual"):
+        itae = ItaeConfig("0,2", source, "absolute:0", "high", "none")
+        got = reference.embed(model, images, itae).norm
+        want = [np.linalg.norm(seen[source, layer].detach().numpy()[:, tiny.prefix :], axis=2) for layer in (0, 2)]
+        np.testing.assert_allclose(got.numpy(), np.stack(want, 1), rtol=1e-12)
     assert not any(block._forward_pre_hooks for block in model.encoder.layer)  # nothing of it stays behind
 
 

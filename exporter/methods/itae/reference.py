@@ -10,13 +10,12 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from transformers import AttentionInterface
 
-from exporter.methods.itae.options import SOURCES, Choice, ItaeConfig, Source
+from exporter.methods.itae.options import Choice, ItaeConfig, Source
 
 ATTENTION = "itae_reference"
 FAR = 1e30
@@ -64,36 +63,40 @@ def _values(eager: Eager) -> list[torch.Tensor]:
     return [getattr(eager, field.name) for field in dataclasses.fields(eager)]
 
 
-class _Norms:
-    """Sees the norms of all sources in every block of a model as it runs, (B, P) each; passed down to the attention."""
+@dataclass(eq=False)
+class Kept:
+    """What enters a block for one image, kept between calls of `embed`, so that earlier blocks are computed once."""
 
-    def __init__(self, model: Any, wanted: Callable[[int, Source], bool]) -> None:  # noqa: ANN401
+    layer: int
+    """The block. None before it may be attenuated, or be one in which artifacts are detected."""
+    tokens: torch.Tensor | None = None
+    """(1, N, C); None before the first call."""
+
+
+class _Plain:
+    """Runs a model block by block; passed down to its attention."""
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401  # transformers' class has no useful type
+        self._model = model
         self._layers = {block.attention: layer for layer, block in enumerate(model.encoder.layer)}
-        self._wanted = wanted
         self.prefix = 1 + getattr(model.config, "num_register_tokens", 0)
-        self.norms: dict[tuple[int, Source], torch.Tensor] = {}
 
-    def run(self, model: Any, images: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
-        """All tokens after the final norm, (B, N, C), of images (B, 3, H, W)."""
-        hooks = [
-            block.register_forward_pre_hook(partial(self._see_residual, layer))
-            for layer, block in enumerate(model.encoder.layer)
-        ]
+    def run(self, image: torch.Tensor, kept: Kept | None = None) -> torch.Tensor:
+        """All tokens after the final norm, (1, N, C), of an image (1, 3, H, W)."""
+        model = self._model
         model.set_attn_implementation(ATTENTION)
-        try:
-            tokens: torch.Tensor = model(images.to(model.dtype), itae_recorder=self).last_hidden_state
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return tokens
-
-    def _see_residual(self, layer: int, _: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        self._see(layer, "residual", inputs[0][:, None])
-
-    def _see(self, layer: int, source: Source, vectors: torch.Tensor) -> None:
-        """Take the norms of (B, H, N, d), over all heads and channels."""
-        if self._wanted(layer, source):
-            self.norms[layer, source] = patch_norm(vectors, self.prefix)
+        start = 0
+        if kept is not None and kept.tokens is not None:
+            start, tokens = kept.layer, kept.tokens
+        else:
+            tokens = model.embeddings(image.to(model.dtype))
+        for layer in range(start, len(self._layers)):
+            if kept is not None and layer == kept.layer:
+                kept.tokens = tokens
+            self._see(layer, "residual", tokens[:, None])
+            tokens = model.encoder.layer[layer](tokens, None, itae_recorder=self)
+        after: torch.Tensor = model.layernorm(tokens)
+        return after
 
     def enter(
         self, attention: torch.nn.Module, logits: torch.Tensor, sources: Mapping[Source, torch.Tensor]
@@ -104,20 +107,28 @@ class _Norms:
             self._see(layer, source, vectors)
         return self._attenuated(layer, logits)
 
+    def _see(self, layer: int, source: Source, vectors: torch.Tensor) -> None:
+        """Called with the vectors (B, H, N, d) of every source in every block that is run."""
+
     def _attenuated(self, layer: int, logits: torch.Tensor) -> torch.Tensor:
         return logits
 
 
-class _Itae(_Norms):
+class _Itae(_Plain):
     """ITAE in the chosen layers of a model."""
 
     def __init__(self, model: Any, itae: ItaeConfig) -> None:  # noqa: ANN401
+        super().__init__(model)
         self._itae = itae
         chosen = itae.layer_indices(len(model.encoder.layer))
         self._detects_in = {layer: itae.detects_in(layer) for layer in chosen}
-        super().__init__(model, lambda layer, source: source == itae.source and layer in self._detects_in.values())
+        self._norms: dict[int, torch.Tensor] = {}
         self.found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         """For each chosen layer: which patches are artifacts, their norms, their distances, (B, P) each."""
+
+    def _see(self, layer: int, source: Source, vectors: torch.Tensor) -> None:
+        if source == self._itae.source and layer in self._detects_in.values():
+            self._norms[layer] = patch_norm(vectors, self.prefix)
 
     def _attenuated(self, layer: int, logits: torch.Tensor) -> torch.Tensor:
         if layer not in self._detects_in:
@@ -127,8 +138,7 @@ class _Itae(_Norms):
             at_least = torch.promote_types(logits.dtype, torch.float32)
             norm = logits.new_zeros(len(logits), logits.shape[3] - self.prefix, dtype=at_least)
         else:
-            assert self._itae.source is not None
-            norm = self.norms[self._detects_in[layer], self._itae.source]
+            norm = self._norms[self._detects_in[layer]]
         artifact, distance = detect(norm, self._itae)
         self.found.append((artifact, norm, distance))
         return attenuate(logits, artifact, self.prefix, self._itae.attenuation)
@@ -142,6 +152,7 @@ def embed(
     pooling: Literal["cls", "cls+mean"] = "cls",
     *,
     normalize: bool = False,
+    kept: Kept | None = None,
 ) -> Eager:
     """Run a DINOv2 of transformers (position embedding baked) with ITAE, one image at a time.
 
@@ -151,8 +162,10 @@ def embed(
         itae: None for plain DINOv2.
         pooling: what the embedding is made of.
         normalize: whether it is divided by its L2 norm.
+        kept: for one image alone: what an earlier call for it left, or nothing yet.
     """
-    eager = concatenate([_embed_one(model, image[None], itae) for image in images])
+    assert kept is None or len(images) == 1
+    eager = concatenate([_embed_one(model, image[None], itae, kept) for image in images])
     embedding = eager.embedding
     if pooling == "cls+mean":
         embedding = torch.cat([embedding, eager.patch_tokens.mean(dim=1)], dim=1)
@@ -161,33 +174,16 @@ def embed(
     return dataclasses.replace(eager, embedding=embedding)
 
 
-def _embed_one(model: torch.nn.Module, image: torch.Tensor, itae: ItaeConfig | None) -> Eager:
+def _embed_one(model: torch.nn.Module, image: torch.Tensor, itae: ItaeConfig | None, kept: Kept | None) -> Eager:
     if itae is None:
-        plain = _Norms(model, lambda _layer, _source: False)
-        tokens = plain.run(model, image)
+        plain = _Plain(model)
+        tokens = plain.run(image, kept)
         none = tokens.new_zeros((1, 0, tokens.shape[1] - plain.prefix))
         return Eager(tokens[:, 0], tokens[:, plain.prefix :], none.bool(), none, none)
     method = _Itae(model, itae)
-    tokens = method.run(model, image)
+    tokens = method.run(image, kept)
     artifact, norm, distance = (torch.stack(one, 1) for one in zip(*method.found, strict=True))
     return Eager(tokens[:, 0], tokens[:, method.prefix :], artifact, norm, distance)
-
-
-@torch.inference_mode()
-def patch_norms(
-    model: torch.nn.Module, images: torch.Tensor, layers: Sequence[int], sources: Sequence[Source] = SOURCES
-) -> dict[Source, torch.Tensor]:
-    """The norms of all patches in K layers of the plain model, (B, K, P) by source. Source: exporter/ITAE.md 1.
-
-    Args:
-        model: as `embed` takes it.
-        images: (B, 3, H, W), normalised; run as one batch.
-        layers: the K layers, counted from 0.
-        sources: whose norms.
-    """
-    seen = _Norms(model, lambda layer, source: layer in layers and source in sources)
-    seen.run(model, images)
-    return {source: torch.stack([seen.norms[layer, source] for layer in layers], 1) for source in sources}
 
 
 def attend(
@@ -197,7 +193,7 @@ def attend(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
-    itae_recorder: _Norms | None = None,
+    itae_recorder: _Plain | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
     """Attention as transformers calls it: q, k, v (B, H, N, d) in, (B, N, H, d) out; ITAE where a layer is chosen."""

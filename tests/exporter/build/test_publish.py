@@ -18,6 +18,7 @@ from exporter.options import ExportSpec
 from exporter.proof.golden_sample import Sample
 from runtime.contract import atomic
 from runtime.contract.atomic import work_folder
+from runtime.contract.comparison import LIMITS
 from runtime.contract.errors import ManifestError, OutputFileError
 from runtime.contract.file_set import recover
 from runtime.contract.golden import Golden, read_golden
@@ -69,7 +70,7 @@ def export(folder: Path, names: tuple[str, ...], mark: int) -> None:
             data = made / "data" if name.endswith("+") else None
             builder = Builder(name="onnx" if "onnx" in name else "tensorrt", version="0", platform="test")
             products.append(Product(folder / name.removesuffix("+"), made / "model", data, builder))
-        sample = Sample(itae=SPEC.itae, golden=golden, flagged=0, mixed=0, effect=None)
+        sample = Sample(itae=SPEC.itae, golden=golden, flagged=0, mixed=0, effect=None, limits=LIMITS, rounding={})
         weights = Weights(kind="random", source="random:0", revision=None, sha256=f"{mark}" * 64)
         publish(products, SPEC, weights, sample, (), work)
 

@@ -30,9 +30,9 @@ def normalised(images: np.ndarray) -> torch.Tensor:
 def test_norms_are_the_references(arch):
     model, images = marked.model(arch), normalised(marked.pictures(marked.some_masks(3)))
     seen = Blocks(model).look(images)
-    wanted = reference.patch_norms(model, images, range(arch.depth))
     for place, source in enumerate(SOURCES):
-        np.testing.assert_allclose(seen.norms[:, :, place], wanted[source], rtol=1e-5)
+        wanted = reference.embed(model, images, ItaeConfig("all", source, "absolute:0", "high", "none")).norm
+        np.testing.assert_allclose(seen.norms[:, :, place], wanted, rtol=1e-5)
     np.testing.assert_allclose(seen.embedding, reference.embed(model, images, None).embedding, atol=ATOL)
     assert (seen.attention.sum(dim=2) < 1).all()
     assert seen.attention.shape == (3, arch.depth, 30)
