@@ -184,10 +184,10 @@ class _Runs:
 
 
 def candidate(index: int, facts: GraphFacts) -> Images:
-    """A seeded image (H, W, 3): noise; noise on a flat ground in a few places; waves; patches of many brightnesses; or
-    patches of two colours each, but for a few that are flat.
+    """A seeded image (H, W, 3) of one of five kinds.
 
-    Several kinds, since which of them give clear artifacts depends on the weights.
+    Noise; noise on a flat ground in a few places; waves; patches of many brightnesses; patches of two colours each, but
+    for a few that are flat. Several kinds, since which of them give clear artifacts depends on the weights.
     """
     height, width = facts.image_size
     patch = height // facts.grid[0]
