@@ -250,6 +250,7 @@ class ExportSpec:
             if not self.makes_engine:
                 raise UsageError("--keep-onnx is for engines: --out is an ONNX file already")
         for option, given in (
+            (f"--backend {self.backend}", self.backend != "auto"),
             ("--timing-cache", self.timing_cache),
             ("--require-fusion", self.require_fusion),
             ("--hardware-compatibility", self.hardware_compatibility != "none"),

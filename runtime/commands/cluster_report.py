@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         metavar="MODEL",
         type=options.path,
-        help="for --report: a model with the outputs artifact_mask and artifact_norm, run on a few images to show "
-        "what it flags",
+        help="for --report: a model with the outputs artifact_mask and artifact_norm (positions: artifact_mask), run on "
+        "a few images to show what it flags",
     )
     options.add_provider(parser)
 
@@ -45,7 +45,7 @@ def check(arguments: argparse.Namespace) -> None:
     """Check, before the embeddings are read, that a report can be made.
 
     Raises:
-        UsageError: --model without --report, or a model without `artifact_mask` and `artifact_norm`.
+        UsageError: --model without --report, or a model without the outputs that show artifacts.
         ManifestError, BackendError: the model is missing or altered, or can't run here.
         OutputFileError: the report can't be written there.
     """

@@ -29,10 +29,17 @@ _AT_ONCE = 8
 
 def check_outputs(manifest: Manifest, path: str) -> None:
     """Check, before anything long is begun, that the model outputs its artifacts; raises UsageError."""
-    if missing := [name for name in (MASK, NORM) if name not in manifest.output_names()]:
+    wanted = _outputs(manifest)
+    if missing := [name for name in wanted if name not in manifest.output_names()]:
         raise UsageError(
-            f"--model {path} has no output {missing[0]}: export one with --outputs embedding,{MASK},{NORM}"
+            f"--model {path} has no output {missing[0]}: export one with --outputs {','.join(('embedding', *wanted))}"
         )
+
+
+def _outputs(manifest: Manifest) -> tuple[str, ...]:
+    """The outputs that show artifacts: flags alone where these are places that no norm decides about."""
+    method = manifest.options.method
+    return (MASK,) if method.name == "itae" and method.source is None else (MASK, NORM)
 
 
 def sample_artifacts(
@@ -48,7 +55,7 @@ def sample_artifacts(
     """Run the model on a random sample of n images; returns None if none of them can be read.
 
     Args:
-        model: a model with the outputs `artifact_mask` and `artifact_norm`.
+        model: a model with the outputs `artifact_mask` and, unless its artifacts are positions, `artifact_norm`.
         n: number of images.
         key_of: returns the key of an image by its row, with its present root.
         seed: seed of the sample.
@@ -62,7 +69,8 @@ def sample_artifacts(
         found, outputs = _run(model, keys, read_one)
     if not found:
         return None
-    mask, norm = (np.concatenate([one[name] for one in outputs]) for name in (MASK, NORM))  # (m, K, P)
+    mask = np.concatenate([one[MASK] for one in outputs])  # (m, K, P)
+    norms = np.concatenate([one[NORM] for one in outputs]) if NORM in outputs[0] else None
     manifest = model.manifest
     height, width = manifest.options.image_size
     method = manifest.options.method
@@ -74,7 +82,9 @@ def sample_artifacts(
         grid=(height // patch, width // patch),
         preprocessing=manifest.preprocessing,
         images=[FlaggedImage(key, share.tolist()) for key, share in zip(found, mask.mean(axis=1), strict=True)],
-        norms=[_norms(layer, norm[:, place], mask[:, place]) for place, layer in enumerate(method.layers)],
+        norms=[]
+        if norms is None
+        else [_norms(layer, norms[:, place], mask[:, place]) for place, layer in enumerate(method.layers)],
         seed=seed,
         note=note,
     )
@@ -89,7 +99,7 @@ def _run(model: Model, keys: Sequence[Key], read: ReadImage) -> tuple[list[Key],
         images = {key: image for key in some if (image := _read(key, read)) is not None}
         if images:
             found += images
-            outputs.append(model.run(list(images.values()), [MASK, NORM]))
+            outputs.append(model.run(list(images.values()), _outputs(model.manifest)))
     return found, outputs
 
 

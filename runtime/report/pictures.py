@@ -10,7 +10,7 @@ import numpy.typing as npt
 from runtime.contract.keys import Key
 from runtime.contract.labels import NOISE
 from runtime.report import charts, marks
-from runtime.report.content import Artifacts, Cluster, FlaggedImage, Group, Map, Places, Shown
+from runtime.report.content import Artifacts, Cluster, FlaggedImage, Group, Map, Norms, Places, Shown
 from runtime.report.elements import Html, data_uri, element, join, script_json, visible
 
 Webp = Mapping[Key, bytes | None]
@@ -175,7 +175,7 @@ def _choice(legend: str, name: str, options: Sequence[str]) -> Html:
 def artifacts(found: Artifacts, thumbnail: Callable[[Key], bytes | None]) -> Html:
     """Flagged patches over what the model saw, and the norms that decided."""
     several = len(found.norms) > 1
-    how = f" (layer {found.norms[0].layer})"
+    how = f" (layer {found.norms[0].layer})" if found.norms else ""
     if several:
         how = "" if found.places is not None else " (the more layers flag a patch, the more opaque)"
     return join(
@@ -188,6 +188,13 @@ def artifacts(found: Artifacts, thumbnail: Callable[[Key], bytes | None]) -> Htm
         element("p", found.note, class_="note") if found.note else None,
         element("div", [_overlay(one, found, thumbnail(one.key)) for one in found.images], class_="overlays"),
         _places(found.places, found.grid) if found.places is not None else None,
+        _norms(found.norms) if found.norms else None,
+    )
+
+
+def _norms(norms: Sequence[Norms]) -> Html:
+    """The histograms of the layers."""
+    return join(
         element("h3", "Norms of the patches"),
         element(
             "p",
@@ -195,10 +202,10 @@ def artifacts(found: Artifacts, thumbnail: Callable[[Key], bytes | None]) -> Htm
             "normal ",
             element("span", class_="key flagged"),
             "flagged; heights are logarithmic.",
-            " The band is the valley." if any(one.valley is not None for one in found.norms) else None,
+            " The band is the valley." if any(one.valley is not None for one in norms) else None,
             class_="note",
         ),
-        element("div", [charts.norm_histogram(one) for one in found.norms], class_="histograms"),
+        element("div", [charts.norm_histogram(one) for one in norms], class_="histograms"),
     )
 
 

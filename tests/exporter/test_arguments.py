@@ -119,6 +119,7 @@ def test_every_field_of_the_spec_has_an_option():
         (["--out", "a.onnx", "--no-itae", "--outputs", "artifact_mask"], "artifact_mask needs ITAE"),
         (["--out", "a.onnx", "--keep-onnx", "b.onnx"], "--keep-onnx is for engines"),
         (["--out", "a.onnx", "--require-fusion"], "--require-fusion is for engines"),
+        (["--out", "a.onnx", "--backend", "tensorrt"], "--backend tensorrt is for engines: --out is an ONNX file"),
         (
             ["--out", "a.onnx", "--hardware-compatibility", "same-compute-capability"],
             "--hardware-compatibility is for engines",

@@ -6,8 +6,9 @@ from PIL import Image
 from reports import parse
 
 from runtime import load
-from runtime.commands.report_artifacts import MOST_IMAGES, _norms, sample_artifacts
+from runtime.commands.report_artifacts import MOST_IMAGES, _norms, check_outputs, sample_artifacts
 from runtime.contract.errors import UsageError
+from runtime.contract.manifest import manifest_path, read_manifest
 from runtime.report import Report, write_report
 from runtime.sources import read_image
 from runtime.sources.at_hand import at_hand
@@ -90,3 +91,32 @@ def test_a_model_that_tells_no_artifacts_is_refused(tmp_path, make_model, keys):
         pytest.raises(UsageError, match="has no output artifact_mask: export one with --outputs"),
     ):
         sample_artifacts(model, len(keys), keys.__getitem__)
+
+
+def test_a_model_of_positions_needs_no_norms(tmp_path, make_model, keys):
+    path = make_model(tmp_path, outputs=("embedding", "artifact_mask"))
+    with load(path) as model, pytest.raises(UsageError, match="no output artifact_norm"):
+        sample_artifacts(model, len(keys), keys.__getitem__)
+    manifest = read_manifest(path)
+    method = manifest.options.method.model_copy(update={"source": None, "side": None, "threshold": "positions:0,4"})
+    options = manifest.options.model_copy(update={"method": method})
+    manifest_path(path).write_bytes(manifest.model_copy(update={"options": options}).to_json())
+    with load(path) as model:
+        found = sample_artifacts(model, len(keys), keys.__getitem__)
+    assert list(found.norms) == []
+    assert found.detection == "positions:0,4"
+    write_report(tmp_path / "r.html", Report("t", [], artifacts=found), at_hand)
+    page = parse(tmp_path / "r.html")
+    assert "positions:0,4" in page.text
+    assert "Norms of the patches" not in page.text
+    assert len(page.all("svg", viewbox="0 0 3 3")) == len(keys)
+
+
+def test_a_model_of_positions_without_flags_is_told_to_output_them_alone(tmp_path, make_model):
+    manifest = read_manifest(make_model(tmp_path))
+    method = manifest.options.method.model_copy(update={"source": None, "side": None, "threshold": "positions:0"})
+    options = manifest.options.model_copy(update={"method": method})
+    with pytest.raises(
+        UsageError, match=r"no output artifact_mask: export one with --outputs embedding,artifact_mask$"
+    ):
+        check_outputs(manifest.model_copy(update={"options": options}), "m.onnx")
