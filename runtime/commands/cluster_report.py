@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         metavar="MODEL",
         type=options.path,
-        help="for --report: a model with the outputs artifact_mask and artifact_norm (positions: artifact_mask), run on "
-        "a few images to show what it flags",
+        help="for --report: a model with the outputs artifact_mask and artifact_norm (positions: artifact_mask), run "
+        "on a few images to show what it flags",
     )
     options.add_provider(parser)
 
