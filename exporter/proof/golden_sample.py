@@ -31,8 +31,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """DINOv2's normalisation as facebookresearch/dinov2 publishes it (`dinov2/data/transforms.py`), stated apart from
 `exporter.models.architecture` on purpose: the graph and the manifest take theirs from there, the reference from here,
 so that a wrong number in either place fails the export."""
-POOL = 4
-"""Candidates per wanted sample, at most."""
+POOL = 2
+"""Candidates per wanted sample, at most, where these are more than one of each kind and the samples."""
 KINDS = 5
 """Number of kinds of candidates."""
 CLEAR = 2.0
@@ -113,11 +113,13 @@ class _Candidate:
     """How many times the usual limits it needs."""
     norm_limit: float
     """The limit of norms that it needs in fp32."""
+    is_in_reach: bool
+    """Whether no limit that it needs is beyond `rounding.WIDEST`."""
 
     @property
     def is_usable(self) -> bool:
         """Whether some but not all of its patches are flagged, and no flag can fall the other way by rounding."""
-        return bool(self.exact.is_mixed.item()) and self.margin > CLEAR
+        return bool(self.exact.is_mixed.item()) and self.margin > CLEAR and self.is_in_reach
 
 
 class _Runs:
@@ -251,9 +253,8 @@ def _pool(runs: _Runs, spec: ExportSpec) -> list[_Candidate]:
     S = spec.parity_samples
     pool: list[_Candidate] = []
     for index in itertools.count():
-        best = min((one.excess for one in pool if one.is_usable), default=1.0)
-        good = [one for one in pool if one.is_usable and one.excess <= ALIKE * best]
-        if len(pool) == POOL * S or len(good) == S or (not good and len(pool) >= max(S, KINDS)):
+        good = _good(pool)
+        if len(pool) == max(POOL * S, KINDS + S) or len(good) == S or (not good and len(pool) >= max(S, KINDS)):
             break
         if index >= KINDS and good and index % KINDS not in {one.index % KINDS for one in good}:
             continue  # after one of each kind only of those that gave good ones
@@ -264,7 +265,7 @@ def _pool(runs: _Runs, spec: ExportSpec) -> list[_Candidate]:
 def _look(runs: _Runs, index: int, itae: ItaeConfig | None) -> _Candidate:
     """Run a candidate in float64 and in every precision of the export."""
     exact = runs.exact(index, itae)
-    margin, excess, norm_limit = math.inf, 1.0, 1.0
+    margin, excess, norm_limit, is_in_reach = math.inf, 1.0, 1.0, True
     for precision in runs.precisions:
         measured = runs.measured(index, itae, exact, precision)
         needed = rounding.limits(precision, measured, normalized=False)
@@ -272,15 +273,22 @@ def _look(runs: _Runs, index: int, itae: ItaeConfig | None) -> _Candidate:
         norm_limit = flag_margin if precision == "fp32" else norm_limit
         margin = min(margin, exact.margin.item() / flag_margin)
         excess = max(excess, rounding.excess(precision, measured))
-    return _Candidate(index, exact, margin, excess, norm_limit)
+        is_in_reach = is_in_reach and not rounding.is_beyond_reach(needed)
+    return _Candidate(index, exact, margin, excess, norm_limit, is_in_reach)
+
+
+def _good(pool: list[_Candidate]) -> list[_Candidate]:
+    """The usable candidates that need about the narrowest limits."""
+    best = min((one.excess for one in pool if one.is_usable), default=1.0)
+    return [one for one in pool if one.is_usable and one.excess <= ALIKE * best]
 
 
 def _best(pool: list[_Candidate], spec: ExportSpec) -> list[int]:
-    """Indices of the golden images: usable ones first, then narrow limits, then wide margins."""
-    best = min((one.excess for one in pool if one.is_usable), default=1.0)
+    """Indices of the golden images: good ones first, those with the widest margins; then what needs narrow limits."""
+    good = {one.index for one in _good(pool)}
 
     def order(one: _Candidate) -> tuple[bool, float, float]:
-        return (not one.is_usable, max(1.0, one.excess / (ALIKE * best)), -one.margin)
+        return (one.index not in good, 0.0 if one.index in good else one.excess, -one.margin)
 
     return sorted(one.index for one in sorted(pool, key=order)[: spec.parity_samples])
 

@@ -176,6 +176,12 @@ def check_limits(precision: Precision, widened: ParityLimits, rounding: Rounding
         )
 
 
+def is_beyond_reach(limits: ParityLimits) -> bool:
+    """Whether a limit is beyond `WIDEST`."""
+    nothing = Rounding(max_abs=0.0, min_cosine=1.0, norm_relative=0.0, distance=0.0)
+    return bool(_wider(limits, WIDEST, nothing))
+
+
 def describe(precision: Precision, widened: ParityLimits, rounding: Rounding) -> str | None:
     """A line about limits that are wider than the precision's usual ones; None if none is."""
     found = _wider(widened, LIMITS[precision], rounding)
@@ -205,4 +211,4 @@ def _rounded_up(value: float) -> float:
     if not 0 < value < math.inf:
         return value
     unit = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return float(f"{math.ceil(value / unit) * unit:.6g}")
+    return float(f"{math.ceil(value / unit - 1e-9) * unit:.6g}")

@@ -80,8 +80,7 @@ def test_golden_samples_have_artifacts_where_the_block_shows_them(planted) -> No
     _, made = samples(planted, itae=ItaeConfig(detect_layer=4))
     assert len(made) == 1
     assert made[0].mixed == 4
-    # On slopes, as in noise, norms need limits of 5e-4 and more with `content`.
-    assert made[0].limits["fp32"].flag_margin < 5 * LIMITS["fp32"].flag_margin
+    assert made[0].limits["fp32"].flag_margin < 1e-4
 
 
 def test_a_spoilt_graph_is_refused_by_the_widened_limits(planted, tmp_path) -> None:
