@@ -64,7 +64,7 @@ class Sample:
     limits: Mapping[Precision, ParityLimits]
     """The limits that hold for it, in fp32 and in the precision of the export."""
     rounding: Mapping[Precision, Rounding]
-    """What each of these follows from."""
+    """The measured rounding that each of these follows from."""
 
     @property
     def shows_itae(self) -> bool:

@@ -194,7 +194,7 @@ def describe(precision: Precision, widened: ParityLimits, rounding: Rounding) ->
 
 
 def _wider(limits: ParityLimits, than: ParityLimits, rounding: Rounding) -> list[str]:
-    """What rounding moves too far for the limits of `than`."""
+    """The figures, in words, that rounding moves too far for the limits of `than`."""
     vectors = {
         f"embeddings by up to {rounding.max_abs:.2g}": (limits.max_abs or 0) > (than.max_abs or math.inf),
         f"embeddings to a cosine of {rounding.min_cosine:.5f}": (limits.min_cosine or 1) < (than.min_cosine or 0),

@@ -270,7 +270,7 @@ class ParityCheck(_Record):
     limits: ParityLimits | None = None
     """The limits that this comparison kept; None in manifests of older exporters."""
     rounding: Rounding | None = None
-    """What the limits follow from; None in manifests of older exporters."""
+    """The measured rounding that the limits follow from; None in manifests of older exporters."""
 
 
 class ParityReport(_Record):

@@ -166,7 +166,7 @@ class Artifacts:
     """How the model gets an image."""
     images: Sequence[FlaggedImage]
     norms: Sequence[Norms]
-    """One for each layer that ITAE changes; none where artifacts are positions."""
+    """One for each layer that ITAE changes; empty for artifacts that are positions."""
     seed: int = 0
     """The seed of the sample."""
     note: str = ""

@@ -65,7 +65,7 @@ def _values(eager: Eager) -> list[torch.Tensor]:
 
 @dataclass(eq=False)
 class Kept:
-    """What enters a block for one image, kept between calls of `embed`, so that earlier blocks are computed once."""
+    """The input of a block for one image, kept between calls of `embed`, so that earlier blocks are computed once."""
 
     layer: int
     """The block. None before it may be attenuated, or be one in which artifacts are detected."""
