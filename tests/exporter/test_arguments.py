@@ -14,6 +14,7 @@ import pytest
 
 from exporter.__main__ import main
 from exporter.arguments import EXAMPLES, parser, remarks, to_spec
+from exporter.foreign import inspection, onnx_command
 from exporter.methods.itae.options import ItaeConfig
 from exporter.models.architecture import ARCHITECTURES
 from exporter.options import ExportSpec
@@ -224,8 +225,13 @@ def examples() -> list[str]:
 
 @pytest.mark.parametrize("line", examples())
 def test_each_example_of_the_help_is_a_command_that_is_understood(line):
-    spec = parse(*shlex.split(line)[3:])
-    assert spec.path.name
+    argv = shlex.split(line)[3:]
+    if argv[0] == "inspect":
+        assert inspection.parser().parse_args(argv[1:]).model.name
+    elif argv[0] == "--onnx":
+        assert onnx_command.parser().parse_args(argv).out
+    else:
+        assert parse(*argv).path.name
     assert len(examples()) >= 4
 
 
