@@ -36,6 +36,7 @@ from runtime.contract.manifest import (
     Manifest,
     Options,
     ParityCheck,
+    ParityLimits,
     ParityReport,
     TensorInfo,
     Weights,
@@ -132,8 +133,12 @@ def _deliver(spec: ForeignSpec, progress: Progress, work: Path) -> Delivered:
         if probe is not untouched:
             names = [tensor.name for tensor in found.outputs]
             replica.check_close(untouched.run(feeds, names), probe.run(feeds, names), found)
-    if all(one.effect < 1e-3 for one in proofs):
-        progress.note("ITAE changes next to nothing on the golden samples, so what it does was hardly checked")
+    if not any(one.is_telling for one in proofs):
+        most = max(proofs, key=lambda one: one.effect)
+        progress.note(
+            f"ITAE moves outputs by at most {most.effect:.2g} on the golden samples, limit {most.limit:g}: what it does "
+            "was hardly checked"
+        )
     with progress.step("publish", f"{spec.path} and its manifest"):
         manifest = None
         sources = {spec.path.name: target}
@@ -411,6 +416,7 @@ def _described(
                     purpose="exported" if number == 0 else "threshold", threshold=one.threshold, samples=one.images,
                     patches=one.patches, flagged=one.flagged, margins=one.margins, borderline=(), max_abs=one.max_abs,
                     min_cosine=one.min_cosine, effect=one.effect,
+                    limits=ParityLimits(max_abs=one.limit, min_cosine=None, flag_margin=None),
                 )
                 for number, one in enumerate(proofs)
             ),

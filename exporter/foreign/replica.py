@@ -23,8 +23,12 @@ from exporter.methods.itae.options import ItaeConfig
 from runtime.contract.errors import InputError, ParityError, UsageError
 
 Float64 = npt.NDArray[np.float64]
-LIMITS = {"float32": 1e-4, "float64": 1e-4, "float16": 2e-2}
-"""Largest difference of an output, as a share of its largest number where that is above 1."""
+ROUNDING = {"float32": 1e-4, "float64": 1e-4, "float16": 2e-2}
+"""The widest limit of a difference, as a share of the largest number where that is above 1."""
+NARROWEST = {"float32": 1e-5, "float64": 1e-5, "float16": 4e-3}
+"""The narrowest limit, where ITAE does little. Evidence: exporter/DECISIONS.md."""
+SHARE = 0.1
+"""The limit between these two, as a share of what ITAE does: an attenuation that does nothing is over it."""
 MARGINS = {"float32": 1e-5, "float64": 1e-5, "float16": 2e-3}
 """A norm nearer to its threshold, as a share of itself, may fall on either side."""
 VISIBLE = (0.5, 0.97)
@@ -56,10 +60,14 @@ class Proof:
     flagged: int
     patches: int
     max_abs: float
+    """Largest difference of an output, as a share of its largest number where that is above 1."""
     min_cosine: float
     limit: float
+    """The limit that `max_abs` kept: it follows `effect`."""
     effect: float
-    """Largest difference that ITAE makes to an output."""
+    """Largest difference that ITAE makes to an output, counted as `max_abs` is."""
+    is_telling: bool
+    """Whether `effect` is large enough to see an attenuation that is a tenth wrong."""
     margins: tuple[float, ...]
     """Per image: the smallest distance of a norm to its threshold."""
 
@@ -236,7 +244,7 @@ def prove(
         progress(f"images {index + 1} and following, by numpy")
         feeds = feeds_for(one, one.image_size, batch, images_for(one, index, one.image_size, batch))
         own = replicate(one, probe, itae, prefix, feeds)
-        if own.error > LIMITS[precision]:
+        if own.error > ROUNDING[precision]:
             raise ParityError(
                 f"numpy's attention from the queries, keys and values of {one.backbone[-1].site.name!r} differs from "
                 f"the graph's own by {own.error:.3g}: the form was misread, please report it"
@@ -364,8 +372,8 @@ def _compare(one: Survey, replica: Replica, got: Arrays, itae: ItaeConfig, plain
         worst = float(np.maximum(worst, np.abs(a - b).max(initial=0) / size))
         lengths = max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-300)
         cosine = min(cosine, float((a * b).sum()) / lengths)
-        effect = max(effect, float(np.abs(a - plain[tensor.name]).max(initial=0)))
-    limit = LIMITS[precision]
+        effect = max(effect, float(np.abs(a - plain[tensor.name]).max(initial=0)) / size)
+    limit = min(max(SHARE * effect, NARROWEST[precision]), ROUNDING[precision])
     if not worst <= limit:
         raise ParityError(
             f"the operated graph disagrees with the untouched one and ITAE in numpy at --threshold {itae.threshold}: "
@@ -375,6 +383,7 @@ def _compare(one: Survey, replica: Replica, got: Arrays, itae: ItaeConfig, plain
     return Proof(
         threshold=itae.threshold, images=len(replica.flags), flagged=int(replica.flags.sum()),
         patches=replica.flags.size, max_abs=worst, min_cosine=cosine, limit=limit, effect=effect,
+        is_telling=SHARE * effect >= NARROWEST[precision],
         margins=tuple(float(min(margin, 1e30)) for margin in smallest),
     )  # fmt: skip
 
@@ -385,7 +394,7 @@ def check_close(untouched: Arrays, written: Arrays, one: Survey) -> None:
     Raises:
         ParityError: an output differs by more than rounding.
     """
-    limit = LIMITS[_precision(one)]
+    limit = ROUNDING[_precision(one)]
     for name, want in untouched.items():
         size = max(1.0, float(np.abs(want.astype(np.float64)).max(initial=0)))
         off = float(np.abs(want.astype(np.float64) - written[name]).max(initial=0)) / size

@@ -160,6 +160,37 @@ def test_a_wrong_attenuation_would_be_refused(exported, tmp_path, monkeypatch, c
     assert list(tmp_path.iterdir()) == []
 
 
+SMALL_EFFECT = ["--source", "key", "--threshold", "ratio:1.3", "--attenuate", "scale:0.999"]
+"""On a threshold that flags some patches, this moves outputs by less than 1e-4."""
+
+
+def test_the_limit_follows_the_effect(exported, tmp_path, capsys):
+    source, out = exported("dinov2", "eager", "ts14"), tmp_path / "x.onnx"
+    assert main(["--onnx", str(source), "--out", str(out), *SMALL_EFFECT]) == 0
+    assert "was hardly checked" in " ".join(capsys.readouterr().err.split())
+    checks = json.loads((tmp_path / "x.onnx.json").read_text())["parity"]["checks"]
+    assert 2e-5 < max(one["effect"] for one in checks) < 1e-4
+    assert [one["limits"]["max_abs"] for one in checks] == [1e-5] * len(checks)
+    assert main(["--onnx", str(source), "--out", str(out), *SMALL_EFFECT[:4], "--attenuate", "scale:0.99"]) == 0
+    assert "hardly checked" not in " ".join(capsys.readouterr().err.split())
+    check = json.loads((tmp_path / "x.onnx.json").read_text())["parity"]["checks"][1]
+    assert 1e-4 < check["effect"] < 1e-3
+    assert check["limits"]["max_abs"] == pytest.approx(check["effect"] / 10)
+
+
+@pytest.mark.parametrize("wrong", ["none", "too much"])
+def test_a_wrong_attenuation_of_a_small_effect_is_refused(wrong, exported, tmp_path, monkeypatch, capsys):
+    attenuate = replica.in_numpy.attenuate
+
+    def wrongly(logits, *others):
+        return logits + {"none": 0, "too much": 1.5}[wrong] * (attenuate(logits, *others) - logits)
+
+    monkeypatch.setattr(replica.in_numpy, "attenuate", wrongly)
+    assert put_in(exported("dinov2", "eager", "ts14"), tmp_path / "x.onnx", *SMALL_EFFECT) == 1
+    assert "disagrees with the untouched one" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_misread_scale_would_be_refused(exported, tmp_path, monkeypatch, capsys):
     attend = replica.in_numpy.attend
     monkeypatch.setattr(replica.in_numpy, "attend", lambda logits, value: attend(logits * 1.1, value))
