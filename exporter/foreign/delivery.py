@@ -136,8 +136,8 @@ def _deliver(spec: ForeignSpec, progress: Progress, work: Path) -> Delivered:
     if not any(one.is_telling for one in proofs):
         most = max(proofs, key=lambda one: one.effect)
         progress.note(
-            f"ITAE moves outputs by at most {most.effect:.2g} on the golden samples, limit {most.limit:g}: what it does "
-            "was hardly checked"
+            f"ITAE moves outputs by at most {most.effect:.2g} on the golden samples, limit {most.limit:g}: what it "
+            "does was hardly checked"
         )
     with progress.step("publish", f"{spec.path} and its manifest"):
         manifest = None
