@@ -139,7 +139,8 @@ def _deliver(spec: ForeignSpec, progress: Progress, work: Path) -> Delivered:
             f"ITAE moves outputs by at most {most.effect:.2g} on the golden samples, limit {most.limit:g}: what it "
             "does was hardly checked"
         )
-    with progress.step("publish", f"{spec.path} and its manifest"):
+    what = "the file alone" if embedding is None else "the file, its golden sample and its manifest"
+    with progress.step("publish", f"{spec.path}: {what}"):
         manifest = None
         sources = {spec.path.name: target}
         if data is not None:
@@ -391,7 +392,7 @@ def _described(
         options=Options(
             size=file.path.stem, weights=f"onnx:{file.path.name}", backend="none", precision=precision, image_size=size,
             batch=None, method=spec.itae.resolved(len(found.backbone)), outputs=(EMBEDDING,),
-            pooling=pooling, input="float32", pos_embed="hf", workspace_mib=None,
+            pooling=pooling, input="float32", pos_embed=None, workspace_mib=None,
             parity_samples=len(vectors),
         ),
         model=Backbone(

@@ -102,7 +102,9 @@ class Options(_Record):
     cls_only: bool = False
     """Whether the last block computes the CLS token's row alone."""
     input: Literal["float32", "uint8"]
-    pos_embed: Literal["meta", "hf"]
+    pos_embed: Literal["meta", "hf"] | None
+    """How position embeddings were brought to the image size, as Meta's code or Hugging Face's does it; null for
+    somebody else's graph, whose position embeddings are as they were."""
     unfused: bool = False
     """Whether attention is written so that no builder makes one kernel of it."""
     workspace_mib: Positive | None
@@ -266,7 +268,8 @@ class ParityCheck(_Record):
     max_abs: float
     min_cosine: float
     effect: float | None = None
-    """Largest absolute change of an element of the eager embeddings by ITAE: what the check could have seen."""
+    """Largest absolute change of an element of the eager embeddings by ITAE: what the check could have seen. For
+    somebody else's graph, of any output, and a share of its largest number where that is above 1, as `max_abs`."""
     limits: ParityLimits | None = None
     """The limits that this comparison kept; None in manifests of older exporters."""
     rounding: Rounding | None = None

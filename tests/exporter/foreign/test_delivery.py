@@ -42,6 +42,7 @@ def test_a_real_export_with_itae_is_proven_and_keeps_what_it_was(form, exported,
     assert len(changed) == 1  # the softmax of the last layer
     manifest = json.loads((tmp_path / "x.onnx.json").read_text())
     assert manifest["foreign"]["file"] == source.name
+    assert manifest["options"]["pos_embed"] is None
     assert manifest["options"]["method"]["layers"] == [2]
     assert manifest["outputs"][0]["in_file"] == "pooler_output"
     checks = manifest["parity"]["checks"]
@@ -104,7 +105,9 @@ def test_another_input_stays_or_becomes_a_constant(tmp_path, capsys):
     source, out = tmp_path / "theirs.onnx", tmp_path / "x.onnx"
     foreign_models.export_with_factor(source)
     assert main(["--onnx", str(source), "--out", str(out)]) == 0
-    assert "takes factor too" in " ".join(capsys.readouterr().err.split())
+    err = " ".join(capsys.readouterr().err.split())
+    assert "takes factor too" in err
+    assert "the file alone" in err
     assert [one.name for one in session(out).get_inputs()] == ["pixel_values", "factor"]
     assert not (tmp_path / "x.onnx.json").exists()
     assert put_in(source, out, "--fix-input", "factor=1") == 0
@@ -167,7 +170,9 @@ SMALL_EFFECT = ["--source", "key", "--threshold", "ratio:1.3", "--attenuate", "s
 def test_the_limit_follows_the_effect(exported, tmp_path, capsys):
     source, out = exported("dinov2", "eager", "ts14"), tmp_path / "x.onnx"
     assert main(["--onnx", str(source), "--out", str(out), *SMALL_EFFECT]) == 0
-    assert "was hardly checked" in " ".join(capsys.readouterr().err.split())
+    err = " ".join(capsys.readouterr().err.split())
+    assert "was hardly checked" in err
+    assert "the file, its golden sample and its manifest" in err
     checks = json.loads((tmp_path / "x.onnx.json").read_text())["parity"]["checks"]
     assert 2e-5 < max(one["effect"] for one in checks) < 1e-4
     assert [one["limits"]["max_abs"] for one in checks] == [1e-5] * len(checks)
