@@ -16,7 +16,7 @@ from runtime.checks.junit import Case, as_junit_xml
 from runtime.contract.comparison import Parity, compare
 from runtime.contract.errors import ItaeError
 from runtime.contract.golden import read_golden
-from runtime.contract.manifest import ParityLimits
+from runtime.contract.manifest import ParityCheck, ParityLimits
 
 ONE_AT_A_TIME = "the model takes one image at a time"
 """The reason why batches are not compared."""
@@ -33,6 +33,10 @@ class Verification:
     """The outputs that were compared."""
     has_itae: bool
     """Whether the model has flags; they are compared if it outputs them."""
+    flagged: int
+    """Number of patches that are artifacts in the golden sample, over all layers that are attenuated."""
+    flagged_at_export: ParityCheck | None
+    """The export's comparison at another threshold, if the model's own flags too little; None if there was none."""
     limits: ParityLimits
     parity: Parity
     batches: BatchInvariance
@@ -86,6 +90,8 @@ def verify(
         samples=len(golden.input),
         outputs=tuple(got),
         has_itae=bool(session.manifest.options.method.layers),
+        flagged=int(golden.flags.sum()),
+        flagged_at_export=next((one for one in session.manifest.parity.checks if one.purpose == "threshold"), None),
         limits=limits,
         parity=compare(got, golden, limits),
         batches=batches,
@@ -107,11 +113,23 @@ def as_text(result: Verification) -> str:
         rows.append(("flags differing", str(parity.flags_differing), left_out))
     elif result.has_itae:
         rows.append(("flags", "not compared", "artifact_mask is not an output of this model"))
+    if result.has_itae:
+        rows.append(("flagged", f"{result.flagged} patches", _attenuation(result)))
     rows += _batch_rows(result.batches, limits)
     lines = [f"{result.model} on {result.backend}: {result.samples} golden samples, {result.seconds:.2f} s"]
     lines += [f"  {name:<16} {found:<14} {limit}".rstrip() for name, found, limit in rows]
     lines += [f"  FAILED: {failure}" for failure in result.failures] or ["  passed"]
     return "\n".join(lines)
+
+
+def _attenuation(result: Verification) -> str:
+    """What the golden sample shows of ITAE's effect on a model in which it flags nothing; else empty."""
+    if result.flagged:
+        return ""
+    check = result.flagged_at_export
+    if check is None:
+        return "so this shows the model as it is without ITAE"
+    return f"so this shows no attenuation; the export compared it at {check.threshold}, {check.flagged} patches flagged"
 
 
 def _batch_rows(batches: BatchInvariance, limits: ParityLimits) -> list[tuple[str, str, str]]:
@@ -147,6 +165,7 @@ def as_json(result: Verification) -> dict[str, Any]:
         "norm_relative": finite(parity.norm_relative),
         "flags_checked": parity.flags_checked,
         "flags_differing": parity.flags_differing,
+        "flagged": result.flagged if result.has_itae else None,
         "borderline": list(parity.borderline),
         "left_out": list(parity.left_out),
         "batches": {

@@ -44,14 +44,21 @@ def write(arguments: argparse.Namespace, results: Sequence[DatasetResult], comma
         return keys[row]
 
     random = [one.name for one in results[0].embedded if one.manifest.has_random_weights]
-    notes = [f"The weights of {', '.join(random)} are random: nothing here says anything of DINOv2 or ITAE."]
+    notes = [arguments.note] if arguments.note else []
+    if random:
+        notes.append(f"The weights of {', '.join(random)} are random: nothing here says anything of DINOv2 or ITAE.")
+    baseline = next(
+        one
+        for one in results[0].evaluations
+        if one.embedded is results[0].embedded[0] and one.normalisation == shown.normalisation
+    )
     made = report.Report(
         title=f"Evaluation on {', '.join(result.embedded[0].dataset.name for result in results)}",
         lead=f"Summary, clusters, map and classes are of the highest mean ACC: {_what(shown)}; clusters by seed "
         f"{shown.scores[shown.median].seed}, of median ACC.",
-        headlines=[_headline(shown, metric) for metric in METRICS],
+        headlines=[_headline(shown, baseline, metric) for metric in METRICS],
         facts=_facts(arguments, results, command),
-        notes=notes if random else [],
+        notes=notes,
         tables=[_table(result) for result in results],
         clusters=describe_clusters(
             shown.clustering, nearest_other([points], shown.clustering), key_of, classes=classes
@@ -74,12 +81,14 @@ def _what(one: Evaluation) -> str:
     return f"{one.embedded.name} on {one.embedded.dataset.name}, {how}"
 
 
-def _headline(one: Evaluation, metric: str) -> Headline:
+def _headline(one: Evaluation, baseline: Evaluation, metric: str) -> Headline:
+    """The score of the model that is shown, and the baseline's, if that is another."""
     from runtime.report import Headline
 
     deviation = one.deviation(metric)
     spread = "" if deviation is None else f"± {deviation:.4f} over {len(one.scores)} seeds"
-    return Headline(metric.upper(), f"{one.mean(metric):.4f}", spread)
+    before = "" if one is baseline else f"{baseline.embedded.name}: {baseline.mean(metric):.4f}"
+    return Headline(metric.upper(), f"{one.mean(metric):.4f}", "; ".join(filter(None, (spread, before))))
 
 
 def _table(result: DatasetResult) -> Table:

@@ -94,6 +94,9 @@ def embed(prefixes, tmp_path_factory) -> Path:
     made = [f"{folder}/{name}.cpp.o" for name in ("engine", "tensorrt", "tensorrt_rtx")]
     built = subprocess.run(["ninja", "-C", build, *made], capture_output=True, text=True, timeout=300)
     assert built.returncode == 0, built.stdout
+    left = subprocess.run(["ninja", "-C", BUILD, "-n", "itae-embed"], capture_output=True, text=True, timeout=60)
+    if "no work to do" not in left.stdout:  # objects of two states of the headers would be linked together
+        pytest.fail(f"{BUILD} is older than the sources: scripts/build-cpp")
     commands = subprocess.run(
         ["ninja", "-C", BUILD, "-t", "commands", "itae-embed"], capture_output=True, text=True, check=True
     )

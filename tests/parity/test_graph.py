@@ -88,7 +88,17 @@ def test_the_cls_row_alone_equals_that_of_all_tokens(precision, itae, outputs, t
         np.testing.assert_allclose(got[name], whole[name], rtol=0, atol=5e-6 if precision == "fp32" else 5e-3)
 
 
-@pytest.mark.parametrize("itae", [None, ItaeConfig("all", "value", "zscore:1"), ItaeConfig(threshold="zscore:1")])
+@pytest.mark.parametrize(
+    "itae",
+    [
+        None,
+        ItaeConfig("all", "value", "zscore:1"),
+        ItaeConfig(threshold="zscore:1"),
+        ItaeConfig("last", "residual", "zscore:1", detect_layer=1),
+        ItaeConfig("all", threshold="positions:0,5"),
+        ItaeConfig("all", "key", "zscore:1", attenuate="none"),
+    ],
+)
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("pooling", ["cls", "cls+mean"])
 def test_pooling_and_normalizing_equal_eager(pooling, normalize, itae, tiny, tmp_path):
@@ -304,13 +314,20 @@ def test_mean_can_raise_an_artifacts_logit():
     assert weakened.tolist() == [[[[0.0, 4.0, 3.0, 5.0]]]]
 
 
+@pytest.mark.parametrize(
+    "itae",
+    [
+        ItaeConfig("all", "key", "zscore:1"),
+        ItaeConfig("all", "residual", "zscore:1", detect_layer=1),
+        ItaeConfig("all", threshold="positions:0,5"),
+    ],
+)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_uint8_input_equals_the_normalised_one(precision, tiny, tmp_path):
+def test_uint8_input_equals_the_normalised_one(precision, itae, tiny, tmp_path):
     rng = np.random.default_rng(43)
     pictures = rng.integers(0, 256, (2, tiny.spec.height, tiny.spec.width, 3), dtype=np.uint8)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     pixels = ((pictures / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
-    itae = ItaeConfig("all", "key", "zscore:1")
     want = tiny.run(itae, pixels, tmp_path, precision=precision)["embedding"]
     got = tiny.run(itae, pictures, tmp_path, precision=precision, input="uint8")["embedding"]
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 if precision == "fp32" else 2e-2)

@@ -13,7 +13,7 @@ from runtime.checks.junit import clean
 from runtime.checks.verify import as_json, as_junit, as_text, verify
 from runtime.contract.errors import BackendError, CheckError, ManifestError
 from runtime.contract.golden import golden_bytes, read_golden
-from runtime.contract.manifest import manifest_path, parity_path, read_manifest, record_file
+from runtime.contract.manifest import ParityCheck, manifest_path, parity_path, read_manifest, record_file
 
 ALL = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
 
@@ -158,6 +158,26 @@ def test_table_leaves_out_what_the_model_does_not_output(tiny) -> None:
     text = as_text(verify(tiny))
     assert "norms" not in text
     assert "flags differing" not in text
+
+
+@pytest.mark.parametrize("flags", ["some", "none", "none at all"])
+def test_it_says_where_the_golden_sample_shows_no_attenuation(flags, tiny) -> None:
+    result = verify(tiny)
+    assert result.has_itae
+    assert result.flagged > 0
+    check = result.flagged_at_export
+    if flags == "none":
+        check = ParityCheck(
+            purpose="threshold", threshold="ratio:1.2", samples=4, patches=48, flagged=7, margins=(), borderline=(),
+            max_abs=0, min_cosine=1,
+        )  # fmt: skip
+    if flags != "some":
+        result = dataclasses.replace(result, flagged=0, flagged_at_export=check if flags == "none" else None)
+    text = as_text(result)
+    assert f"  flagged          {result.flagged} patches" in text
+    assert as_json(result)["flagged"] == result.flagged
+    assert ("the export compared it at ratio:1.2, 7 patches flagged" in text) == (flags == "none")
+    assert ("as it is without ITAE" in text) == (flags == "none at all")
 
 
 def outcomes(tiny):

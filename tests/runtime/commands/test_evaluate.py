@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -493,6 +494,24 @@ def test_the_report_has_the_table_the_models_and_the_best_ones_clusters(call, ma
         assert words in text
     assert text.count("data:image/webp;base64,") >= 24
     assert "Artifacts" not in text  # no model has outputs that tell
+
+
+def test_the_report_has_a_remark_and_the_first_models_scores_beside_the_best_ones(
+    call, make_model, colors, tmp_path
+) -> None:
+    one, other = make_model(tmp_path / "a", "one.onnx"), make_model(tmp_path / "b", "other.onnx", dtype="uint8")
+    page = tmp_path / "report.html"
+    given = (one, other, "--data", f"folder:{colors}", "--seeds", 2)
+    code, out, err = call(*given, "--report", page, "--note", "a < remark", "--json")
+    assert code == 0, err
+    text = page.read_text()
+    assert "a &lt; remark" in text
+    best = re.search(r"highest mean ACC: (\w+\.onnx)", text)
+    assert best is not None
+    beside = re.findall(r"2 seeds; one\.onnx: \d\.\d{4}", text)
+    assert len(beside) == (0 if best[1] == "one.onnx" else 3), (best[1], out)
+    code, _, err = call(*given, "--note", "no page")
+    assert (code, err) == (2, "runtime: --note is for the page of --report\n")
 
 
 def test_the_report_shows_what_a_model_flags_and_pictures_that_lie_in_an_array(call, make_model, tmp_path) -> None:
