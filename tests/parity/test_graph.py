@@ -96,7 +96,6 @@ def test_the_cls_row_alone_equals_that_of_all_tokens(precision, itae, outputs, t
         ItaeConfig(threshold="zscore:1"),
         ItaeConfig("last", "residual", "zscore:1", detect_layer=1),
         ItaeConfig("all", threshold="positions:0,5"),
-        ItaeConfig("all", "key", "zscore:1", attenuate="none"),
     ],
 )
 @pytest.mark.parametrize("normalize", [False, True])
