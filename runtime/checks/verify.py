@@ -123,7 +123,7 @@ def as_text(result: Verification) -> str:
 
 
 def _attenuation(result: Verification) -> str:
-    """What the golden sample shows of ITAE's effect on a model in which it flags nothing; else empty."""
+    """A remark for a golden sample without flagged patches, which shows no attenuation; else empty."""
     if result.flagged:
         return ""
     check = result.flagged_at_export

@@ -317,7 +317,7 @@ def test_mean_can_raise_an_artifacts_logit():
     "itae",
     [
         ItaeConfig("all", "key", "zscore:1"),
-        ItaeConfig("all", "residual", "zscore:1", detect_layer=1),
+        ItaeConfig("1-2", "residual", "zscore:1", detect_layer=1),
         ItaeConfig("all", threshold="positions:0,5"),
     ],
 )
@@ -327,8 +327,9 @@ def test_uint8_input_equals_the_normalised_one(precision, itae, tiny, tmp_path):
     pictures = rng.integers(0, 256, (2, tiny.spec.height, tiny.spec.width, 3), dtype=np.uint8)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     pixels = ((pictures / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
-    want = tiny.run(itae, pixels, tmp_path, precision=precision)["embedding"]
-    got = tiny.run(itae, pictures, tmp_path, precision=precision, input="uint8")["embedding"]
+    want = tiny.run(itae, pixels, tmp_path, outputs=("embedding",), precision=precision)["embedding"]
+    options = {"outputs": ("embedding",), "precision": precision, "input": "uint8"}
+    got = tiny.run(itae, pictures, tmp_path, **options)["embedding"]
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 if precision == "fp32" else 2e-2)
 
 
