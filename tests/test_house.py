@@ -36,7 +36,7 @@ EXPORTER = {
     "options": {"declaration", "methods", "models", "graph_facts"},
     "trace": {"graph_facts"},
     "surgery": {"graph_facts"},
-    "foreign": {"surgery", "methods", "declaration", "steps"},
+    "foreign": {"surgery", "methods", "declaration", "steps", "build"},
     "proof": {"options", "methods", "graph_facts"},
     "build": {"options", "graph_facts"},
     "calibration": {"options", "declaration", "methods", "models", "graph_facts", "pipeline", "steps"},

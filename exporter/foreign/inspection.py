@@ -8,10 +8,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from exporter.build.fusion import describe
 from runtime.contract.console import Parser, run
 from runtime.contract.errors import plain
+
+if TYPE_CHECKING:
+    from exporter.foreign.trial_build import TrialBuild
 
 DESCRIPTION = """\
 Show what is in an ONNX file: inputs and outputs, each attention with its sizes, its scale, its mask and the form that
@@ -31,10 +35,15 @@ def main(argv: Sequence[str]) -> int:
         from exporter.foreign.survey import survey
 
         size = None if a.image_size is None else Sizes("N|HxW").parse("--image-size", a.image_size)
+        if a.build:
+            from exporter.foreign.trial_build import require_builder, try_build
+
+            require_builder()
         file = open_onnx(a.model)
         with tempfile.TemporaryDirectory(prefix="itae-") as folder:
             found = survey(file, Probe(file, Path(folder)), (size, size) if isinstance(size, int) else size)
-        record = as_record(found, a.prefix_tokens)
+            trial = try_build(found, Path(folder)) if a.build else None
+        record = as_record(found, a.prefix_tokens) | {"build": _build_record(trial)}
         print(json.dumps(record, indent=2) if a.json else as_text(record))  # noqa: T201
         return 0 if record["refused"] is None else 1
 
@@ -53,7 +62,27 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         help="tokens before the patches, where it can't be seen (CLS, registers)",
     )
+    p.add_argument(
+        "--build",
+        action="store_true",
+        help="build an engine by TensorRT-RTX, which needs no GPU, and say how many attentions are one kernel",
+    )
     return p
+
+
+def _build_record(trial: TrialBuild | None) -> dict[str, Any] | None:
+    """The build for JSON; None if none was asked for."""
+    if trial is None:
+        return None
+    fusion = trial.fusion
+    return {
+        "builder": trial.builder,
+        "refused": trial.refused,
+        "bytes": trial.plan_bytes,
+        "seconds": round(trial.seconds, 1),
+        "fusion": None if fusion is None else fusion.model_dump(mode="json"),
+        "fused": None if trial.refused is not None else describe(fusion),
+    }
 
 
 def as_record(found: Any, prefix: int | None = None) -> dict[str, Any]:  # noqa: ANN401  # `Survey`, imported late
@@ -179,6 +208,9 @@ def as_text(record: dict[str, Any]) -> str:
         for miss in record["near_misses"]
     ]
     lines += [f"  engine   {one}" for one in record["in_the_way"]]
+    if (built := record["build"]) is not None:
+        taken = f"taken, {built['bytes'] / 1e6:.1f} MB in {built['seconds']} s; {built['fused']}"
+        lines.append(f"  build    {built['builder']}: {taken if built['refused'] is None else built['refused']}")
     can = "ITAE can be put into it: python -m exporter --onnx"
     lines.append(f"  refused: {record['refused']}" if record["refused"] else f"  {can} {record['model']} --out X.onnx")
     return "\n".join(map(plain_line, lines))

@@ -22,6 +22,10 @@ CONFIGS = {
         transformers.DINOv3ViTModel, transformers.DINOv3ViTConfig, {"num_register_tokens": 4, "intermediate_size": 64},
     ),
     "vit": (transformers.ViTModel, transformers.ViTConfig, {"intermediate_size": 64}),
+    "wide": (
+        transformers.ViTModel, transformers.ViTConfig,
+        {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 64},
+    ),
     "deit": (transformers.DeiTModel, transformers.DeiTConfig, {"intermediate_size": 64}),
     "beit": (
         transformers.BeitModel, transformers.BeitConfig,
@@ -64,11 +68,16 @@ def model_of(family: str, attention: str) -> torch.nn.Module:
 
 
 def export(folder: Path, family: str, attention: str, how: str) -> Path:
-    """The model as ONNX with a dynamic batch; `how` is `ts17` (TorchScript, opset 17), `dynamo20` or alike."""
+    """The model as ONNX with a dynamic batch; `how` is `ts17` (TorchScript, opset 17), `dynamo20` or alike.
+
+    With `-half` behind it, weights and pictures are float16.
+    """
     path = folder / f"{family}-{attention}-{how}.onnx"
     if path.exists():
         return path
     model, images = _Named(model_of(family, attention)), torch.zeros(2, 3, 64, 64)
+    if how.endswith("-half"):
+        how, model, images = how.removesuffix("-half"), copy.deepcopy(model).half(), images.half()
     names = {"input_names": ["pixel_values"], "output_names": ["last_hidden_state", "pooler_output"]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -105,13 +114,6 @@ def export_open_size(path: Path) -> None:
 def export_fixed_batch(path: Path, batch: int) -> None:
     """A ViT without a dynamic size."""
     _ts(_Named(model_of("vit", "eager")), (torch.zeros(batch, 3, 64, 64),), path, ["pixel_values"], {})
-
-
-def export_half(path: Path) -> None:
-    """A ViT in float16, as its input is."""
-    model = copy.deepcopy(model_of("vit", "eager")).half()
-    axes = {name: {0: "batch"} for name in ("pixel_values", "last_hidden_state", "pooler_output")}
-    _ts(_Named(model), (torch.zeros(2, 3, 64, 64, dtype=torch.float16),), path, ["pixel_values"], axes)
 
 
 class _Factor(torch.nn.Module):

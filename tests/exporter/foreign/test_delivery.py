@@ -93,8 +93,7 @@ def test_a_fixed_batch_stays_fixed(tmp_path):
 
 
 def test_half_precision_stays_half(exported, tmp_path):
-    source, out = tmp_path / "theirs.onnx", tmp_path / "x.onnx"
-    foreign_models.export_half(source)
+    source, out = exported("vit", "eager", "ts17-half"), tmp_path / "x.onnx"
     assert put_in(source, out, "--embedding", "pooler_output", "--source", "key", "--threshold", "ratio:1.2") == 0
     before, after = onnx.load(source).graph, onnx.load(out).graph
     assert list(after.input) == list(before.input)

@@ -1,7 +1,9 @@
 """`inspect` on real exports of small models, on files that are no model, and on models that ITAE can't go into."""
 
 import json
+import sys
 
+import foreign_models
 import numpy as np
 import onnx
 import pytest
@@ -166,6 +168,63 @@ def test_a_near_miss_is_named(exported, tmp_path, capsys):
     assert code == 1
     assert "the nearest miss, after 2 matching nodes" in found["refused"]
     assert "found Tanh" in found["refused"]
+
+
+@pytest.mark.parametrize("form", [("eager", "ts17-half"), ("sdpa", "dynamo23-half")], ids="-".join)
+def test_a_build_says_how_many_attentions_are_one_kernel(form, exported, capfd):
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'itae[rtx]'")
+    path = exported("wide", *form)
+    files = sorted(path.parent.iterdir())
+    code, found = inspected(path, capfd, "--build")
+    built = found["build"]
+    assert (code, built["refused"]) == (0, None)
+    assert (built["fusion"]["sites"], built["fusion"]["fused"]) == (3, 3)
+    assert built["builder"].startswith("TensorRT-RTX 1.")
+    assert built["bytes"] > 0
+    assert sorted(path.parent.iterdir()) == files
+
+
+def test_a_build_takes_nodes_of_no_name_and_an_open_size_and_keeps_to_the_file(tmp_path, capfd):
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'itae[rtx]'")
+    path = tmp_path / "open.onnx"
+    foreign_models.export_open_size(path)
+    changed = onnx.load(path)
+    for node in changed.graph.node:
+        node.ClearField("name")
+    onnx.save(changed, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    assert main(["inspect", str(path), "--build", "--image-size", "48x64"]) == 0
+    text = " ".join(capfd.readouterr().out.split())
+    assert ": taken, " in text
+    assert "attention fused: 0 of 3; not layers 0-2: TensorRT fuses attention over all queries in fp16" in text
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["open.onnx", "w.bin"]
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [(("registers", "sdpa", "dynamo23"), "Attention operation was not supported"), (None, "input factor has shape")],
+    ids=["operator", "inputs"],
+)
+def test_a_file_that_the_builder_does_not_take_is_no_error(form, said, exported, tmp_path, capfd):
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'itae[rtx]'")
+    path = tmp_path / "factor.onnx"
+    if form is None:
+        foreign_models.export_with_factor(path)
+    code, found = inspected(path if form is None else exported(*form), capfd, "--build")
+    assert code == 0  # ITAE can be put into it
+    assert said in found["build"]["refused"]
+    assert (found["build"]["fusion"], found["build"]["bytes"]) == (None, 0)
+
+
+def test_without_the_builder_a_build_is_refused_in_one_line(exported, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    path = exported("dinov2", "eager", "ts14")
+    code = main(["inspect", str(path), "--build"])
+    said = capsys.readouterr()
+    assert (code, said.out) == (2, "")
+    assert "inspect --build needs tensorrt-rtx" in said.err
+    assert "pip install 'itae[rtx]'" in said.err
+    assert len(said.err.strip().splitlines()) == 1
+    assert inspected(path, capsys)[1]["build"] is None
 
 
 def refused_at_the_door(path, capsys):
