@@ -208,7 +208,8 @@ class OnnxRuntimeSession final : public Session {
         if (!has(session_->GetInputCount(), manifest().input.name, input_name))
             refuse("input `" + manifest().input.name + "`");
         for (const TensorInfo& output : manifest().outputs)
-            if (!has(session_->GetOutputCount(), output.name_in_file(), output_name)) refuse("output `" + output.name + "`");
+            if (!has(session_->GetOutputCount(), output.name_in_file(), output_name))
+                refuse("output `" + output.name + "`");
     }
 
     std::unique_ptr<Ort::Session> session_;  // no empty Ort::Session: to destroy it, the library must be there
