@@ -101,7 +101,16 @@ def test_verify_has_the_figures_of_python(model, run) -> None:
     got, expected = json.loads(done.stdout), as_json(verify(model))
     assert got["passed"]
     assert got.keys() == expected.keys()
-    for name in ("samples", "outputs", "flags_checked", "flags_differing", "borderline", "left_out", "limits"):
+    for name in (
+        "samples",
+        "outputs",
+        "flags_checked",
+        "flags_differing",
+        "flagged",
+        "borderline",
+        "left_out",
+        "limits",
+    ):
         assert got[name] == expected[name]
     for name in ("max_abs", "min_cosine", "norm_relative"):
         assert got[name] == pytest.approx(expected[name], rel=1e-6)

@@ -29,7 +29,7 @@ Json number(const std::optional<double>& value) { return value ? Json(*value) : 
 bool verify(const Session& session, std::int64_t batch, bool as_json) {
     const Manifest& manifest = session.manifest();
     const ParityLimits& limits = manifest.limits;
-    const auto [samples, parity, batches, failures, seconds] = itae::verify(session, batch);
+    const auto [samples, flagged, parity, batches, failures, seconds] = itae::verify(session, batch);
 
     if (as_json) {
         Json outputs = Json::array();
@@ -45,6 +45,7 @@ bool verify(const Session& session, std::int64_t batch, bool as_json) {
             {"norm_relative", number(parity.norm_relative)},
             {"flags_checked", parity.flags_checked},
             {"flags_differing", parity.flags_differing},
+            {"flagged", manifest.layers.empty() ? Json(nullptr) : Json(flagged)},
             {"borderline", parity.borderline},
             {"left_out", parity.left_out},
             {"batches",
@@ -82,6 +83,8 @@ bool verify(const Session& session, std::int64_t batch, bool as_json) {
     } else if (!manifest.layers.empty()) {
         row("flags", "not compared", "artifact_mask is not an output of this model");
     }
+    if (!manifest.layers.empty())
+        row("flagged", std::to_string(flagged) + " patches", flagged != 0 ? "" : "so this shows no attenuation");
     std::string sizes;
     for (const std::int64_t size : batches.sizes) sizes += (sizes.empty() ? "" : ",") + std::to_string(size);
     if (batches.rows == 0) {

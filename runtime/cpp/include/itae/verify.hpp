@@ -26,6 +26,7 @@ struct BatchInvariance {
 /// How a model did on its golden sample; `python -m runtime verify` has the same figures and verdict.
 struct ITAE_EXPORT Verification {
     std::int64_t samples;
+    std::int64_t flagged;  ///< patches that are artifacts in the golden sample, over all layers that are attenuated
     Parity parity;
     BatchInvariance batches;
     std::vector<std::string> failures;  ///< the reasons why it did not pass, a clause each

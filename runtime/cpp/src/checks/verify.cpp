@@ -42,7 +42,9 @@ Verification verify(const Session& session, std::int64_t batch) {
     Parity parity = compare(got, golden, limits);
     std::vector<std::string> failures = parity.failures;
     failures.insert(failures.end(), batches.failures.begin(), batches.failures.end());
-    return {golden.samples(), std::move(parity), std::move(batches), std::move(failures), seconds};
+    const auto flagged =
+        std::count_if(golden.flags.data.begin(), golden.flags.data.end(), [](std::uint8_t flag) { return flag != 0; });
+    return {golden.samples(), flagged, std::move(parity), std::move(batches), std::move(failures), seconds};
 }
 
 }  // namespace itae
