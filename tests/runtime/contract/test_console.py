@@ -17,7 +17,7 @@ from runtime.contract.errors import plain
 from runtime.contract.manifest import manifest_path, parity_path, read_manifest
 from runtime.store import Store
 
-COMMANDS = ("embed", "cluster", "export", "evaluate", "verify", "bench", "info", "doctor")
+COMMANDS = ("embed", "cluster", "search", "dedup", "export", "evaluate", "verify", "bench", "info", "doctor")
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_embed_refuses_an_empty_folder_and_makes_nothing(call, tiny, tmp_path) -
 
 
 BAD_USE = {
-    "no subcommand": ([], "say what to do: embed, cluster, export, evaluate, verify, bench, info or doctor"),
+    "no subcommand": ([], "say what to do: embed, cluster, search, dedup, export, evaluate, verify, bench, info or doctor"),
     "unknown subcommand": (["train"], "invalid choice: 'train'"),
     "no --out": (["embed", "{model}", "{pictures}"], "required: --out"),
     "no images": (["embed", "{model}", "--out", "{out}"], "required: IMAGES"),
