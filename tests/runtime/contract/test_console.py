@@ -84,7 +84,10 @@ def test_embed_refuses_an_empty_folder_and_makes_nothing(call, tiny, tmp_path) -
 
 
 BAD_USE = {
-    "no subcommand": ([], "say what to do: embed, cluster, search, dedup, export, evaluate, verify, bench, info or doctor"),
+    "no subcommand": (
+        [],
+        "say what to do: embed, cluster, search, dedup, export, evaluate, verify, bench, info or doctor",
+    ),
     "unknown subcommand": (["train"], "invalid choice: 'train'"),
     "no --out": (["embed", "{model}", "{pictures}"], "required: --out"),
     "no images": (["embed", "{model}", "--out", "{out}"], "required: IMAGES"),
