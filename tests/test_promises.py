@@ -11,6 +11,7 @@ import pytest
 import runtime.__main__
 from exporter import arguments
 from exporter.calibration import command as calibrate
+from exporter.foreign import inspection, onnx_command
 from exporter.methods.itae.options import ATTENUATIONS, SIDES, SOURCES, THRESHOLDS
 from scripts import option_tables
 from scripts.studies import __main__ as study
@@ -77,6 +78,10 @@ def test_commands_parse(document):
             assert re.fullmatch(r"install \.\[[\w,-]+\]", " ".join(rest))
         elif rest[:3] == ["-m", "exporter", "calibrate"]:
             calibrate.parser().parse_args(rest[3:])
+        elif rest[:3] == ["-m", "exporter", "inspect"]:
+            inspection.parser().parse_args(rest[3:])
+        elif rest[:2] == ["-m", "exporter"] and "--onnx" in rest:
+            onnx_command.parser().parse_args(rest[2:])
         elif rest[:2] == ["-m", "exporter"]:
             given = arguments.parser().parse_args(rest[2:])
             given.config = None  # its file is one that the reader makes
