@@ -97,4 +97,11 @@ def test_the_store_class_reads_it_in_parts(tmp_path, monkeypatch, capsys) -> Non
     vectors = write_store(tmp_path)
     monkeypatch.chdir(tmp_path)
     exec(block("import Store"), {})
-    assert capsys.readouterr().out == f"12 2 itae.onnx\n00.jpg {vectors.mean()!s}\n"
+    first, second, *hits = capsys.readouterr().out.splitlines()
+    assert (first, second) == ("12 2 itae.onnx", f"00.jpg {vectors.mean()!s}")
+    directions = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    similar = directions @ directions[0]
+    similar[0] = -np.inf
+    nearest = np.argsort(-similar, kind="stable")[:3]
+    assert [line.split()[1] for line in hits] == [str(row) for row in nearest]
+    assert [line.split()[3] for line in hits] == [f"{row:02}.jpg" for row in nearest]

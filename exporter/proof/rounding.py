@@ -74,15 +74,20 @@ def in_precision(model: Any, precision: Precision) -> Iterator[None]:  # noqa: A
 @contextlib.contextmanager
 def in_float64(model: Any) -> Iterator[None]:  # noqa: ANN401
     """Run a float32 model in float64 as long as the block runs; one block's weights at a time, to save memory."""
+    kept: dict[torch.nn.Module, list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
     def widen(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         with torch.inference_mode(mode=False):  # the model is traced later, and must not hold inference tensors
-            module.double()
+            ours = [one for one in (*module.parameters(), *module.buffers()) if one.is_floating_point()]
+            kept[module] = [(one, one.data) for one in ours]  # stay where they lie: new copies would scatter the heap
+            for one in ours:
+                one.data = one.data.double()
         return tuple(one.double() if isinstance(one, torch.Tensor) else one for one in inputs)
 
     def narrow(module: torch.nn.Module, _: tuple[Any, ...], __: Any) -> None:  # noqa: ANN401
         with torch.inference_mode(mode=False):
-            module.float()  # to the bit what it was
+            for one, data in kept.pop(module, []):
+                one.data = data
 
     parts = [model.embeddings, *model.encoder.layer, model.layernorm]
     handles = [part.register_forward_pre_hook(widen) for part in parts]

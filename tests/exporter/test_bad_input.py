@@ -637,12 +637,10 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent ignores
 from exporter import trace
 from exporter.models import architecture
-from exporter.proof import golden_sample
 from exporter.__main__ import main
 architecture.ARCHITECTURES["tiny"] = architecture.Architecture(
     "tiny", width=48, heads=3, depth=2, registers=4, swiglu=True
 )
-golden_sample.make_samples = lambda *_: []
 def forever(_model, _spec, folder):
     (folder / "traced.onnx").write_bytes(bytes(100_000))
     print("tracing", flush=True)
