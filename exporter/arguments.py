@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from exporter.calibration.recommendation import NOTHING, Recommendation, read
@@ -11,7 +10,7 @@ from exporter.declaration import add_options, declared, given
 from exporter.methods.itae.options import GROUP as ITAE
 from exporter.methods.itae.options import PRESETS, ItaeConfig
 from exporter.options import CHECKS, ENGINE, WHAT, ExportSpec
-from runtime.contract.console import Parser, add_threads
+from runtime.contract.console import Parser, add_loudness, add_threads, program_name
 from runtime.contract.errors import UsageError
 
 EXAMPLES = """\
@@ -41,9 +40,8 @@ examples:
 
 def parser() -> argparse.ArgumentParser:
     """The parser; its defaults are those of `ExportSpec` and `ItaeConfig`."""
-    program = Path(sys.argv[0]).name
     p = Parser(
-        prog=program if program not in ("__main__.py", "") else "python -m exporter",
+        prog=program_name("exporter"),
         description="Export DINOv2 with ITAE (Inference-Time Attention Engineering) as a TensorRT engine or ONNX.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -66,9 +64,7 @@ def parser() -> argparse.ArgumentParser:
     )
     groups[ITAE].add_argument("--no-itae", action="store_true", help=declared(ExportSpec)["itae"].option.help)
     add_threads(groups[CHECKS])
-    loud = groups[CHECKS].add_mutually_exclusive_group()
-    loud.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    loud.add_argument("--verbose", action="store_true", help="print the builder's log, and tracebacks of errors")
+    add_loudness(groups[CHECKS], "the builder's log, and tracebacks of errors")
     return p
 
 

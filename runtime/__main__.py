@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from runtime.contract.console import Parser, run
+from runtime.contract.console import Parser, program_name, run
 from runtime.contract.errors import UsageError
 from runtime.contract.machine import limited_threads
 
@@ -35,9 +34,8 @@ def parser() -> Parser:
     import importlib
     from importlib import metadata
 
-    program = Path(sys.argv[0]).name
     top = Parser(
-        prog="python -m runtime" if program in ("__main__.py", "") else program,
+        prog=program_name("runtime"),
         description="Embed images with a model of `exporter`, cluster the embeddings, verify the model.",
         epilog="examples:\n"
         "  %(prog)s embed itae.onnx photos/ --out embeddings/\n"

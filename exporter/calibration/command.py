@@ -17,7 +17,7 @@ from exporter.declaration import add_options, declared
 from exporter.options import ExportSpec
 from runtime.contract.argument_types import shown
 from runtime.contract.atomic import cannot_write, write_atomically
-from runtime.contract.console import Parser, add_threads, count, run, text
+from runtime.contract.console import Parser, add_loudness, add_threads, count, run, text
 from runtime.contract.errors import BackendError, OutputFileError, UsageError, plain
 from runtime.contract.machine import limited_threads
 from runtime.images.options import add_image_column, add_selection, add_sixteen_bit
@@ -84,9 +84,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--device", metavar="D", type=_device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     made.add_argument("--batch", metavar="N", type=_positive, default=8, help="images to run at a time (default: 8)")
     add_threads(made)
-    loud = made.add_mutually_exclusive_group()
-    loud.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    loud.add_argument("--verbose", action="store_true", help="print tracebacks of errors")
+    add_loudness(made, "tracebacks of errors")
     return p
 
 

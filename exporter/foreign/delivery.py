@@ -497,4 +497,4 @@ def summary(result: Delivered) -> list[str]:
 
 def _used(manifest: Manifest) -> str:
     info = manifest.outputs[0]
-    return f"{info.in_file or info.name} ({', '.join(map(str, info.shape))})"
+    return f"{info.name_in_file} ({', '.join(map(str, info.shape))})"

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from exporter.declaration import add_options, declared, given
 from exporter.foreign.request import CHECKS, PICTURES, WHAT, ForeignSpec
 from exporter.methods.itae.options import GROUP as ITAE
 from exporter.methods.itae.options import ItaeConfig
 from exporter.steps import Progress
-from runtime.contract.console import Parser, add_threads, run
+from runtime.contract.console import Parser, add_loudness, add_threads, program_name, run
 from runtime.contract.machine import limited_threads
 
 EPILOG = """\
@@ -24,9 +22,8 @@ softmax of the chosen layers reads is changed. It is compared with the old one a
 
 def parser() -> argparse.ArgumentParser:
     """The parser; its defaults are those of `ForeignSpec` and `ItaeConfig`."""
-    program = Path(sys.argv[0]).name
     p = Parser(
-        prog=program if program not in ("__main__.py", "") else "python -m exporter",
+        prog=program_name("exporter"),
         description="Put ITAE (Inference-Time Attention Engineering) into the ONNX file of any vision transformer.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -36,9 +33,7 @@ def parser() -> argparse.ArgumentParser:
     add_options(ForeignSpec, groups)
     add_options(ItaeConfig, groups, fill=False)
     add_threads(groups[CHECKS])
-    loud = groups[CHECKS].add_mutually_exclusive_group()
-    loud.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    loud.add_argument("--verbose", action="store_true", help="print details, and tracebacks of errors")
+    add_loudness(groups[CHECKS], "details, and tracebacks of errors")
     return p
 
 

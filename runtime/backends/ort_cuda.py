@@ -66,7 +66,7 @@ class OrtProgram:
             bind = binding.bind_input if tensor is self._manifest.input else binding.bind_output
             shape = (samples, *image_shape(tensor))
             bind(
-                tensor.in_file or tensor.name,
+                tensor.name_in_file,
                 "cuda",
                 self._device,
                 np.dtype(tensor.dtype).type,

@@ -164,7 +164,7 @@ def check_names(manifest: Manifest, outputs: Sequence[str] | None) -> tuple[str,
 
 def names_in_file(manifest: Manifest, names: Iterable[str]) -> list[str]:
     """The names that the model's file has for these outputs."""
-    declared = {output.name: output.in_file or output.name for output in manifest.outputs}
+    declared = {output.name: output.name_in_file for output in manifest.outputs}
     return [declared[name] for name in names]
 
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NoReturn, TextIO
 
 from runtime.contract.atomic import forget_warnings
@@ -36,6 +37,19 @@ def text(argument: str) -> str:
     if not argument:  # from an unset variable, for example: Path would take it for the current folder
         raise argparse.ArgumentTypeError("an empty path")
     return argument
+
+
+def program_name(module: str) -> str:
+    """The name of the program for `--help`: the installed command's, or `python -m` and the module."""
+    name = Path(sys.argv[0]).name
+    return name if name not in ("__main__.py", "") else f"python -m {module}"
+
+
+def add_loudness(parser: argparse.ArgumentParser | argparse._ArgumentGroup, details: str) -> None:
+    """Declare --quiet and --verbose, of which the second prints these details."""
+    loud = parser.add_mutually_exclusive_group()
+    loud.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    loud.add_argument("--verbose", action="store_true", help=f"print {details}")
 
 
 def add_threads(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

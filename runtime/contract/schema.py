@@ -152,6 +152,11 @@ class TensorInfo(_Record):
     in_file: str | None = None
     """The name that the model's file has for it, where that is another; null: the same."""
 
+    @property
+    def name_in_file(self) -> str:
+        """The name that the model's file has for it."""
+        return self.in_file or self.name
+
 
 _ONLY_CROP_COVERS: dict[str, JsonValue] = {
     "if": {"properties": {"fit": {"const": "crop"}}},
