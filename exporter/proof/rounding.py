@@ -73,12 +73,15 @@ def in_precision(model: Any, precision: Precision) -> Iterator[None]:  # noqa: A
 
 @contextlib.contextmanager
 def in_float64(model: Any) -> Iterator[None]:  # noqa: ANN401
-    """Run a float32 model in float64 as long as the block runs; one block's weights at a time, to save memory."""
+    """Run a float32 model in float64 as long as the block runs; one layer's weights at a time, to save memory."""
     kept: dict[torch.nn.Module, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+
+    def own(module: torch.nn.Module) -> list[torch.Tensor]:
+        return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
 
     def widen(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         with torch.inference_mode(mode=False):  # the model is traced later, and must not hold inference tensors
-            ours = [one for one in (*module.parameters(), *module.buffers()) if one.is_floating_point()]
+            ours = [one for one in own(module) if one.is_floating_point()]
             kept[module] = [(one, one.data) for one in ours]  # stay where they lie: new copies would scatter the heap
             for one in ours:
                 one.data = one.data.double()
@@ -89,7 +92,7 @@ def in_float64(model: Any) -> Iterator[None]:  # noqa: ANN401
             for one, data in kept.pop(module, []):
                 one.data = data
 
-    parts = [model.embeddings, *model.encoder.layer, model.layernorm]
+    parts = [module for module in model.modules() if own(module)]
     handles = [part.register_forward_pre_hook(widen) for part in parts]
     handles += [part.register_forward_hook(narrow, always_call=True) for part in parts]
     try:

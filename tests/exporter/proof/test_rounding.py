@@ -4,6 +4,7 @@ The checkpoints are small ones of `scripts/plant`: steep steps in MLPs, massive 
 that a later block takes away again.
 """
 
+import copy
 import dataclasses
 import itertools
 
@@ -149,7 +150,7 @@ def test_the_model_is_to_the_bit_what_it_was_after_each_measurement(planted) -> 
     plain = reference.embed(planted.model, image, None).embedding
     with rounding.in_float64(planted.model):
         exact = reference.embed(planted.model, image, None).embedding
-    assert exact.dtype == torch.float64
+    assert torch.equal(exact, reference.embed(copy.deepcopy(planted.model).double(), image.double(), None).embedding)
     for precision in ("fp16", "bf16"):
         with rounding.in_precision(planted.model, precision):
             assert not torch.equal(reference.embed(planted.model, image, None).embedding, plain)
