@@ -25,6 +25,7 @@ def load(
     path: str | os.PathLike[str],
     provider: str = "auto",
     *,
+    compute: str | None = None,
     device: int = 0,
     threads: int | None = None,
     verify_hash: bool = True,
@@ -34,6 +35,8 @@ def load(
     Args:
         path: `X.onnx` or `X.engine`, with its manifest beside it.
         provider: what runs an ONNX model: `auto` (ONNX Runtime on the CPU), `cpu` (the same), `cuda` or `openvino`.
+        compute: what matrix products run in: None for the precision that the model was exported in, or `bf16` for an
+            fp32 model on `openvino`.
         device: the number of the GPU, for `cuda` and engines.
         threads: how many the CPU computes with; None: the library's own choice, or a container's quota.
         verify_hash: whether the files are compared with the manifest's SHA-256. Without, a file that was swapped
@@ -48,7 +51,10 @@ def load(
     from runtime.embedding.model import Model  # here, so that `--help` and the exporter pay for none of it
 
     require_supported_platform()
-    return Model(open_session(as_path(path, "path"), provider, device=device, threads=threads, verify_hash=verify_hash))
+    session = open_session(
+        as_path(path, "path"), provider, compute=compute, device=device, threads=threads, verify_hash=verify_hash
+    )
+    return Model(session)
 
 
 def __getattr__(name: str) -> type[Model]:

@@ -1,7 +1,7 @@
 """Backends: the libraries that run a model, one file each, all behind the protocol `session.Session`.
 
 Imports `contract` alone. `open_session` checks a model's files and loads it on the backend that serves it,
-`resolve_provider` gives the name of the one that does.
+`resolve_provider` gives the name of the one that does, `compute.resolve_compute` what it computes in.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtime.backends.compute import resolve_compute
 from runtime.contract.argument_types import as_flag, as_text, as_whole_number
 from runtime.contract.errors import UsageError
 from runtime.contract.machine import MAX_THREADS, thread_limit
@@ -52,6 +53,7 @@ def open_session(
     model: Path,
     provider: str = "auto",
     *,
+    compute: str | None = None,
     device: int = 0,
     threads: int | None = None,
     verify_hash: bool = True,
@@ -61,15 +63,17 @@ def open_session(
     Args:
         model: `X.onnx`, `X.engine` or `X.plan`, with its manifest beside it.
         provider: one of `PROVIDERS`, or what `resolve_provider` returned; engines run where they were built for.
+        compute: what the matrix products run in, one of `compute.COMPUTES`; None for the precision of the file.
         device: the GPU's number, as the driver counts; 0 on a CPU.
         threads: how many one run on a CPU uses. If None, what this process is held to (a container's quota), or the
             library's own choice; a GPU takes none.
         verify_hash: whether the files' SHA-256 are checked; see `verified_manifest` for what it risks not to.
 
     Raises:
-        UsageError: there is no such provider, or not for this kind of model; or it knows no `device` or `threads`.
+        UsageError: there is no such provider, or not for this kind of model; or it knows no such `compute`, `device`
+            or `threads`.
         ManifestError: the model, its external data or its manifest is missing, altered or too new.
-        BackendError: this machine lacks the library, driver or GPU that the model needs.
+        BackendError: this machine lacks the library, driver, GPU or instructions of a CPU that the model needs.
     """
     from runtime.backends.checked_model import CheckedModel  # here, so that `--help` pays for nothing of it
 
@@ -77,6 +81,7 @@ def open_session(
     threads = None if threads is None else as_whole_number(threads, "threads")
     checked = CheckedModel(model, check_hash=as_flag(verify_hash, "verify_hash"))
     provider = resolve_provider(checked.manifest, provider)
+    compute = resolve_compute(checked.manifest, provider, compute)
     on_gpu = uses_gpu(provider)
     if device < 0 or (device and not on_gpu):
         raise UsageError(f"device {device}: must be {'0 or more' if on_gpu else '0 on a CPU'}")
@@ -92,7 +97,7 @@ def open_session(
     if provider == "openvino":
         from runtime.backends.openvino import OpenVinoSession
 
-        return OpenVinoSession(checked, threads)
+        return OpenVinoSession(checked, compute, threads)
     if provider == "cuda":
         from runtime.backends.ort_cuda import open_on_cuda
 

@@ -101,6 +101,11 @@ class GpuSession:
         return self._name
 
     @property
+    def compute(self) -> str:
+        """The precision of the file: engines and graphs are strongly typed."""
+        return self._manifest.options.precision
+
+    @property
     def device(self) -> int:
         """The GPU's number."""
         return self._gpu.number

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from runtime.backends.checked_model import CheckedModel
+from runtime.backends.compute import least_precise
 from runtime.backends.session import (
     Array,
     Arrays,
@@ -25,11 +26,16 @@ from runtime.contract.manifest import Manifest
 
 SETTINGS = {
     # By default it computes an fp32 model in bf16 where the CPU has instructions for that (AMX, AVX512_BF16) and says
-    # nothing of it: three decimal digits where the model is held to 1e-4.
+    # nothing of it: three decimal digits where the model is held to 1e-4. What is bf16 in the graph stays bf16.
     "INFERENCE_PRECISION_HINT": "f32",
     # One batch at a time on all cores: the caller waits for each. The number of threads is OpenVINO's own choice.
     "PERFORMANCE_HINT": "LATENCY",
 }
+BF16 = {"INFERENCE_PRECISION_HINT": "bf16"}
+"""The setting that computes an fp32 model in bf16."""
+_PRODUCTS = ("FullyConnected", "MatMul", "ScaledDotProductAttention", "MHA")
+"""Operators of a compiled model that are matrix products; a convolution is one, unless there is one of these."""
+_COMPUTES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
 _TELEMETRY = "openvino_telemetry"
 _importing = threading.Lock()
 
@@ -37,23 +43,32 @@ _importing = threading.Lock()
 class OpenVinoSession:
     """A `Session` on OpenVINO's CPU plugin."""
 
-    def __init__(self, model: CheckedModel, threads: int | None = None) -> None:
-        """Load `model`.
+    def __init__(self, model: CheckedModel, compute: str, threads: int | None = None) -> None:
+        """Load `model`, to compute in `compute`: the precision of its file, or bf16.
 
         Raises:
-            BackendError: OpenVINO is not installed, or can't load the model.
+            BackendError: OpenVINO is not installed, can't load the model, or computes in another type here.
             ManifestError, InputError: as `CheckedModel.take_onnx`.
         """
         self._manifest = model.manifest
         openvino = import_openvino()
-        settings = SETTINGS if threads is None else {**SETTINGS, "INFERENCE_NUM_THREADS": str(threads)}
+        own = model.manifest.options.precision
+        settings = SETTINGS if compute == own else {**SETTINGS, **BF16}
+        if threads is not None:
+            settings = {**settings, "INFERENCE_NUM_THREADS": str(threads)}
         with translated(f"OpenVINO can't load {model.path}"):
             core = openvino.Core()
+            if compute == "bf16":
+                _require_bf16(core, f"{model.path}{'' if own == compute else ' --compute bf16'}")
             compiled = core.compile_model(core.read_model(model.take_onnx("OpenVINO")), "CPU", settings)
             self._request: Any = compiled.create_infer_request()
+            self._compute = compute_of(compiled)
+        if (self._compute == "bf16") != (compute == "bf16"):
+            raise BackendError(f"{model.path}: OpenVINO computes it in {self._compute} here, not in {compute}")
         # A request holds one batch at a time, and a second would only share the cores with the first.
         self._running = threading.Lock()
-        self._name = f"OpenVINO {openvino.get_version().partition('-')[0]} (CPU)"
+        shown = "" if self._compute == "fp32" else f", {self._compute}"
+        self._name = f"OpenVINO {openvino.get_version().partition('-')[0]} (CPU{shown})"
 
     @property
     def manifest(self) -> Manifest:
@@ -62,8 +77,13 @@ class OpenVinoSession:
 
     @property
     def name(self) -> str:
-        """`OpenVINO 2026.4.1 (CPU)`."""
+        """`OpenVINO 2026.4.1 (CPU)`, or `OpenVINO 2026.4.1 (CPU, bf16)`."""
         return self._name
+
+    @property
+    def compute(self) -> str:
+        """The type that the matrix products run in, the least precise type if several, as the compiled model says."""
+        return self._compute
 
     def run(self, batch: Array, outputs: Sequence[str] | None = None) -> Arrays:
         """Run a batch; see `Session.run`. Threads that call at the same time wait for each other."""
@@ -92,6 +112,27 @@ class OpenVinoSession:
         """Release the model."""
         with self._running:
             self._request = None
+
+
+def compute_of(compiled: Any) -> str:  # noqa: ANN401
+    """The compute type of a compiled model: the least precise one among its matrix products."""
+    types: dict[str, set[str]] = {}
+    for node in compiled.get_runtime_model().get_ops():
+        found = node.get_rt_info()
+        kind, precision = (found[name].astype(str) for name in ("layerType", "runtimePrecision"))
+        types.setdefault(kind, set()).add(_COMPUTES.get(precision, precision))
+    products = set().union(*(types.get(kind, set()) for kind in _PRODUCTS)) or types.get("Convolution", set())
+    return least_precise(products) if products else "fp32"
+
+
+def _require_bf16(core: Any, what: str) -> None:  # noqa: ANN401
+    """Raise BackendError on a CPU without bf16: OpenVINO would compute in float32 there and say nothing of it."""
+    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        cpu = core.get_property("CPU", "FULL_DEVICE_NAME").strip()
+        raise BackendError(
+            f"{what}: this CPU ({cpu}) has no bf16 (AVX512-BF16 or AMX), and OpenVINO would convert it to float32, "
+            "slower than an fp32 file: take a file of --precision fp32"
+        )
 
 
 def import_openvino() -> Any:  # noqa: ANN401  # a module without types

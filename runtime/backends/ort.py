@@ -40,8 +40,8 @@ class OrtSession:
         onnxruntime = import_onnxruntime(str(model.path))
         if self._manifest.options.precision == "bf16":
             raise BackendError(
-                f"{model.path} is bf16, for which ONNX Runtime's CPU has no kernels: build an engine from it, "
-                "export it with --precision fp32 or fp16, or take --provider openvino, slow on a CPU without bf16"
+                f"{model.path} is bf16, for which ONNX Runtime's CPU has no kernels: take --provider openvino on a CPU "
+                "with AVX512-BF16 or AMX, or export it with --precision fp32"
             )
         self._session: Any = load_model(onnxruntime, model, _CPU, {}, threads)
         self._name = f"ONNX Runtime {onnxruntime.__version__} (CPU)"
@@ -55,6 +55,11 @@ class OrtSession:
     def name(self) -> str:
         """`ONNX Runtime 1.32.0 (CPU)`."""
         return self._name
+
+    @property
+    def compute(self) -> str:
+        """The precision of the file: ONNX Runtime runs each operator in the type that the graph gives it."""
+        return self._manifest.options.precision
 
     def run(self, batch: Array, outputs: Sequence[str] | None = None) -> Arrays:
         """Run a batch; see `Session.run`."""

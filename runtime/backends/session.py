@@ -38,6 +38,10 @@ class Session(Protocol):
     def name(self) -> str:
         """The library that runs the model, with its version, for reports."""
 
+    @property
+    def compute(self) -> str:
+        """The type that the matrix products run in, the least precise type if several: `fp32`, `fp16`, `bf16`."""
+
     def run(self, batch: Array, outputs: Sequence[str] | None = None) -> Arrays:
         """Run a batch of the manifest's input dtype and shape, B >= 1; give `outputs`, or all, by name.
 

@@ -132,7 +132,7 @@ def verify_against(
         reason = f"the first: {location(first.root, first.path)}: {first.error}"
         raise InputError(f"none of {len(both.unreadable)} pictures could be read, {reason}")
     _check_clusters(clusters, n)
-    limits = limits or default_limits(model.manifest, other.manifest)
+    limits = limits or default_limits(model, other)
     agreed = agreement(both.got, both.expected, clusters, seed)
     batches = _check_batches(model, [inputs for _, inputs in both.samples], limits)
     return Against(

@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
+from runtime.backends.session import Session
 from runtime.checks.agreement import NEIGHBOURS, PICTURES_PER_CLUSTER, Agreement
 from runtime.checks.batch_invariance import BatchInvariance
 from runtime.contract.comparison import LIMITS as PARITY_LIMITS
-from runtime.contract.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,19 @@ flags and leaves them out; for users' pictures the distances are not known. A fe
 """
 
 
-def default_limits(model: Manifest, other: Manifest) -> Limits:
+def default_limits(model: Session, other: Session) -> Limits:
     """The limits of `model` beside `other`: those of the less precise of the two; for batches, those of `model`."""
-    precision = max((one.options.precision for one in (model, other)), key=PRECISIONS.index)
-    has_flags = bool(model.options.method.layers or other.options.method.layers)
+    precision = max((precision_of(one) for one in (model, other)), key=PRECISIONS.index)
+    has_flags = any(one.manifest.options.method.layers for one in (model, other))
     return dataclasses.replace(
         limits_of(precision, has_flags=has_flags),
-        max_batch_distance=PARITY_LIMITS[model.options.precision].batch_distance,
+        max_batch_distance=PARITY_LIMITS[precision_of(model)].batch_distance,
     )
+
+
+def precision_of(session: Session) -> str:
+    """The precision of `PRECISIONS` that a model is held to: of its file, or of what it computes in if that is less."""
+    return max((session.manifest.options.precision, session.compute), key=PRECISIONS.index)
 
 
 def limits_of(precision: str, *, has_flags: bool) -> Limits:

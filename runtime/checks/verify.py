@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from runtime.backends import open_session
-from runtime.backends.session import run_in_batches
+from runtime.backends.session import Session, run_in_batches
 from runtime.checks.batch_invariance import BatchInvariance, check_batches
+from runtime.checks.criteria import precision_of
 from runtime.checks.junit import Case, as_junit_xml
-from runtime.contract.comparison import Parity, compare
+from runtime.contract.comparison import LIMITS, Parity, compare
 from runtime.contract.errors import ItaeError
 from runtime.contract.golden import read_golden
 from runtime.contract.manifest import ParityCheck, ParityLimits
@@ -59,6 +60,7 @@ def verify(
     provider: str = "auto",
     changed_limits: Mapping[str, float] | None = None,
     *,
+    compute: str | None = None,
     verify_hash: bool = True,
 ) -> Verification:
     """Check a model's files, run its golden sample, and compare the results; also compare batches with single images.
@@ -67,6 +69,7 @@ def verify(
         model: `X.onnx` or `X.engine`, with manifest and golden sample beside it.
         provider: one of `runtime.backends.PROVIDERS`.
         changed_limits: fields of `ParityLimits` that replace the manifest's.
+        compute: as `open_session`; a model that computes in less than its file's precision has the limits of that.
         verify_hash: whether the model's hash is checked, see `open_session`; the golden sample is always checked.
 
     Raises:
@@ -74,10 +77,10 @@ def verify(
         BackendError: no backend of this machine can run the model.
         CheckError: the model returned NaN or infinity.
     """
-    session = open_session(model, provider, verify_hash=verify_hash)
+    session = open_session(model, provider, compute=compute, verify_hash=verify_hash)
     try:
         golden = read_golden(model, session.manifest)
-        limits = session.manifest.parity.limits.model_copy(update=dict(changed_limits or {}))
+        limits = limits_at(session).model_copy(update=dict(changed_limits or {}))
         start = time.perf_counter()
         got = run_in_batches(session, golden.input)
         batches = check_batches(session, golden, limits)
@@ -97,6 +100,15 @@ def verify(
         batches=batches,
         seconds=seconds,
     )
+
+
+def limits_at(session: Session) -> ParityLimits:
+    """The manifest's limits, or those of the type that the model computes in if that is less than its file's."""
+    own = session.manifest.parity.limits
+    precision = precision_of(session)
+    if precision == session.manifest.options.precision:
+        return own
+    return LIMITS[precision].model_copy(update={"normalized": own.normalized})
 
 
 def as_text(result: Verification) -> str:

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_sizes(read_manifest(arguments.model), arguments.batch)  # before anything is loaded
     checked = options.verify_hash(arguments)
     result = bench(
-        lambda: open_session(arguments.model, arguments.provider, verify_hash=checked),
+        lambda: open_session(arguments.model, arguments.provider, compute=arguments.compute, verify_hash=checked),
         arguments.batch,
         seconds=arguments.seconds,
         runs=arguments.runs,

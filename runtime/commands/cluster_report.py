@@ -51,8 +51,10 @@ def check(arguments: argparse.Namespace) -> None:
     """
     if arguments.report is None and arguments.model is not None:
         raise UsageError("--model is only for --report: give a FILE.html to write")
-    if arguments.model is None and arguments.provider != "auto":
-        raise UsageError(f"--provider {arguments.provider} is for the --model of --report: give one, or leave it out")
+    for name, given in (("provider", arguments.provider != "auto"), ("compute", arguments.compute is not None)):
+        if arguments.model is None and given:
+            value = getattr(arguments, name)
+            raise UsageError(f"--{name} {value} is for the --model of --report: give one, or leave it out")
     if arguments.report is None:
         return
     from runtime import load
@@ -63,7 +65,7 @@ def check(arguments: argparse.Namespace) -> None:
     check_target(arguments.report, to_be_made=arguments.out)
     if arguments.model is not None:
         check_outputs(read_manifest(arguments.model), str(arguments.model))
-        with load(arguments.model, arguments.provider):
+        with load(arguments.model, arguments.provider, compute=arguments.compute):
             pass  # an engine without its GPU, or a file of another hash, is told now and not after hours
 
 
@@ -148,7 +150,7 @@ def _artifacts(arguments: argparse.Namespace, store: Store, n: int, key_of: Call
     from runtime.commands.report_artifacts import sample_artifacts
     from runtime.store.origin import sixteen_bit_of
 
-    with load(Path(arguments.model), arguments.provider) as model:
+    with load(Path(arguments.model), arguments.provider, compute=arguments.compute) as model:
         same = store.origin.get("model_sha256") == model.manifest.files.model.sha256
         note = "" if same else "This is not the model that made the embeddings."
         return sample_artifacts(

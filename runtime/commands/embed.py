@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from runtime.backends import resolve_provider, uses_gpu
+from runtime.backends.compute import resolve_compute
 from runtime.commands import options
 from runtime.contract.console import add_threads, text
 from runtime.contract.errors import CheckError, UsageError, plain
@@ -120,7 +121,8 @@ def run(arguments: argparse.Namespace) -> int:
     manifest = read_manifest(arguments.model)  # its files are checked where they are loaded
     check_names(manifest, ["embedding"])
     provider, devices = _placed(arguments, manifest)
-    with open_writer(arguments.out, origin_of(manifest, provider, arguments.sixteen_bit)) as writer:
+    compute = resolve_compute(manifest, provider, arguments.compute)
+    with open_writer(arguments.out, origin_of(manifest, provider, arguments.sixteen_bit, compute)) as writer:
         moved = options.moved(arguments, writer.stored_images)
         columns = Columns(arguments.image_column, arguments.key_column)
         sources = open_sources(
@@ -171,11 +173,13 @@ def _embedder(arguments: argparse.Namespace, provider: str, devices: Sequence[in
         from runtime.embedding.workers import WorkerOptions, device_workers
 
         threads = max(1, cores // len(devices)) if devices[0] is None else None
-        worker_options = WorkerOptions(arguments.model, provider, verify, threads=threads, **how)
+        worker_options = WorkerOptions(arguments.model, provider, arguments.compute, verify, threads=threads, **how)
         with device_workers(devices, worker_options) as workers:
             yield workers
         return
-    session = open_session(arguments.model, provider, device=devices[0] or 0, verify_hash=verify)
+    session = open_session(
+        arguments.model, provider, compute=arguments.compute, device=devices[0] or 0, verify_hash=verify
+    )
     with contextlib.closing(session):
         yield functools.partial(embed_stream, session, **how)
 

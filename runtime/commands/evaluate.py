@@ -271,13 +271,15 @@ def _embed_by(
     from runtime.evaluation.cache import embed_dataset
 
     # No --no-verify-hash here: embeddings are kept under the hash that the manifest claims.
-    provider = options.provider_of(arguments, manifest)
+    provider, compute = options.provider_of(arguments, manifest), options.compute_of(arguments, manifest)
     found = []
-    with _loaded_when_asked(model, provider, arguments.batch, arguments.sixteen_bit) as embedder:
+    with _loaded_when_asked(model, provider, compute, arguments.batch, arguments.sixteen_bit) as embedder:
         for dataset, rows in chosen:
             load = functools.partial(embedder, f"embedding {dataset.name} by {name}")
             with progress(len(rows)) as shown:
-                one = embed_dataset(name, manifest, provider, dataset, rows, cache, load, shown, arguments.sixteen_bit)
+                one = embed_dataset(
+                    name, manifest, provider, dataset, rows, cache, load, shown, arguments.sixteen_bit, compute
+                )
             left = f", {len(one.left_out):,} can't be embedded" if one.left_out else ""
             _say(f"{dataset.name}, {name}: {one.computed:,} images embedded in {one.seconds:.1f} s{left}")
             for note, count in one.notes.items():
@@ -288,7 +290,7 @@ def _embed_by(
 
 @contextlib.contextmanager
 def _loaded_when_asked(
-    model: Path, provider: str, batch: int | None, sixteen_bit: str
+    model: Path, provider: str, compute: str, batch: int | None, sixteen_bit: str
 ) -> Iterator[Callable[[str], Embedder]]:
     """A function that returns the loaded model and reports why it is needed; the first call loads it."""
     from runtime.backends import open_session
@@ -298,7 +300,7 @@ def _loaded_when_asked(
 
         @functools.cache
         def session() -> Session:
-            return stack.enter_context(contextlib.closing(open_session(model, provider)))
+            return stack.enter_context(contextlib.closing(open_session(model, provider, compute=compute)))
 
         def embedder(why: str) -> Embedder:
             _say(why)

@@ -116,7 +116,11 @@ def _artifacts(arguments: argparse.Namespace, result: DatasetResult, keys: Seque
 
     for path, one in zip(arguments.model, result.embedded, strict=True):
         if all(name in one.manifest.output_names() for name in MASKS):
-            with load(path, options.provider_of(arguments, one.manifest)) as model:
+            provider, compute = (
+                options.provider_of(arguments, one.manifest),
+                options.compute_of(arguments, one.manifest),
+            )
+            with load(path, provider, compute=compute) as model:
                 return sample_artifacts(
                     model,
                     len(keys),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.backends import PROVIDERS, resolve_provider
+from runtime.backends.compute import COMPUTES, resolve_compute
 from runtime.contract.console import text
 from runtime.contract.errors import InputError, plain
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from runtime.contract.manifest import Manifest
     from runtime.store import Store
     from runtime.store.moved import Moved
+
+
+COMPUTE = "what the model computes in; bf16 for an fp32 file takes --provider openvino"
+"""Meaning of --compute."""
 
 
 def path(argument: str) -> Path:
@@ -67,14 +72,21 @@ def teller(arguments: argparse.Namespace) -> Callable[[str], None]:
 
 
 def add_provider(parser: argparse.ArgumentParser) -> None:
-    """Declare --provider."""
+    """Declare --provider and --compute."""
     what = "what runs an ONNX model; auto is ONNX Runtime on the CPU"
     parser.add_argument("--provider", choices=PROVIDERS, default="auto", help=f"{what} (default: %(default)s)")
+    parser.add_argument("--compute", choices=COMPUTES, help=f"{COMPUTE} (default: the precision of its file)")
 
 
 def provider_of(arguments: argparse.Namespace, manifest: Manifest) -> str:
     """Return what runs one of several models: --provider is for the ONNX models among them, an engine has no choice."""
     return resolve_provider(manifest, arguments.provider if manifest.builder.name == "onnx" else "auto")
+
+
+def compute_of(arguments: argparse.Namespace, manifest: Manifest) -> str:
+    """Return what one of several models computes in: --compute is for the ONNX models among them."""
+    asked = arguments.compute if manifest.builder.name == "onnx" else None
+    return resolve_compute(manifest, provider_of(arguments, manifest), asked)
 
 
 def add_images_root(parser: argparse.ArgumentParser, what: str) -> None:

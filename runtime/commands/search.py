@@ -192,7 +192,7 @@ def _embedded(arguments: argparse.Namespace, store: Store, say: Say) -> tuple[np
     if unknown:
         say(unknown)
     verify_hash = options.verify_hash(argparse.Namespace(**{**vars(arguments), "model": path}))
-    with load(path, arguments.provider, verify_hash=verify_hash) as model:
+    with load(path, arguments.provider, compute=arguments.compute, verify_hash=verify_hash) as model:
         kept = model.embed(
             arguments.images, on_error="skip", sixteen_bit="auto" if sixteen_bit_of(store.origin) == "auto" else "full"
         )
@@ -215,16 +215,17 @@ def _recorded_model(store: Store) -> Path:
 def _check_model(store: Store, manifest: Manifest, path: Path) -> str | None:
     """Check that a model makes embeddings such as the store's; returns a warning if that is not known.
 
-    What runs the model may be another: that changes the last digits alone.
+    What runs the model, and what it computes in, may be another: that changes the last digits alone.
 
     Raises:
         UsageError: it is another model, or prepares images otherwise.
     """
-    from runtime.store.origin import differences, origin_of, sixteen_bit_of
+    from runtime.store.origin import compute_of, differences, origin_of, sixteen_bit_of
 
     if "model_sha256" not in store.origin:
         return f"{store.path} does not say which model made it: similarities mean nothing if {path} did not"
-    here = origin_of(manifest, str(store.origin.get("provider")), sixteen_bit_of(store.origin))
+    there = store.origin
+    here = origin_of(manifest, str(there.get("provider")), sixteen_bit_of(there), compute_of(there))
     if found := differences(store.origin, here):
         raise UsageError(f"{path} is not the model that made {store.path}: {found}; give --model MODEL")
     return None

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtime.backends import PROVIDERS
+from runtime.backends.compute import COMPUTES
 from runtime.commands import options
 from runtime.contract.console import add_threads, text
 from runtime.contract.errors import ItaeError, ParityError, UsageError, plain
 from runtime.images.options import add_image_column, add_selection
 
 if TYPE_CHECKING:
+    from runtime.backends.session import Session
     from runtime.checks.against import Against
     from runtime.checks.criteria import Limits
     from runtime.contract.keys import Key
-    from runtime.contract.manifest import Manifest
     from runtime.sources.item import Entry
 
 Result = TypeVar("Result")
@@ -59,6 +60,7 @@ _WITH_AGAINST = (
     "follow_links",
     "image_column",
     "against_provider",
+    "against_compute",
     "k",
     "seed",
     "limit",
@@ -86,6 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_selection(against, "the pictures' folders and tars")
     add_image_column(against)
     against.add_argument("--against-provider", choices=PROVIDERS, help="what runs OTHER (default: auto)")
+    what = "what OTHER computes in (default: the precision of its file)"
+    against.add_argument("--against-compute", choices=COMPUTES, help=what)
     against.add_argument("--limit", metavar="N", type=int, help="only N of the pictures, spread evenly over all")
     what = "number of clusters"
     against.add_argument("--k", metavar="K", type=int, help=f"{what} (default: a tenth of the pictures, at most 10)")
@@ -120,7 +124,9 @@ def run(arguments: argparse.Namespace) -> int:
     checked = options.verify_hash(arguments)
     alone = {_ALONE[name]: value for name, value in changed.items()}
     verified = _reported(
-        arguments, golden.as_junit, lambda: golden.verify(model, arguments.provider, alone, verify_hash=checked)
+        arguments,
+        golden.as_junit,
+        lambda: golden.verify(model, arguments.provider, alone, compute=arguments.compute, verify_hash=checked),
     )
     _print(arguments, golden.as_json(verified) if arguments.json else golden.as_text(verified))
     if not verified.passed:
@@ -184,8 +190,12 @@ def _compare(arguments: argparse.Namespace, changed: dict[str, float]) -> Agains
     checked = options.verify_hash(arguments)
     provider = arguments.against_provider or "auto"
     with (
-        closing(open_session(arguments.model, arguments.provider, verify_hash=checked)) as model,
-        closing(open_session(arguments.against, provider, verify_hash=checked)) as other,
+        closing(
+            open_session(arguments.model, arguments.provider, compute=arguments.compute, verify_hash=checked)
+        ) as model,
+        closing(
+            open_session(arguments.against, provider, compute=arguments.against_compute, verify_hash=checked)
+        ) as other,
     ):
         check_comparable(model.manifest, other.manifest)
         if unlike := differences(model.manifest, other.manifest):
@@ -196,7 +206,7 @@ def _compare(arguments: argparse.Namespace, changed: dict[str, float]) -> Agains
                 other,
                 entries,
                 total,
-                limits=_limits(model.manifest, other.manifest, changed),
+                limits=_limits(model, other, changed),
                 clusters=arguments.k,
                 seed=arguments.seed or 0,
                 progress=shown,
@@ -227,7 +237,7 @@ def _pictures(arguments: argparse.Namespace) -> tuple[Iterator[Entry], int, dict
     return sources.items(lambda root, path: (root, path) in chosen), limit + len(problems), sources.skipped
 
 
-def _limits(model: Manifest, other: Manifest, changed: dict[str, float]) -> Limits:
+def _limits(model: Session, other: Session, changed: dict[str, float]) -> Limits:
     import dataclasses
 
     from runtime.checks.criteria import default_limits

@@ -31,6 +31,7 @@ class WorkerOptions:
 
     model: Path
     provider: str
+    compute: str | None
     verify_hash: bool
     batch: int | None
     workers: int
@@ -195,6 +196,7 @@ def _work(connection: Connection, device: int | None, options: WorkerOptions) ->
             session = open_session(
                 options.model,
                 options.provider,
+                compute=options.compute,
                 device=device or 0,
                 threads=options.threads,
                 verify_hash=options.verify_hash,

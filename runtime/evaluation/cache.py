@@ -106,6 +106,7 @@ def embed_dataset(
     embedder: Callable[[], Embedder],
     progress: Progress,
     sixteen_bit: str = "full",
+    compute: str | None = None,
 ) -> EmbeddedDataset:
     """Embed the images that the cache lacks, and read all embeddings.
 
@@ -119,6 +120,7 @@ def embed_dataset(
         embedder: loads the model; called only if there is something to embed.
         progress: shows each batch.
         sixteen_bit: one of `runtime.images.formats.SIXTEEN_BIT`, as `embedder` takes images.
+        compute: what the model computes in; None for the precision of its file.
 
     Raises:
         InputError: the content of the cache can't be used.
@@ -127,7 +129,7 @@ def embed_dataset(
         ItaeError: the model failed; what was embedded before is in the cache.
     """
     made_by = {
-        **origin_of(manifest, provider, sixteen_bit),
+        **origin_of(manifest, provider, sixteen_bit, compute),
         "data": {"sha256": dataset.identity},
     }  # whatever their labels
     folder = cache_folder(cache, made_by)

@@ -17,19 +17,22 @@ CONSTANT_PREPROCESSING = ("exif_orientation", "color", "alpha", "gray16", "resiz
 """Fields of the preprocessing that have one value in each manifest format, in other words in each."""
 _LATER_PREPROCESSING = {"fit": "crop"}
 """Fields that came later, with the value that there was before: stores of before have none."""
-_USUAL = {"sixteen_bit": "full"}
+_USUAL = {"sixteen_bit": "full", "compute": "the model's own"}
 """Values of fields that are left out of an origin where they have them."""
 _SHOWN = 3
 """Number of differences that a message names."""
 
 
-def origin_of(manifest: Manifest, provider: str, sixteen_bit: str = "full") -> dict[str, Any]:
+def origin_of(
+    manifest: Manifest, provider: str, sixteen_bit: str = "full", compute: str | None = None
+) -> dict[str, Any]:
     """Return what makes the embeddings of a model, as JSON for `_store.json`.
 
     Args:
         manifest: of the model.
         provider: what runs the model: `cpu`, `cuda`, `openvino`, `tensorrt`, `tensorrt-rtx`.
         sixteen_bit: white of 16-bit images, one of `runtime.images.formats.SIXTEEN_BIT`.
+        compute: what the model computes in; None for the precision of its file, which the SHA-256 covers.
     """
     weights = manifest.files.external_data
     how, later = manifest.preprocessing.model_dump(mode="json"), _LATER_PREPROCESSING.items()
@@ -41,6 +44,7 @@ def origin_of(manifest: Manifest, provider: str, sixteen_bit: str = "full") -> d
         "weights": manifest.model.weights.model_dump(mode="json"),
         "preprocessing": {name: value for name, value in how.items() if (name, value) not in later},
         "provider": provider,
+        **({} if compute in (None, manifest.options.precision) else {"compute": compute}),
         **({} if sixteen_bit == "full" else {"sixteen_bit": sixteen_bit}),
     }
 
@@ -83,6 +87,12 @@ def sixteen_bit_of(origin: Mapping[str, Any]) -> str:
     """Return how the images of 16 bits were read, one of `runtime.images.formats.SIXTEEN_BIT`."""
     found = origin.get("sixteen_bit")
     return str(found) if found in SIXTEEN_BIT else "full"
+
+
+def compute_of(origin: Mapping[str, Any]) -> str | None:
+    """Return what the model computed in; None for the precision of its file."""
+    found = origin.get("compute")
+    return found if isinstance(found, str) else None
 
 
 def fingerprint(fields: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ TOLERANCE = 1e-4
 class FakeSession:
     """A `Session` that gives each image's mean as its embedding, and remembers the batches it was given."""
 
-    name = "fake"
+    name, compute = "fake", "fp32"
 
     def __init__(self, manifest) -> None:
         self.manifest = manifest

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import types
 from xml.etree import ElementTree
 
 import numpy as np
@@ -39,6 +40,7 @@ class FakeSession:
         self.weights = weights
         self.fault = fault
         self.name = "fake"
+        self.compute = self.manifest.options.precision
 
     def run(self, batch, outputs=None):
         (got,) = self.stream([batch], outputs)
@@ -284,18 +286,28 @@ def test_precision_and_packaging_are_no_difference(tiny, make_model, tmp_path) -
 # Limits
 
 
+def of_precision(base, precision, compute=None):
+    """A session of a model in `precision`, which computes in it or in `compute`."""
+    manifest = base.model_copy(update={"options": base.options.model_copy(update={"precision": precision})})
+    return types.SimpleNamespace(manifest=manifest, compute=compute or precision)
+
+
+def test_limits_of_an_fp32_file_that_computes_in_bf16_are_those_of_bf16(tiny) -> None:
+    base = read_manifest(tiny)
+    got = default_limits(of_precision(base, "fp32", "bf16"), of_precision(base, "fp32"))
+    assert got == default_limits(of_precision(base, "bf16"), of_precision(base, "fp32"))
+    assert got != default_limits(of_precision(base, "fp32"), of_precision(base, "fp32"))
+
+
 @pytest.mark.parametrize("itae", [False, True])
 @pytest.mark.parametrize("one", PRECISIONS)
 @pytest.mark.parametrize("two", PRECISIONS)
 def test_limits_are_those_of_the_less_precise(one, two, itae, plain, make_model, tmp_path) -> None:
-    def manifest(precision):
-        base = read_manifest(make_model(tmp_path / "base") if itae else plain)
-        return base.model_copy(update={"options": base.options.model_copy(update={"precision": precision})})
-
-    got = default_limits(manifest(one), manifest(two))
+    base = read_manifest(make_model(tmp_path / "base") if itae else plain)
+    got = default_limits(of_precision(base, one), of_precision(base, two))
     worse = max(one, two, key=PRECISIONS.index)
     assert dataclasses.replace(got, max_batch_distance=None) == dataclasses.replace(
-        default_limits(manifest(worse), manifest(worse)), max_batch_distance=None
+        default_limits(of_precision(base, worse), of_precision(base, worse)), max_batch_distance=None
     )
     assert got.max_batch_distance == {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}[one]  # the model's alone
     assert (got.max_abs is not None) == (worse == "fp32" and not itae)
@@ -303,11 +315,7 @@ def test_limits_are_those_of_the_less_precise(one, two, itae, plain, make_model,
 
 def test_less_precision_has_looser_limits(plain, tiny) -> None:
     for base in map(read_manifest, (plain, tiny)):
-        manifests = [
-            base.model_copy(update={"options": base.options.model_copy(update={"precision": precision})})
-            for precision in PRECISIONS
-        ]
-        limits = [default_limits(one, one) for one in manifests]
+        limits = [default_limits(one, one) for one in (of_precision(base, precision) for precision in PRECISIONS)]
         for key in CRITERIA[2:-1]:
             values = [getattr(one, key) for one in limits]
             assert values == sorted(values, reverse=True)

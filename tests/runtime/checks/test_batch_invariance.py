@@ -26,7 +26,7 @@ SLIGHT = 1e-3
 class FakeSession:
     """A `Session` that gives each image what the tiny model gives it, after `fault` had its way with the batch."""
 
-    name = "fake"
+    name, compute = "fake", "fp32"
 
     def __init__(self, path, weights, fault=None) -> None:
         self.manifest = read_manifest(path)

@@ -21,7 +21,7 @@ from runtime.contract.manifest import read_manifest
 class FakeSession:
     """A `Session` whose runs take a given time, the first longer."""
 
-    name = "fake"
+    name, compute = "fake", "fp32"
 
     def __init__(self, path, seconds=0.001) -> None:
         self.manifest = read_manifest(path)
