@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from runtime.store.result_folder import Kind, publish_result
 
 DUPLICATES = "duplicates.parquet"
 KIND = Kind("dedup", (DUPLICATES,))
+_KEYS = 65_536
 
 
 def summarize(found: Duplicates, store: Store, threshold: float, keep: str) -> dict[str, Any]:
@@ -39,8 +41,6 @@ def summarize(found: Duplicates, store: Store, threshold: float, keep: str) -> d
         "largest_group": int(found.sizes[0]) if len(found.sizes) else 0,
         "zeros": found.zeros,
         "images_without_embedding": _errors(store),
-        "cut_short": found.cut_short,
-        "exact": not found.cut_short,
     }
 
 
@@ -60,12 +60,16 @@ def _parquet(keys: Iterable[Key], found: Duplicates) -> bytes:
     from pyarrow import parquet
 
     is_alone = found.groups == ALONE
-    roots, paths = zip(*keys, strict=True)
+    roots, paths = [], []
+    keys = iter(keys)
+    while some := list(itertools.islice(keys, _KEYS)):  # as strings of Python all would take more than the result
+        roots.append(pa.array([root for root, _ in some], pa.string()))
+        paths.append(pa.array([path for _, path in some], pa.string()))
     table = pa.table(
         {
-            "root": pa.array(roots, pa.string()),
-            "path": pa.array(paths, pa.string()),
-            "row": pa.array(np.arange(len(paths)), pa.int64()),
+            "root": pa.chunked_array(roots, pa.string()),
+            "path": pa.chunked_array(paths, pa.string()),
+            "row": pa.array(np.arange(len(is_alone)), pa.int64()),
             "group": pa.array(found.groups, pa.int32(), mask=is_alone),
             "similarity": pa.array(found.similarities, pa.float32(), mask=is_alone),
             "keep": pa.array(found.kept, pa.bool_()),

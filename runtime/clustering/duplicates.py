@@ -7,6 +7,7 @@ no farther than d/2 from it. Every such point is compared with all of the other 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -42,13 +43,20 @@ _MOST_CLUSTERS = 4096
 _SAMPLE = 50
 """Rows for each cluster that k-means looks at."""
 _ITERATIONS = 10
-_MOST_PROBED = 64
-"""Other clusters that a row is compared with, at most: the nearest by their planes."""
 _SLACK = 1e-3
 """The most that float32 errs by in distances to planes. Between centroids that are closer, no plane is computed."""
 _NEAR = 1e-5
 """Similarities so close to the threshold are computed again in float64."""
 _NEAR_PAIRS = 4096
+_ROUNDING = 1e-6
+"""More than float32 errs by in the square of a length near 1."""
+_SPARSE = 64
+"""Pairs of a block are looked at one by one if they are fewer than one in so many of it."""
+_GAP = 4
+"""Rows between two that are read along with them: cheaper than another call."""
+_TRIED_BLOCKS, _TRIED_ROWS = 16, 128
+_COST_OF_CANDIDATE = 1e5
+"""A pair that is looked at in full for nothing, in elements of vectors that could be compared in that time."""
 _MOST_PAIRS = 1 << 21
 """Pairs that are held at a time; then only what they connect is."""
 
@@ -67,8 +75,6 @@ class Duplicates:
     """(g,)."""
     zeros: int
     """Rows that are all zeros: they have no direction, and no duplicate."""
-    cut_short: int
-    """Rows that were not compared with all clusters where a duplicate may be, since they are more than the limit."""
 
 
 def find_duplicates(store: Store, threshold: float, keep: str, work: Path, tell: Say = lambda line: None) -> Duplicates:
@@ -95,15 +101,17 @@ def find_duplicates(store: Store, threshold: float, keep: str, work: Path, tell:
         raise UsageError(f"--keep {keep}: must be one of {', '.join(KEEP)}")
     same, is_zero = _identical(store, tell)
     distinct = np.flatnonzero((same == np.arange(len(same))) & ~is_zero)
-    centroids = _centroids(store, distinct, tell)
+    centroids, shorten = _centroids(store, distinct, threshold, tell)
     labels, distances = _labelled(store, same, centroids, tell)
     order = distinct[np.argsort(labels[distinct], kind="stable")]
     starts = np.searchsorted(labels[order], np.arange(len(centroids) + 1))
     try:
-        with _SortedFile(work / "by-cluster.f32", store, order, tell) as points:
-            pairs = _Pairs(len(order))
-            cut_short = _compare(points, starts, centroids, threshold, pairs, tell)
-            one, other = (order[side] for side in pairs.connections())
+        with contextlib.ExitStack() as stack:
+            points = stack.enter_context(_SortedFile(work / "by-cluster.f32", store, order, tell))
+            shorts = points
+            if shorten is not None:
+                shorts = stack.enter_context(_SortedFile(work / "short.f32", store, order, tell, shorten))
+            one, other = (order[side] for side in _compare(points, shorts, starts, centroids, threshold, tell))
             copies = np.flatnonzero(same != np.arange(len(same)))
             joined = np.concatenate([one, copies]), np.concatenate([other, same[copies]])
             groups, sizes = _numbered(_components(*joined, len(same)))
@@ -115,7 +123,7 @@ def find_duplicates(store: Store, threshold: float, keep: str, work: Path, tell:
         raise cannot_write(work, error) from error
     kept = groups == ALONE
     kept[stays] = True
-    return Duplicates(groups, similarities, kept, sizes, int(is_zero.sum()), cut_short)
+    return Duplicates(groups, similarities, kept, sizes, int(is_zero.sum()))
 
 
 def _identical(store: Store, tell: Say) -> tuple[Rows, npt.NDArray[np.bool_]]:
@@ -137,18 +145,20 @@ def _identical(store: Store, tell: Say) -> tuple[Rows, npt.NDArray[np.bool_]]:
     return same, is_zero
 
 
-def _centroids(store: Store, distinct: Rows, tell: Say) -> Float64:
-    """Centroids (k, C) of a sample of the rows; one, the origin, if all are compared with all."""
+def _centroids(store: Store, distinct: Rows, threshold: float, tell: Say) -> tuple[Float64, _Shortened | None]:
+    """Centroids (k, C) of a sample of the rows, and how to shorten them; the origin if all are compared with all."""
     n = len(distinct)
     k = 1 if n <= _BY_BRUTE_FORCE else min(round(n**0.5), _MOST_CLUSTERS)
     generator = np.random.default_rng(0)
     chosen = np.sort(generator.choice(distinct, min(n, _SAMPLE * k), replace=False)) if n else distinct
     if k == 1:
-        return np.zeros((1, store.width))
+        return np.zeros((1, store.width)), None
     tell(f"finding {k:,} clusters of {len(chosen):,} embeddings")
-    points = NumpyPoints(unit_vectors(read_rows(store, chosen)))
+    sample = unit_vectors(read_rows(store, chosen))
+    points = NumpyPoints(sample)
     start = plus_plus(points.choose(sample_rows(len(points), k, generator)), k, generator)
-    return lloyd(points, start, _ITERATIONS, points.spread(), tell, fill=False).centroids
+    centroids = lloyd(points, start, _ITERATIONS, points.spread(), tell, fill=False).centroids
+    return centroids, _shortened(sample, centroids, threshold)
 
 
 def _labelled(store: Store, same: Rows, centroids: Float64, tell: Say) -> tuple[Int32, Float64]:
@@ -166,10 +176,11 @@ def _labelled(store: Store, same: Rows, centroids: Float64, tell: Say) -> tuple[
 
 
 class _SortedFile:
-    """Unit vectors in a file, in order of their clusters; read where they are needed."""
+    """Unit vectors in a file, in order of their clusters, or shortened ones; read where they are needed."""
 
-    def __init__(self, path: Path, store: Store, order: Rows, tell: Say) -> None:
-        self._bytes, self._width = 4 * store.width, store.width
+    def __init__(self, path: Path, store: Store, order: Rows, tell: Say, shorten: _Shortened | None = None) -> None:
+        self._width = store.width if shorten is None else shorten.width
+        self._bytes = 4 * self._width
         self._file = path.open("w+b", buffering=0)
         place = np.full(len(store), -1, np.intp)
         place[order] = np.arange(len(order))
@@ -179,6 +190,8 @@ class _SortedFile:
             rows = np.flatnonzero(there >= 0)
             rows = rows[np.argsort(there[rows])]
             units = unit_vectors(block[rows])
+            if shorten is not None:
+                units = shorten(units)
             breaks = np.flatnonzero(np.diff(there[rows]) != 1) + 1
             for run in np.split(np.arange(len(rows)), breaks):
                 if len(run):
@@ -204,7 +217,10 @@ class _SortedFile:
 
     def take(self, places: Rows) -> Float32:
         """Some points, (m, C)."""
-        return np.concatenate([self.read(place, place + 1) for place in places.tolist()])
+        ordered, at = np.unique(places, return_inverse=True)
+        breaks = np.flatnonzero(np.diff(ordered) > _GAP) + 1
+        runs = (self.read(run[0], run[-1] + 1)[run - run[0]] for run in np.split(ordered, breaks))
+        return np.concatenate(list(runs))[at]
 
 
 class _Pairs:
@@ -244,21 +260,80 @@ def _components(one: Rows, other: Rows, n: int) -> Int32:
     return found
 
 
-def _compare(points: _SortedFile, starts: Rows, centroids: Float64, threshold: float, pairs: _Pairs, tell: Say) -> int:
-    """Add all pairs; returns the number of rows for which too many clusters were near."""
-    k, cut_short = len(centroids), 0
+class _Shortened:
+    """Shorter vectors whose products are upper bounds of the cosines: most pairs need no look at the whole vectors.
+
+    The first p elements are the coordinates on p orthogonal axes, the last is the length of the rest: by Cauchy-Schwarz
+    the product of two rests is at most that of their lengths.
+    """
+
+    def __init__(self, axes: Float64) -> None:
+        self._axes = np.ascontiguousarray(axes, np.float32)
+        self.width = axes.shape[1] + 1
+
+    def __call__(self, units: Float32) -> Float32:
+        """The shorter vectors (m, p + 1) of unit vectors (m, C)."""
+        coordinates = units @ self._axes
+        rest = 1 + _ROUNDING - np.einsum("ij,ij->i", coordinates, coordinates, dtype=np.float64)
+        return np.concatenate([coordinates, np.sqrt(np.maximum(rest, 0))[:, None]], axis=1, dtype=np.float32)
+
+
+def _shortened(sample: Float32, centroids: Float64, threshold: float) -> _Shortened | None:
+    """The shortening that costs least on neighbours in a sample (m, C) of unit vectors; None if nothing is won.
+
+    The axes are those on which the sample is longest.
+    """
+    width = sample.shape[1]
+    grouped = sample[np.argsort(nearest(sample, centroids), kind="stable")]
+    starts = np.linspace(0, max(len(grouped) - _TRIED_ROWS, 0), _TRIED_BLOCKS).astype(np.intp)
+    axes = np.linalg.eigh(sample.T.astype(np.float64) @ sample)[1][:, ::-1]
+
+    def candidates(shorten: Callable[[Float32], Float32]) -> float:
+        """The share of pairs that must be looked at in full."""
+        blocks = (shorten(grouped[start : start + _TRIED_ROWS]) for start in starts)
+        return float(np.mean([(block @ block.T >= threshold - _NEAR).mean() for block in blocks]))
+
+    duplicates = candidates(lambda block: block)
+    best, least = None, float(width)
+    for p in (width // 32, width // 16, width // 8, width // 4, width // 2):
+        shorten = _Shortened(axes[:, :p])
+        cost = shorten.width + _COST_OF_CANDIDATE * (candidates(shorten) - duplicates)
+        if p and cost < least:
+            best, least = shorten, cost
+    return best
+
+
+def _compare(
+    points: _SortedFile, shorts: _SortedFile, starts: Rows, centroids: Float64, threshold: float, tell: Say
+) -> tuple[Rows, Rows]:
+    """Connect all duplicates: each point that is connected to an earlier one, and the earliest."""
+    k = len(centroids)
+    pairs = _Pairs(int(starts[-1]))
     squares = np.einsum("ij,ij->i", centroids, centroids)
     weights = np.ascontiguousarray(-2 * centroids.T, np.float32)
     reach = _reach(threshold)
+
+    def compare(begin: int, some: Float32, short: Float32, rows: Rows, start: int, stop: int) -> None:
+        """Add the duplicates of some rows of a block, which begins at `begin`, from `start` to `stop`."""
+        for first in range(start, stop, _OTHERS):
+            last = min(first + _OTHERS, stop)
+            scores = short[rows] @ shorts.read(first, last).T
+            one, other = np.divmod(np.flatnonzero(scores.ravel() >= threshold - _NEAR), last - first)
+            one = rows[one]
+            is_later = begin + one < first + other if start <= begin < stop else np.ones(len(one), np.bool_)
+            one, other = one[is_later], other[is_later]
+            fits = _are_duplicates(some, one, points, first + other, threshold)
+            pairs.add(begin + one[fits], first + other[fits])
+
     for cluster in range(k):
         end = int(starts[cluster + 1])
         apart = np.sqrt(np.square(centroids - centroids[cluster]).sum(axis=1))
         for begin in range(int(starts[cluster]), end, _BLOCK_ROWS):
-            some = points.read(begin, min(begin + _BLOCK_ROWS, end))
-            places = np.arange(begin, begin + len(some))
-            _compare_with(points, some, places, begin, end, threshold, pairs)
+            stop = min(begin + _BLOCK_ROWS, end)
+            some, short = points.read(begin, stop), shorts.read(begin, stop)
+            compare(begin, some, short, np.arange(len(some)), begin, end)
             if k == 1:
-                tell(f"{begin + len(some):,} of {end:,} embeddings compared")
+                tell(f"{stop:,} of {end:,} embeddings compared")
                 continue
             scores = (some @ weights) + squares
             planes = (scores - scores[:, [cluster]]) / np.maximum(2 * apart, _SLACK)
@@ -266,18 +341,10 @@ def _compare(points: _SortedFile, starts: Rows, centroids: Float64, threshold: f
             planes[:, cluster] = np.inf
             planes[:, starts[1:] == starts[:-1]] = np.inf  # nobody is there
             near = planes <= reach
-            (many,) = np.nonzero(near.sum(axis=1) > _MOST_PROBED)
-            if len(many):
-                cut_short += len(many)
-                near[many] = False
-                nearest_ones = np.argpartition(planes[many], _MOST_PROBED, axis=1)[:, :_MOST_PROBED]
-                near[many[:, None], nearest_ones] = True
             for other in np.flatnonzero(near.any(axis=0)).tolist():
-                (rows,) = np.nonzero(near[:, other])
-                span = int(starts[other]), int(starts[other + 1])
-                _compare_with(points, some[rows], places[rows], *span, threshold, pairs)
+                compare(begin, some, short, np.flatnonzero(near[:, other]), int(starts[other]), int(starts[other + 1]))
         tell(f"{end:,} of {int(starts[-1]):,} embeddings compared")
-    return cut_short
+    return pairs.connections()
 
 
 def _reach(threshold: float) -> float:
@@ -285,22 +352,23 @@ def _reach(threshold: float) -> float:
     return float(np.sqrt(2 - 2 * threshold)) / 2 + _SLACK
 
 
-def _compare_with(
-    points: _SortedFile, some: Float32, places: Rows, start: int, stop: int, threshold: float, pairs: _Pairs
-) -> None:
-    """Add the pairs of some points with those from `start` to `stop`, but none of a point with itself."""
-    for begin in range(start, stop, _OTHERS):
-        others = points.read(begin, min(begin + _OTHERS, stop))
-        scores = some @ others.T
-        one, other = np.nonzero(scores >= threshold - _NEAR)
-        fits = scores[one, other] >= threshold + _NEAR
-        doubtful = np.flatnonzero(~fits)
-        for first in range(0, len(doubtful), _NEAR_PAIRS):
-            part = doubtful[first : first + _NEAR_PAIRS]
-            fits[part] = _cosines(some[one[part]], others[other[part]]) >= threshold
-        one, other = places[one[fits]], other[fits] + begin
-        differs = one != other
-        pairs.add(one[differs], other[differs])
+def _are_duplicates(some: Float32, one: Rows, points: _SortedFile, other: Rows, threshold: float) -> npt.NDArray[Any]:
+    """Whether the cosine of each of m pairs, a row of `some` and a place in the file, is high enough: (m,)."""
+    fits = np.zeros(len(one), np.bool_)
+    if not len(one):
+        return fits
+    rows, row_of = np.unique(one, return_inverse=True)
+    places, place_of = np.unique(other, return_inverse=True)
+    others = points.take(places)
+    doubtful = np.arange(len(one))
+    if len(one) * _SPARSE > len(rows) * len(places):
+        scores = (some[rows] @ others.T)[row_of, place_of]
+        fits = scores >= threshold + _NEAR
+        doubtful = np.flatnonzero(~fits & (scores >= threshold - _NEAR))
+    for first in range(0, len(doubtful), _NEAR_PAIRS):
+        part = doubtful[first : first + _NEAR_PAIRS]
+        fits[part] = _cosines(some[one[part]], others[place_of[part]]) >= threshold
+    return fits
 
 
 def _cosines(some: Float32, others: Float32) -> Float64:

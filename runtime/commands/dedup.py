@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from runtime.clustering.duplicates import KEEP
@@ -18,8 +19,8 @@ from runtime.contract.errors import UsageError
 
 if TYPE_CHECKING:
     from runtime.clustering.duplicates import Duplicates
-    from runtime.contract.keys import Key
     from runtime.store import Store
+    from runtime.store.moved import Moved
 
 WHAT = "find near-duplicates in a store, and say which ones to keep"
 EXAMPLES = """examples:
@@ -92,18 +93,12 @@ def run(arguments: argparse.Namespace) -> int:
     moved = options.moved(arguments, store.images)
     with result_folder(arguments.out, duplicate_files.KIND) as work:
         found = find_duplicates(store, arguments.threshold, arguments.keep, work, NowAndThen(say))
-        if found.cut_short:
-            say(
-                f"{found.cut_short:,} embeddings lie between so many clusters that they were compared with the nearest "
-                "of them alone: some duplicates may be missing"
-            )
         summary = duplicate_files.summarize(found, store, arguments.threshold, arguments.keep)
         summary = duplicate_files.publish(arguments.out, work, store.images(), found, summary)
     sys.stdout.write(f"{json.dumps(summary, indent=2)}\n" if arguments.json else _as_text(summary, str(arguments.out)))
     sys.stdout.flush()
     if arguments.report is not None:
-        keys = [(moved.now(sys.intern(root)), path) for root, path in store.images()]
-        say(_write_report(arguments, store, found, keys.__getitem__, summary, time.monotonic() - started))
+        say(_write_report(arguments, store, found, moved, summary, time.monotonic() - started))
     return 0
 
 
@@ -126,7 +121,7 @@ def _write_report(
     arguments: argparse.Namespace,
     store: Store,
     found: Duplicates,
-    key_of: Callable[[int], Key],
+    moved: Moved,
     summary: Mapping[str, Any],
     seconds: float,
 ) -> str:
@@ -139,26 +134,27 @@ def _write_report(
     from runtime.store.origin import sixteen_bit_of
 
     order = np.lexsort((-found.similarities, ~found.kept, found.groups))[int((found.groups < 0).sum()) :]
+    shown = [rows[:MOST_OF_A_GROUP].tolist() for rows in np.split(order, np.cumsum(found.sizes)[:-1])]
+    enough = int(np.searchsorted(np.cumsum([len(rows) for rows in shown]), MOST_SHOWN)) + 1
+    shown = shown[: min(enough, len(found.sizes))]
+    keys = dict.fromkeys(itertools.chain.from_iterable(shown), ("", ""))
+    for row, (root, path) in enumerate(store.images()):
+        if row in keys:
+            keys[row] = moved.now(root), path
     groups: list[report.Group] = []
-    shown = 0
-    for number, rows in enumerate(np.split(order, np.cumsum(found.sizes)[:-1]) if len(found.sizes) else []):
-        if shown >= MOST_SHOWN:
-            break
+    for number, rows in enumerate(shown):
         images = [
-            report.Pictured(key_of(row), "kept", is_marked=True)
+            report.Pictured(keys[row], "kept", is_marked=True)
             if found.kept[row]
-            else report.Pictured(key_of(row), f"{found.similarities[row]:.3f}")
-            for row in rows[:MOST_OF_A_GROUP].tolist()
+            else report.Pictured(keys[row], f"{found.similarities[row]:.3f}")
+            for row in rows
         ]
-        left = len(rows) - len(images)
-        note = f"{count(len(rows), 'image')}{f', {left:,} of them not shown' if left else ''}"
+        left = int(found.sizes[number]) - len(images)
+        note = f"{count(int(found.sizes[number]), 'image')}{f', {left:,} of them not shown' if left else ''}"
         groups.append(report.Group(f"Group {number}", images, note))
-        shown += len(images)
     notes = report_facts.notes(store)
     if len(groups) < len(found.sizes):
         notes.append(f"The {count(len(groups), 'group')} of the most images are shown.")
-    if found.cut_short:
-        notes.append(f"Some duplicates may be missing: {found.cut_short:,} images lie between many clusters.")
     made = report.Report(
         title=f"Duplicates in {store.path.resolve().name}",
         lead=f"groups of images whose embeddings have a cosine of {arguments.threshold:g} or more",

@@ -52,7 +52,6 @@ def test_groups_are_those_of_brute_force_across_clusters_too(threshold, most_pai
     monkeypatch.setattr(duplicates, "_MOST_PAIRS", most_pairs)
     vectors = made(1500)
     found = find_duplicates(written(tmp_path / "store", vectors), threshold, "first", tmp_path)
-    assert found.cut_short == 0
     count, labels = connected_components(pairs_of(vectors, threshold), directed=False)
     assert 200 < count < 1490
     sizes = np.bincount(labels)
@@ -63,29 +62,57 @@ def test_groups_are_those_of_brute_force_across_clusters_too(threshold, most_pai
     assert found.kept.sum() == count
 
 
+def pairs_found(store, threshold, work, monkeypatch) -> int:
+    """Number of pairs that are compared and are duplicates, each counted once."""
+    seen = set()
+    add = duplicates._Pairs.add
+
+    def noted(self, one, other):
+        seen.update(tuple(sorted(pair)) for pair in zip(one.tolist(), other.tolist(), strict=True))
+        add(self, one, other)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(duplicates._Pairs, "add", noted)
+        find_duplicates(store, threshold, "first", work)
+    return len(seen)
+
+
 def test_probing_finds_pairs_that_clusters_alone_would_miss(tmp_path, clustered, monkeypatch):
     vectors = made(1500)
     store = written(tmp_path / "store", vectors)
     expected = int(np.triu(pairs_of(vectors, 0.97), 1).sum())
-
-    def count_pairs() -> tuple[int, int]:
-        seen = set()
-        add = duplicates._Pairs.add
-
-        def noted(self, one, other):
-            seen.update(tuple(sorted(pair)) for pair in zip(one.tolist(), other.tolist(), strict=True))
-            add(self, one, other)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(duplicates._Pairs, "add", noted)
-            found = find_duplicates(store, 0.97, "first", tmp_path)
-        return len(seen), found.cut_short
-
-    assert count_pairs() == (expected, 0)
-    monkeypatch.setattr(duplicates, "_MOST_PROBED", 1)
-    assert count_pairs()[1] > 0
+    assert pairs_found(store, 0.97, tmp_path, monkeypatch) == expected
     monkeypatch.setattr(duplicates, "_reach", lambda threshold: -np.inf)  # no plane is near
-    assert count_pairs()[0] < expected  # so the first assertion can fail
+    assert pairs_found(store, 0.97, tmp_path, monkeypatch) < expected  # so the first assertion can fail
+
+
+@pytest.mark.parametrize("spectrum", [0.0, 1.0, 2.0], ids=["flat", "falling", "steep"])
+@pytest.mark.parametrize("threshold", [0.999, 0.97, 0.8])
+def test_shortened_vectors_miss_no_pair(spectrum, threshold, tmp_path, clustered, monkeypatch):
+    width = 128
+    vectors = made(700, width=width) / np.arange(1, width + 1) ** spectrum
+    chosen = []
+    shortened = duplicates._shortened
+    monkeypatch.setattr(duplicates, "_COST_OF_CANDIDATE", 0)  # the shortest, which lets most pairs through
+    monkeypatch.setattr(duplicates, "_shortened", lambda *given: chosen.append(shortened(*given)) or chosen[0])
+    store = written(tmp_path / "store", vectors)
+    expected = int(np.triu(pairs_of(np.float32(vectors), threshold), 1).sum())
+    assert pairs_found(store, threshold, tmp_path, monkeypatch) == expected > 0
+    assert chosen[0].width == width // 32 + 1
+
+
+@pytest.mark.parametrize("spectrum", [0.0, 1.0])
+def test_a_product_of_shortened_vectors_is_never_below_the_cosine(spectrum):
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((400, 96)) / np.arange(1, 97) ** spectrum
+    vectors[200:] = vectors[:200] + 1e-4 * rng.standard_normal((200, 96))
+    units = np.float32(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    axes = np.linalg.eigh(units.T.astype(np.float64) @ units)[1][:, ::-1]
+    for p in (1, 8, 90):
+        short = duplicates._Shortened(axes[:, :p])(units)
+        assert short.shape == (400, p + 1)
+        bound = np.float64(short) @ np.float64(short).T
+        assert (bound >= np.float64(units) @ np.float64(units).T - 1e-6).all()
 
 
 def test_a_chain_is_one_group_and_the_largest_group_comes_first(tmp_path):
@@ -101,7 +128,7 @@ def test_a_chain_is_one_group_and_the_largest_group_comes_first(tmp_path):
 
 @pytest.mark.parametrize(("keep", "row"), [("first", 0), ("last", 2), ("nearest", 1), ("farthest", 2)])
 def test_the_rule_says_which_one_stays(keep, row, tmp_path, monkeypatch):
-    monkeypatch.setattr(duplicates, "_centroids", lambda *_: at(9.0))
+    monkeypatch.setattr(duplicates, "_centroids", lambda *_: (at(9.0), None))
     found = find_duplicates(written(tmp_path / "store", at(0, 10, 20)), 0.97, keep, tmp_path)
     assert np.flatnonzero(found.kept).tolist() == [row]
 

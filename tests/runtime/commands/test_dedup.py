@@ -46,8 +46,8 @@ def test_the_files_say_what_is_a_duplicate_of_what(embeddings, tmp_path, capsys)
     assert run(embeddings, "--out", out, "--json") == 0
     summary = json.loads(capsys.readouterr().out)
     assert json.loads((out / "summary.json").read_text()) == summary
-    counts = {name: summary[name] for name in ("kept", "duplicates", "groups", "largest_group", "exact")}
-    assert counts == {"kept": 3, "duplicates": 3, "groups": 2, "largest_group": 3, "exact": True}
+    counts = {name: summary[name] for name in ("kept", "duplicates", "groups", "largest_group")}
+    assert counts == {"kept": 3, "duplicates": 3, "groups": 2, "largest_group": 3}
     assert (summary["images_without_embedding"], summary["zeros"], summary["source"]["images"]) == (1, 0, 6)
     found = table(out)
     assert found["path"] == [f"{row}.png" for row in range(6)]
