@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from runtime.backends.session import NOT_FINITE, Session, check_names, chosen_batch, stream_padded
 from runtime.contract.errors import InputError, one_line
-from runtime.images.decode import MAX_PIXELS, Note
+from runtime.images.decode import MAX_PIXELS, Note, keep_freed_memory
 from runtime.images.preprocess import preprocess
 from runtime.sources import load_item
 from runtime.sources.item import Entry, Item, Unreadable
@@ -73,6 +73,7 @@ def embed_stream(
     size = chosen_batch(session.manifest, batch)
     how = session.manifest.preprocessing
 
+    keep_freed_memory()
     notes: deque[Note] = deque()
 
     def decode(item: Item) -> Array:

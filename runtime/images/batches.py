@@ -22,7 +22,16 @@ from PIL import Image
 from runtime.contract.errors import InputError, one_line
 from runtime.contract.machine import usable_cores
 from runtime.contract.manifest import Manifest
-from runtime.images.decode import MAX_PIXELS, Note, OnNote, decode_image, load_image, max_bytes, to_rgb
+from runtime.images.decode import (
+    MAX_PIXELS,
+    Note,
+    OnNote,
+    decode_image,
+    keep_freed_memory,
+    load_image,
+    max_bytes,
+    to_rgb,
+)
 from runtime.images.preprocess import preprocess
 
 Array = npt.NDArray[Any]
@@ -137,6 +146,7 @@ def batches(
         for start in range(0, len(images), size):  # a model's input already; the session checks dtype and shape
             yield images[start : start + size]
         return
+    keep_freed_memory()
     decoder = _Decoder(manifest, sixteen_bit, on_note)
     with contextlib.closing(_prepared(_each(images), decoder, 2 * size, on_error)) as prepared:
         while batch := list(itertools.islice(prepared, size)):

@@ -108,12 +108,34 @@ def _resized_part(
 ) -> Image.Image:
     """Resize to `size` (H, W) and keep a `part` (H, W) of it, whose first row and column are `corner`."""
     (height, width), (top, left) = size, corner
-    shrinks = image.height - height
-    if shrinks > 0 and shrinks > 2 * (image.width - width):
+    x = _exact_box(image.width, width, left, part[1])
+    y = _exact_box(image.height, height, top, part[0])
+    if _columns_first(image, size):
         columns = _needed(image.width, width, left, part[1])
         return _resize_rows(_resize_columns(image, height, top, part[0], columns), width, left, part[1])
+    if x is not None and y is not None and not _columns_first(image, part):
+        return image.resize(part[::-1], Image.Resampling.BICUBIC, (x[0], y[0], x[1], y[1]))
     rows = _needed(image.height, height, top, part[0])
     return _resize_columns(_resize_rows(image, width, left, part[1], rows), height, top, part[0])
+
+
+def _columns_first(image: Image.Image, size: tuple[int, int]) -> bool:
+    """Whether Pillow 13 resizes the columns before the rows, to `size` (H, W) of the result, also of a box's."""
+    shrinks = image.height - size[0]
+    return shrinks > 0 and shrinks > 2 * (image.width - size[1])
+
+
+def _exact_box(size: int, resized: int, first: int, count: int) -> tuple[float, float] | None:
+    """The original interval that `count` resized pixels from `first` on stand for, if it loses nothing in Pillow.
+
+    Pillow takes a box in single precision, and the filter's centres follow from it: they are those of the whole picture
+    where no number is rounded, as with 256 pixels of any smaller picture's shorter side. Returns None otherwise.
+    """
+    if resized // math.gcd(size, resized) & (resized // math.gcd(size, resized) - 1):
+        return None  # not a power of two: the scale itself is rounded
+    start, stop = first * size / resized, (first + count) * size / resized
+    is_exact = all(float(np.float32(number)) == number for number in (start, stop, stop - start))
+    return (start, stop) if is_exact else None
 
 
 def _needed(size: int, resized: int, first: int, count: int) -> range:

@@ -487,13 +487,13 @@ def test_a_file_cut_short_while_it_is_read_is_told_and_kills_nothing(format, tmp
     grey = rng.integers(0, 256, (400, 400), dtype=np.uint8)  # which Pillow would map into memory: SIGBUS
     path = tmp_path / "a.png"
     path.write_bytes(saved(format, grey))
-    real = images._to_rgb
+    real = images._raw_form
 
-    def to_rgb(image, how):
+    def opened(image):
         os.truncate(path, 5000)
-        return real(image, how)
+        return real(image)
 
-    monkeypatch.setattr(images, "_to_rgb", to_rgb)
+    monkeypatch.setattr(images, "_raw_form", opened)
     assert "can't be decoded" in outcome(tmp_path)
 
 

@@ -120,8 +120,43 @@ def test_what_is_left_out_before_the_crop_changes_nothing() -> None:
         np.testing.assert_array_equal(np.asarray(got), np.asarray(expected), f"{width} x {height} to {cover}")
 
 
-@pytest.mark.parametrize("size", [(3000, 1), (1, 3000)], ids=["flat", "upright"])
-def test_strip_never_exists_at_its_resized_size(size, monkeypatch) -> None:
+CROPPED = [  # size (w, h), crop, whether Pillow's box of the crop is exact in single precision
+    ((500, 500), 224, True),
+    ((1024, 512), 224, True),
+    ((77, 77), 224, True),
+    ((500, 500), 256, True),
+    ((500, 375), 224, False),
+    ((300, 256), 250, True),
+    ((256, 500), 64, False),  # Pillow would resize the columns of the box first, and the rows of the picture
+]
+
+
+@pytest.mark.parametrize(("size", "crop", "is_exact"), CROPPED, ids=str)
+def test_a_crop_is_resized_in_one_step_where_that_is_exact(size, crop, is_exact, monkeypatch) -> None:
+    steps = 0
+    real = Image.Image.resize
+
+    def resize(image, *rest):
+        nonlocal steps
+        steps += 1
+        return real(image, *rest)
+
+    monkeypatch.setattr(Image.Image, "resize", resize)
+    cover = 256 if crop > 64 else 64
+    got = resize_and_crop(noise(*size), (cover, cover), (crop, crop))
+    monkeypatch.undo()
+    tall, wide = resized_size(size[::-1], (cover, cover))
+    assert (steps == 1) == is_exact
+    top, left = (tall - crop) // 2, (wide - crop) // 2
+    expected = noise(*size).resize((wide, tall), Image.Resampling.BICUBIC).crop((left, top, left + crop, top + crop))
+    np.testing.assert_array_equal(np.asarray(got), np.asarray(expected))
+
+
+STRIPS = [((3000, 1), 224 * 224), ((1, 3000), 768_000)]  # the first in one step, the second in pieces
+
+
+@pytest.mark.parametrize(("size", "piece"), STRIPS, ids=["flat", "upright"])
+def test_strip_never_exists_at_its_resized_size(size, piece, monkeypatch) -> None:
     largest = 0
     real = Image.Image.resize
 
@@ -132,7 +167,7 @@ def test_strip_never_exists_at_its_resized_size(size, monkeypatch) -> None:
 
     monkeypatch.setattr(Image.Image, "resize", resize)
     assert preprocess(noise(*size), UINT8).shape == (224, 224, 3)
-    assert 768_000 <= largest <= module._CHUNK_PIXELS  # of 768,000 x 256 pixels
+    assert piece <= largest <= module._CHUNK_PIXELS  # of 768,000 x 256 pixels
 
 
 @pytest.mark.parametrize("size", [(8193, 1), (1, 8193), (100_000, 2)], ids=str)
