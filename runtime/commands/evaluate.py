@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", type=options.path, help="folder for scores.parquet and summary.json")
     what = "write a page that opens offline: the tables, and the best model's clusters, map and classes"
     parser.add_argument("--report", metavar="FILE.html", type=options.path, help=what)
-    parser.add_argument("--note", metavar="TEXT", type=text, help="a remark that stands on that page")
+    parser.add_argument("--note", metavar="TEXT", default="", help="a remark that stands on that page")
     cache = parser.add_mutually_exclusive_group()
     where = "where embeddings are kept between runs; nowhere if the default can't be written (default: "
     where += "$XDG_CACHE_HOME/itae/evaluate)"
@@ -147,7 +147,7 @@ def _check(arguments: argparse.Namespace) -> None:
         from runtime.report import check_target
 
         check_target(arguments.report, to_be_made=arguments.out)
-    if arguments.note is not None and arguments.report is None:
+    if arguments.note and arguments.report is None:
         raise UsageError("--note is for the page of --report")
     chosen = any(getattr(arguments, name) is not None for name in ("include", "exclude", "follow_links"))
     if chosen and not any(text.startswith("folder:") for text in arguments.data):
