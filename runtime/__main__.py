@@ -10,7 +10,7 @@ from runtime.contract.console import Parser, program_name, run
 from runtime.contract.errors import UsageError
 from runtime.contract.machine import limited_threads
 
-COMMANDS = ("embed", "cluster", "search", "dedup", "export", "evaluate", "verify", "bench", "info", "doctor")
+COMMANDS = ("embed", "cluster", "search", "dedup", "export", "evaluate", "triton", "verify", "bench", "info", "doctor")
 """The files of `runtime/commands`. They are imported inside `run`, so that Ctrl-C during an import is one line too."""
 
 
@@ -44,6 +44,7 @@ def parser() -> Parser:
         "  %(prog)s dedup embeddings/ --out duplicates/\n"
         "  %(prog)s export embeddings/ embeddings.npy\n"
         "  %(prog)s evaluate plain.onnx itae.onnx --data cifar10:cifar-10-binary.tar.gz\n"
+        "  %(prog)s triton itae.onnx --out repository/\n"
         "  %(prog)s verify itae.onnx\n"
         "  %(prog)s bench itae.onnx --batch 1,8\n"
         "  %(prog)s info itae.onnx\n"

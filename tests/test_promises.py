@@ -26,7 +26,15 @@ DOCUMENTS = (
     *(f"exporter/{name}.md" for name in ("README", "ITAE", "DECISIONS", "MEASUREMENTS")),
     *(
         f"runtime/{name}.md"
-        for name in ("README", "DECISIONS", "MEASUREMENTS", "contract/README", "cpp/README", "cpp/DECISIONS")
+        for name in (
+            "README",
+            "DECISIONS",
+            "MEASUREMENTS",
+            "contract/README",
+            "serving/README",
+            "cpp/README",
+            "cpp/DECISIONS",
+        )
     ),
 )
 MANUAL = ("README.md", "exporter/README.md", "exporter/ITAE.md", "runtime/README.md", "runtime/contract/README.md")

@@ -18,8 +18,8 @@ from pyarrow import parquet
 
 ROOT = Path(__file__).parents[1]
 SHELL = [
-    "bench", "build-cpp", "build-wheel", "check", "gpu-check", "plant", "quickstart", "sanitize-cpp", "setup", "study",
-    "test", "test-lowest",
+    "bench", "build-cpp", "build-wheel", "check", "gpu-check", "plant", "quickstart", "sanitize-cpp", "serve", "setup",
+    "study", "test", "test-lowest",
 ]  # fmt: skip
 
 FAKE_PYTHON = """#!/bin/sh

@@ -247,6 +247,7 @@ def uninterrupted() -> Iterator[None]:
     before = {
         number: signal.signal(number, lambda number, _: waiting.append(number))
         for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not None  # None: of a program in C that holds this Python, which keeps it
     }
     try:
         yield

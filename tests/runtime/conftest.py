@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +74,8 @@ def make_model(tiny_weights: Tiny) -> MakeModel:
     """Write `folder/name` with manifest and golden sample, and give its path.
 
     `outputs`: of `ALL`; `dtype`: of the input; `nan`: the model gives NaN for images that are bright on
-    average; `batch`: of an engine's profile; `builder`: other than onnx makes an "engine" of a few bytes.
+    average; `batch`: of an engine's profile; `builder`: other than onnx makes an "engine" of a few bytes; `factor`: of
+    its embeddings, for another model of the same shape.
     """
 
     def make(
@@ -86,11 +87,13 @@ def make_model(tiny_weights: Tiny) -> MakeModel:
         nan: bool = False,
         batch: tuple[int, int, int] | None = None,
         builder: str = "onnx",
+        factor: float = 1,
     ) -> Path:
+        weights = replace(tiny_weights, projection=tiny_weights.projection * np.float32(factor))
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / name
-        path.write_bytes(graph(tiny_weights, outputs, dtype, nan=nan) if builder == "onnx" else b"plan" * 99)
-        parity_path(path).write_bytes(golden_bytes(golden_sample(tiny_weights, outputs, dtype)))
+        path.write_bytes(graph(weights, outputs, dtype, nan=nan) if builder == "onnx" else b"plan" * 99)
+        parity_path(path).write_bytes(golden_bytes(golden_sample(weights, outputs, dtype)))
         manifest = describe(path, outputs, dtype, batch, builder)
         manifest_path(path).write_bytes(manifest.to_json())
         return path

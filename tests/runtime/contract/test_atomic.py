@@ -259,3 +259,11 @@ def test_a_file_that_is_being_written_is_locked(tmp_path) -> None:
         (temporary,) = tmp_path.iterdir()
         with locked(temporary) as is_free:
             assert is_free is False
+
+
+def test_a_handler_of_the_program_around_python_stays(monkeypatch):
+    """Triton's Python backend catches SIGINT and SIGTERM in C, and Python knows no handler to put back."""
+    monkeypatch.setattr(atomic.signal, "getsignal", lambda number: None)
+    monkeypatch.setattr(atomic.signal, "signal", lambda *_: pytest.fail("it was replaced"))
+    with atomic.uninterrupted():
+        pass

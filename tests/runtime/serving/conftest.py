@@ -1,0 +1,126 @@
+"""A Triton server on this machine's CPU, started by `scripts/serve`, with a repository that `triton` wrote."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime.__main__ import main
+
+ROOT = Path(__file__).parents[3]
+SERVE = ROOT / "scripts" / "serve"
+START_SECONDS, STOP_SECONDS = 120, 60
+_WHATEVER_IS_FREE = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--poll", "1"]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server."""
+
+    http: str
+    grpc: str
+    metrics: str
+    process: subprocess.Popen[str]
+    log: Path
+
+
+@pytest.fixture(scope="session")
+def installed() -> None:
+    """Triton's environment; skips where it can't be installed, unless ITAE_TRITON is `required`."""
+    (ROOT / "build").mkdir(exist_ok=True)
+    with (ROOT / "build" / "triton.lock").open("w") as lock:  # processes of tests run side by side
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run([SERVE, "--setup-only"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        why = f"Triton can't be installed here: {done.stderr.strip().splitlines()[-1]}"
+        pytest.fail(why) if os.environ.get("ITAE_TRITON") == "required" else pytest.skip(why)
+
+
+def start(repository: Path, log: Path) -> Server:
+    """Start a server and wait until it is ready."""
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [SERVE, repository, *_WHATEVER_IS_FREE],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,
+        )
+    assert process.stdout is not None
+    line = process.stdout.readline()  # empty if it ends first, as it does after its own limit
+    found = re.fullmatch(r"ready: http=(\S+) grpc=(\S+) metrics=(\S+)\n", line)
+    if found is None:
+        process.wait(STOP_SECONDS)
+        pytest.fail(f"the server did not start: {log.read_text()[-2000:]}")
+    return Server(*found.groups(), process, log)
+
+
+def stop(server: Server) -> None:
+    """Press Ctrl-C; nothing of the server may be left."""
+    tritons = children(server.process.pid)
+    assert tritons
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(STOP_SECONDS) == 0, server.log.read_text()[-2000:]
+    end = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in tritons) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not [pid for pid in tritons if Path(f"/proc/{pid}").exists()]
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started, and theirs."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += [int(child), *children(int(child))]
+    return found
+
+
+@dataclass(frozen=True)
+class Served:
+    """A repository and what it was made of."""
+
+    folder: Path
+    model: Path
+    """uint8, every output; called `tiny`, with clusters."""
+    pictures: Path
+    store: Path
+    clusters: Path
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory, make_model) -> Served:
+    pytest.importorskip("tritonclient.grpc", reason="needs the extra triton: pip install '.[triton]'")
+    folder = tmp_path_factory.mktemp("served")
+    model = make_model(folder / "models", dtype="uint8", outputs=("embedding", "patch_tokens", "artifact_mask"))
+    floats = make_model(folder / "models", "floats.onnx")
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    rng = np.random.default_rng(5)
+    for number in range(12):
+        pixels = rng.integers(0, 256, (40 + 5 * number, 90 - 3 * number, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(pictures / f"{number:02}.{('png', 'jpg', 'webp')[number % 3]}")
+    store, clusters, repository = folder / "store", folder / "clusters", folder / "repository"
+    assert main(["embed", str(model), str(pictures), "--out", str(store)]) == 0
+    assert main(["cluster", str(store), "--k", "3", "--out", str(clusters), "--quiet"]) == 0
+    assert main(["triton", str(model), "--out", str(repository), "--centroids", str(clusters)]) == 0
+    assert main(["triton", str(floats), "--out", str(repository)]) == 0
+    return Served(repository, model, pictures, store, clusters)
+
+
+@pytest.fixture(scope="session")
+def server(installed, served, tmp_path_factory) -> Iterator[Server]:
+    found = start(served.folder, tmp_path_factory.mktemp("server") / "log")
+    yield found
+    stop(found)
