@@ -369,7 +369,7 @@ def test_ci_installs_a_browser_and_calls_the_scripts():
     assert not {word for line in lines for word in line.split()} & {"pip", "pytest", "python", "scripts/setup"}
     assert "chromium" in "".join(lines)
     assert lines[-2:] == [
-        "export ITAE_CPP=required # tests of C++ fail where they would be skipped",
+        "export ITAE_CPP=required ITAE_TRITON=required # tests of C++ and of Triton fail where they would be skipped",
         '"$(dirname "$0")/../scripts/sanitize-cpp" || exit',
     ]
 
