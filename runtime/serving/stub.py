@@ -31,7 +31,7 @@ class Asked:
 
 
 class BatchedModel(ABC):
-    """What Triton calls; see https://github.com/triton-inference-server/python_backend."""
+    """The class that Triton calls; see https://github.com/triton-inference-server/python_backend."""
 
     def __init__(self) -> None:
         """Check that numpy works with this Triton.
