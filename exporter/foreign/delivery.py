@@ -29,6 +29,7 @@ from runtime.contract.errors import CheckError, InputError, SurgeryError, UsageE
 from runtime.contract.file_set import FileSet, publish_sets, recover
 from runtime.contract.golden import Golden, golden_bytes
 from runtime.contract.manifest import (
+    OUTPUTS,
     Backbone,
     Builder,
     Files,
@@ -57,7 +58,7 @@ class Delivered:
 
     path: Path
     manifest: Manifest | None
-    """None if no output is an embedding, and the file has none."""
+    """None if the runtime can't run the file."""
     found: Survey
     prefix: int
     proofs: tuple[Proof, ...]
@@ -99,7 +100,7 @@ def _deliver(spec: ForeignSpec, progress: Progress, work: Path) -> Delivered:
     if spec.embedding is not None:
         file = dataclasses.replace(file, model=_with_embedding(found, probe, spec, prefix))
         found, probe = _survey(file, work / "with_embedding", found.image_size)
-    embedding = _embedding(found)
+    outputs = _outputs(found)
     untouched = probe
     if written := _fused_layers(found, spec.itae):
         file = dataclasses.replace(file, model=_written_out(found, probe, written))
@@ -139,17 +140,23 @@ def _deliver(spec: ForeignSpec, progress: Progress, work: Path) -> Delivered:
             f"ITAE moves outputs by at most {most.effect:.2g} on the golden samples, limit {most.limit:g}: what it "
             "does was hardly checked"
         )
-    what = "the file alone" if embedding is None else "the file, its golden sample and its manifest"
+    outputs = _finite(outputs, golden.outputs)
+    what = "the file, its golden sample and its manifest" if outputs else "the file alone"
     with progress.step("publish", f"{spec.path}: {what}"):
         manifest = None
         sources = {spec.path.name: target}
         if data is not None:
             sources[data.name] = data
         seal = spec.path
-        if embedding is not None:
-            manifest, more = _described(spec, found, prefix, embedding, proofs, feeds, golden, target, data)
+        if outputs:
+            manifest, more = _described(spec, found, prefix, outputs, proofs, feeds, golden, target, data)
             sources |= more
             seal = manifest_path(spec.path)
+            if EMBEDDING not in outputs:
+                progress.note(
+                    f"none of the outputs is an embedding (B, C) in float32: `verify` compares {', '.join(outputs)}, "
+                    "and `embed` can't use the file; --embedding NAME adds one"
+                )
         else:
             progress.note(f"{_why_not(found)}: so there is no manifest, and `embed` and `verify` can't use the file")
         obsolete = [f"{spec.path.name}.data"] if data is None else []
@@ -250,20 +257,34 @@ def _why_not(found: Survey) -> str:
         return f"`embed` runs models with one input, and this one takes {others} too (--fix-input NAME=VALUE fixes one)"
     if found.picture.dtype != "float32":
         return f"`embed` gives pictures in float32, and this model takes {found.picture.dtype}"
-    return "none of the outputs is an embedding (B, C) in float32 (--embedding NAME adds one)"
+    return "none of the outputs is in float32, finite and by image (--embedding NAME adds one that is)"
 
 
-def _embedding(found: Survey) -> str | None:
-    """The name of the output that `embed` uses: (B, C) in float32; None if there is none, or it can't run the model."""
+def _outputs(found: Survey) -> dict[str, str]:
+    """The outputs that the runtime uses, the names of the file by its own names for them.
+
+    That is the embedding, (B, C) in float32; where there is none, all outputs (B, ...) in float32 under their own
+    names; empty where the runtime can't run the model.
+    """
     if len(found.inputs) > 1 or found.picture is None or found.picture.dtype != "float32":
-        return None
-    vectors = [
+        return {}
+    by_image = [
         one.name for one in found.outputs
-        if one.dtype == "float32" and len(found.output_shapes[one.name]) == 2
-        and found.output_shapes[one.name][0] == found.batch
-        and not any(word in one.name.lower() for word in NOT_EMBEDDINGS)
+        if one.dtype == "float32" and found.output_shapes[one.name][:1] == (found.batch,)
     ]  # fmt: skip
-    return EMBEDDING if EMBEDDING in vectors else vectors[0] if vectors else None
+    vectors = [
+        name for name in by_image
+        if len(found.output_shapes[name]) == 2 and not any(word in name.lower() for word in NOT_EMBEDDINGS)
+    ]  # fmt: skip
+    if vectors:
+        return {EMBEDDING: EMBEDDING if EMBEDDING in vectors else vectors[0]}
+    # A name that readers know means what they know: it gets another.
+    return {f"own/{name}" if name in OUTPUTS else name: name for name in by_image}
+
+
+def _finite(outputs: dict[str, str], found: Arrays) -> dict[str, str]:
+    """Those of the outputs that hold no NaN or infinity, which can't be compared."""
+    return {name: in_file for name, in_file in outputs.items() if np.isfinite(found[in_file]).all()}
 
 
 def _with_embedding(found: Survey, probe: Probe, spec: ForeignSpec, prefix: int) -> onnx.ModelProto:
@@ -360,7 +381,7 @@ def _described(
     spec: ForeignSpec,
     found: Survey,
     prefix: int,
-    embedding: str,
+    outputs: dict[str, str],
     proofs: list[Proof],
     feeds: Arrays,
     golden: replica.Replica,
@@ -371,10 +392,12 @@ def _described(
     assert found.picture is not None
     assert found.image_size is not None
     size = found.image_size
-    vectors = golden.outputs[embedding]
+    values = {name: golden.outputs[in_file] for name, in_file in outputs.items()}
+    vectors = values.get(EMBEDDING)
     sample = Golden(
         input=feeds[found.picture.name].astype(np.float32),
         embedding=vectors,
+        own={name: value for name, value in values.items() if name != EMBEDDING},
         flags=golden.flags,
         flag_distance=np.minimum(golden.distance, 1e30).astype(np.float32),
     )
@@ -385,26 +408,29 @@ def _described(
     batch = found.picture.shape[0] if isinstance(found.picture.shape[0], int) else "batch"
     file = found.file
     pooling = spec.pooling if spec.embedding is not None and _is_pooled(spec, found) else "cls"
-    width = vectors.shape[1] // (2 if pooling == "cls+mean" else 1)
+    width = found.backbone[-1].width
+    if vectors is not None:
+        width = vectors.shape[1] // (2 if pooling == "cls+mean" else 1)
     weights = Weights(kind="path", source=file.path.name, revision=None, sha256=file.sha256)
     precision: Any = "fp16" if any(one.precision == "float16" for one in found.backbone) else "fp32"
     manifest = Manifest(
         options=Options(
             size=file.path.stem, weights=f"onnx:{file.path.name}", backend="none", precision=precision, image_size=size,
-            batch=None, method=spec.itae.resolved(len(found.backbone)), outputs=(EMBEDDING,),
+            batch=None, method=spec.itae.resolved(len(found.backbone)), outputs=tuple(outputs),
             pooling=pooling, input="float32", pos_embed=None, workspace_mib=None,
-            parity_samples=len(vectors),
+            parity_samples=len(sample.input),
         ),
         model=Backbone(
             size=file.path.stem, registers=max(0, prefix - 1), patch=patch, width=width,
             heads=found.backbone[-1].heads, depth=len(found.backbone), weights=weights,
         ),
         inputs=(TensorInfo(name=found.picture.name, dtype="float32", shape=(batch, 3, *size)),),
-        outputs=(
+        outputs=tuple(
             TensorInfo(
-                name=EMBEDDING, dtype="float32", shape=(batch, vectors.shape[1]),
-                in_file=None if embedding == EMBEDDING else embedding,
-            ),
+                name=name, dtype="float32", shape=(batch, *values[name].shape[1:]),
+                in_file=None if in_file == name else in_file,
+            )
+            for name, in_file in outputs.items()
         ),
         preprocessing=spec.preprocessing(size),
         builder=Builder(
@@ -477,14 +503,14 @@ def _version(package: str) -> str:
 def summary(result: Delivered) -> list[str]:
     """The summary of an export, in lines for people."""
     last, found = result.found.backbone[-1], result.found
-    method = "" if result.manifest is None else f"  embed    uses the output {_used(result.manifest)}"
+    used = [] if result.manifest is None else [_used(result.manifest)]
     lines = [
         f"{result.path}: {result.path.stat().st_size / 1e6:.1f} MB, from {found.file.path.name} "
         f"by {found.file.producer}",
         f"  model    {len(found.backbone)} layers, {last.heads} heads of {last.head_dim}, tokens before the patches: "
         f"{result.prefix}",
         *(f"  output   {one.name} {one.dtype} ({', '.join(map(str, one.shape))})" for one in found.outputs),
-        *([method] if method else []),
+        *used,
     ]
     lines += [
         f"  proof    {one.threshold}: {one.flagged} of {one.patches} patches flagged; within {one.max_abs:.2g} of the "
@@ -496,5 +522,5 @@ def summary(result: Delivered) -> list[str]:
 
 
 def _used(manifest: Manifest) -> str:
-    info = manifest.outputs[0]
-    return f"{info.name_in_file} ({', '.join(map(str, info.shape))})"
+    used = ", ".join(f"{info.name_in_file} ({', '.join(map(str, info.shape))})" for info in manifest.outputs)
+    return f"  verify   compares {used}" if manifest.own_outputs else f"  embed    uses the output {used}"

@@ -70,7 +70,7 @@ def check(got: dict[str, Array], sample: Sample, spec: ExportSpec, purpose: Purp
     return ParityCheck(
         purpose=purpose,
         threshold=spec.itae.threshold if spec.itae else None,
-        samples=len(golden.embedding),
+        samples=len(golden.input),
         patches=golden.flags.size,
         flagged=int(golden.flags.sum()),
         margins=tuple(float(one.min()) for one in golden.flag_distance) if spec.itae else (),

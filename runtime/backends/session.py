@@ -162,7 +162,10 @@ def check_names(manifest: Manifest, outputs: Sequence[str] | None) -> tuple[str,
         raise UsageError(f"outputs: name at least one of {', '.join(names)}, or give None for all")
     for name in chosen:
         if name not in names:
-            raise UsageError(f"the model has no output `{name}`, only {', '.join(names)}; see the exporter's --outputs")
+            cure = "see the exporter's --outputs"
+            if manifest.foreign is not None:
+                cure = f"`python -m exporter --onnx {manifest.foreign.file} --embedding NAME` adds an embedding"
+            raise UsageError(f"the model has no output `{name}`, only {', '.join(names)}; {cure}")
     return chosen
 
 

@@ -35,7 +35,8 @@ class BatchInvariance:
     rows: int
     """Number of rows that were compared; 0 if the model takes one image at a time."""
     distance: float
-    """Largest distance of an embedding or patch token to that of its image alone, as a share of its length."""
+    """Largest distance of an embedding or patch token to that of its image alone, as a share of its length. An output
+    that is the model's own counts as one vector."""
     norm_relative: float
     """Largest relative difference of `artifact_norm`; 0 if it is no output."""
     flags_differing: int
@@ -153,6 +154,7 @@ class _Replay:
             flag_distance = float(self._golden.flag_distance[batch[number], layer][off[layer]].max())
             layers = layer + 1
         vectors = [_distance(got[name], alone[name]) for name in ("embedding", "patch_tokens") if name in got]
+        vectors += [_distance(got[name].ravel(), alone[name].ravel()) for name in self._golden.own if name in got]
         norm_relative = 0.0
         if "artifact_norm" in got:
             norms, expected = (one["artifact_norm"][:layers, :, None] for one in (got, alone))

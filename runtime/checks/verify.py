@@ -15,9 +15,9 @@ from runtime.checks.batch_invariance import BatchInvariance, check_batches
 from runtime.checks.criteria import precision_of
 from runtime.checks.junit import Case, as_junit_xml
 from runtime.contract.comparison import LIMITS, Parity, compare
-from runtime.contract.errors import ItaeError
+from runtime.contract.errors import ItaeError, plain
 from runtime.contract.golden import read_golden
-from runtime.contract.manifest import ParityCheck, ParityLimits
+from runtime.contract.manifest import OUTPUTS, ParityCheck, ParityLimits
 
 ONE_AT_A_TIME = "the model takes one image at a time"
 """The reason why batches are not compared."""
@@ -118,6 +118,11 @@ def as_text(result: Verification) -> str:
         ("max abs", f"{parity.max_abs:.3g}", _limit("<=", limits.max_abs)),
         ("min cosine", f"{parity.min_cosine:.7f}", _limit(">=", limits.min_cosine)),
     ]
+    if not set(result.outputs) & {"embedding", "patch_tokens"}:
+        rows = []
+    if own := [name for name in result.outputs if name not in OUTPUTS]:
+        rows.append(("max relative", f"{parity.max_relative:.3g}", _limit("<=", limits.max_relative)))
+        rows.append(("outputs", str(len(own)), ", ".join(map(plain, own))))
     if "artifact_norm" in result.outputs:
         rows.append(("norms, relative", f"{parity.norm_relative:.3g}", _limit("<=", limits.flag_margin)))
     if "artifact_mask" in result.outputs:
@@ -175,6 +180,7 @@ def as_json(result: Verification) -> dict[str, Any]:
         "max_abs": finite(parity.max_abs),
         "min_cosine": finite(parity.min_cosine),
         "norm_relative": finite(parity.norm_relative),
+        "max_relative": finite(parity.max_relative),
         "flags_checked": parity.flags_checked,
         "flags_differing": parity.flags_differing,
         "flagged": result.flagged if result.has_itae else None,

@@ -13,9 +13,9 @@ from runtime.contract.golden import Golden
 from runtime.contract.manifest import ParityLimits
 
 LIMITS = {
-    "fp32": ParityLimits(max_abs=1e-4, min_cosine=None, flag_margin=1e-5, batch_distance=1e-5),
-    "fp16": ParityLimits(max_abs=None, min_cosine=0.9999, flag_margin=1e-3, batch_distance=5e-3),
-    "bf16": ParityLimits(max_abs=None, min_cosine=0.998, flag_margin=1e-2, batch_distance=4e-2),
+    "fp32": ParityLimits(max_abs=1e-4, min_cosine=None, flag_margin=1e-5, batch_distance=1e-5, max_relative=1e-4),
+    "fp16": ParityLimits(max_abs=None, min_cosine=0.9999, flag_margin=1e-3, batch_distance=5e-3, max_relative=2e-2),
+    "bf16": ParityLimits(max_abs=None, min_cosine=0.998, flag_margin=1e-2, batch_distance=4e-2, max_relative=8e-2),
 }
 """The limits of each precision. Evidence for the margins and distances: exporter/DECISIONS.md."""
 
@@ -30,6 +30,8 @@ class Parity:
     """Smallest cosine between a vector and its expected one, over rows of `embedding` and `patch_tokens`."""
     norm_relative: float
     """Largest relative difference of `artifact_norm`; 0 if it is no output."""
+    max_relative: float
+    """Largest difference of outputs that are the model's own, as a share of the output's largest number; 0 without."""
     flags_checked: bool
     flags_differing: int
     """Flags that differ, borderline samples included."""
@@ -63,7 +65,7 @@ def compare(
     """
     failures = _comparable(got, golden)
     if failures:
-        return Parity(np.nan, np.nan, np.nan, "artifact_mask" in got, 0, (), (), tuple(failures))
+        return Parity(np.nan, np.nan, np.nan, np.nan, "artifact_mask" in got, 0, (), (), tuple(failures))
     for name, value in got.items():
         if value.dtype != np.bool_ and not np.isfinite(value).all():
             failures.append(f"{name} holds NaN or infinity")
@@ -75,18 +77,22 @@ def compare(
     left_out = _farthest(got, golden, borderline, limits)[: len(mask) // 2]
     kept = np.setdiff1d(np.arange(len(mask)), left_out)
     with np.errstate(invalid="ignore"):  # infinity less infinity: a failure already
-        max_abs, min_cosine = _figures(got, golden, kept, limits)
+        max_abs, min_cosine, max_relative = _figures(got, golden, kept, limits)
         norm_relative = _norm_figure(got, golden, kept)
     if limits.max_abs is not None and not max_abs <= limits.max_abs:
         failures.append(f"max abs {max_abs:.3g} is over the limit {limits.max_abs:g}")
     if limits.min_cosine is not None and not min_cosine >= limits.min_cosine:
         failures.append(f"cosine {min_cosine:.7f} is under the limit {limits.min_cosine:g}")
+    if limits.max_relative is not None and not max_relative <= limits.max_relative:
+        worst = max(golden.own, key=lambda name: np.nan_to_num(_own_figure(got, golden, kept, name), nan=np.inf))
+        failures.append(f"{worst} is off by {max_relative:.3g} of its largest number, limit {limits.max_relative:g}")
     if limits.flag_margin is not None and not norm_relative <= limits.flag_margin:
         failures.append(f"artifact_norm is off by {norm_relative:.3g} of itself, limit {limits.flag_margin:g}")
     return Parity(
         max_abs,
         min_cosine,
         norm_relative,
+        max_relative,
         "artifact_mask" in got,
         int((mask != golden.flags).sum()),
         tuple(borderline),
@@ -133,8 +139,9 @@ def _unclear(got: Mapping[str, npt.NDArray[Any]], golden: Golden, limits: Parity
 
     def misses(sample: int) -> bool:
         with np.errstate(invalid="ignore"):
-            max_abs, cosine = _figures(got, golden, np.array([sample]), limits)
+            max_abs, cosine, relative = _figures(got, golden, np.array([sample]), limits)
         over = limits.max_abs is not None and max_abs > limits.max_abs
+        over |= limits.max_relative is not None and relative > limits.max_relative
         return over or (limits.min_cosine is not None and cosine < limits.min_cosine)
 
     near = np.flatnonzero(golden.flag_distance.min(axis=(1, 2)) <= limits.flag_margin)
@@ -146,10 +153,10 @@ def _farthest(
 ) -> list[int]:
     """`samples`, those whose vectors differ most first."""
 
-    def distance(sample: int) -> float:
+    def distance(sample: int) -> tuple[float, float]:
         with np.errstate(invalid="ignore"):
-            figures = _figures(got, golden, np.array([sample]), limits)
-        return -figures[1] if np.isfinite(figures).all() else np.inf
+            _, cosine, relative = figures = _figures(got, golden, np.array([sample]), limits)
+        return (-cosine, relative) if np.isfinite(figures).all() else (np.inf, np.inf)
 
     return sorted(samples, key=distance, reverse=True)
 
@@ -161,8 +168,8 @@ def usual_length(width: int) -> float:
 
 def _figures(
     got: Mapping[str, npt.NDArray[Any]], golden: Golden, kept: npt.NDArray[np.intp], limits: ParityLimits
-) -> tuple[float, float]:
-    """Max abs and min cosine over the vectors of the samples `kept`, in float64."""
+) -> tuple[float, float, float]:
+    """Max abs and min cosine over the vectors of the samples `kept`, and `Parity.max_relative`, in float64."""
     max_abs, min_cosine = 0.0, 1.0
     expected = golden.outputs()
     for name in ("embedding", "patch_tokens"):
@@ -172,7 +179,19 @@ def _figures(
             max_abs = _worst(max_abs, weight * np.abs(a - b).max())
             lengths = np.maximum(np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1), 1e-300)
             min_cosine = -_worst(-min_cosine, -((a * b).sum(-1) / lengths).min())
-    return max_abs, min_cosine
+    max_relative = 0.0
+    for name in golden.own:
+        max_relative = _worst(max_relative, _own_figure(got, golden, kept, name))
+    return max_abs, min_cosine, max_relative
+
+
+def _own_figure(got: Mapping[str, npt.NDArray[Any]], golden: Golden, kept: npt.NDArray[np.intp], name: str) -> float:
+    """Largest difference of one of the model's own outputs, as a share of the largest number that is expected of it."""
+    if name not in got:
+        return 0.0
+    expected = golden.own[name].astype(np.float64)
+    largest = float(np.abs(expected).max(initial=0)) or 1.0
+    return float(np.abs(got[name][kept].astype(np.float64) - expected[kept]).max(initial=0)) / largest
 
 
 def _norm_figure(got: Mapping[str, npt.NDArray[Any]], golden: Golden, kept: npt.NDArray[np.intp]) -> float:

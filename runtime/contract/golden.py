@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,8 @@ class Golden:
 
     input: npt.NDArray[np.float32] | npt.NDArray[np.uint8]
     """As the model takes it: (N, 3, H, W) float32, normalised, or (N, H, W, 3) uint8."""
-    embedding: Float32
-    """(N, C), or (N, 2 C) with the mean patch token."""
+    embedding: Float32 | None
+    """(N, C), or (N, 2 C) with the mean patch token; None where the outputs are the model's own."""
     flags: Flags
     """(N, K, P): which patches are artifacts."""
     flag_distance: Float32
@@ -36,6 +37,8 @@ class Golden:
     """(N, P, C), stored where the model outputs it."""
     artifact_norm: Float32 | None = None
     """(N, K, P), stored where the model outputs it."""
+    own: Mapping[str, Float32] = field(default_factory=dict)
+    """The outputs (N, ...) that are the model's own, by name and in the manifest's order."""
 
     def outputs(self) -> dict[str, npt.NDArray[np.float32] | Flags]:
         """The expected outputs by the name that a model gives them, as far as they are stored."""
@@ -44,8 +47,14 @@ class Golden:
             "patch_tokens": self.patch_tokens,
             "artifact_mask": self.flags,
             "artifact_norm": self.artifact_norm,
+            **self.own,
         }
         return {name: value for name, value in named.items() if value is not None}
+
+
+def own_member(index: int) -> str:
+    """The name that the npz file has for the model's own output of this number: names of outputs are no file names."""
+    return f"output{index}"
 
 
 def golden_bytes(golden: Golden) -> bytes:
@@ -54,9 +63,9 @@ def golden_bytes(golden: Golden) -> bytes:
         "input": golden.input,
         "flags": golden.flags,
         "flag_distance": golden.flag_distance,
-        **golden.outputs(),
+        **{name: value for name, value in golden.outputs().items() if name not in ("artifact_mask", *golden.own)},
+        **{own_member(index): value for index, value in enumerate(golden.own.values())},
     }
-    del arrays["artifact_mask"]  # stored once, as `flags`
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub confuses **arrays with allow_pickle
     return buffer.getvalue()
@@ -75,31 +84,35 @@ def read_golden(model: Path, manifest: Manifest) -> Golden:
         raise ManifestError(f"{path}: the manifest gives it {record.bytes} bytes, more than {MAX_GOLDEN_BYTES}")
     content = read_checked(path, record, model)
     try:
-        golden = _load(io.BytesIO(content))
+        golden = _load(io.BytesIO(content), manifest)
     except Exception as error:  # a hostile file makes numpy and zipfile raise anything: TokenError, zlib.error
         raise ManifestError(f"{path} is not a golden sample ({one_line(error)}); export the model again") from error
     _check_shapes(golden, manifest, path)
     return golden
 
 
-def _load(file: io.BytesIO) -> Golden:
+def _load(file: io.BytesIO, manifest: Manifest) -> Golden:
     with zipfile.ZipFile(file) as archive:  # sizes before allocation
         unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > MAX_GOLDEN_BYTES:
         raise ValueError(f"it unpacks to {unpacked} bytes, more than {MAX_GOLDEN_BYTES}")
     file.seek(0)
+    own = [one.name for one in manifest.own_outputs]
     with np.load(file, allow_pickle=False) as arrays:
         golden = Golden(
             input=arrays["input"],
-            embedding=arrays["embedding"],
+            embedding=arrays.get("embedding") if own else arrays["embedding"],
             flags=arrays["flags"],
             flag_distance=arrays["flag_distance"],
             patch_tokens=arrays.get("patch_tokens"),
             artifact_norm=arrays.get("artifact_norm"),
+            own={name: arrays[own_member(index)] for index, name in enumerate(own)},
         )
-    for name, array in vars(golden).items():  # numpy gives the bytes of a member that is not in npy format
-        if not isinstance(array, np.ndarray | None):
-            raise ValueError(f"`{name}` is not in npy format")  # noqa: TRY004  # as other damage
+    for name, array in (
+        vars(golden) | golden.own
+    ).items():  # numpy gives the bytes of a member that is not in npy format
+        if not isinstance(array, np.ndarray | None) and array is not golden.own:
+            raise ValueError(f"`{name}` is not in npy format")  # as other damage
     return golden
 
 
@@ -117,8 +130,9 @@ def _check_shapes(golden: Golden, manifest: Manifest, path: Path) -> None:
         "patch_tokens": ((samples, patches, width_c), "float32"),
         "artifact_norm": ((samples, layers, patches), "float32"),
     }
-    for name, (shape, dtype) in expected.items():
-        array = getattr(golden, name)
+    own = {one.name: ((samples, *map(int, one.shape[1:])), "float32") for one in manifest.own_outputs}
+    for name, (shape, dtype) in (expected | own).items():
+        array = golden.own[name] if name in own else getattr(golden, name)
         if array is None and name in manifest.output_names():
             raise ManifestError(f"{path} holds no `{name}`, which the model outputs; export the model again")
         if array is not None and (array.shape != shape or array.dtype != dtype):

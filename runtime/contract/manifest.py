@@ -24,6 +24,7 @@ from runtime.contract.file_set import is_interrupted
 from runtime.contract.hashed_json import matches_own_hash, parse_strictly
 from runtime.contract.schema import (
     FORMAT_VERSION,
+    OUTPUTS,
     Backbone,
     Builder,
     Calibration,
@@ -50,6 +51,7 @@ from runtime.contract.schema import (
 __all__ = [
     "FORMAT_VERSION",
     "MAX_MANIFEST_BYTES",
+    "OUTPUTS",
     "Backbone",
     "Builder",
     "Calibration",

@@ -17,6 +17,8 @@ from pydantic import Field, JsonValue
 from runtime.contract.hashed_json import NO_HASH, to_hashed_json
 
 FORMAT_VERSION: Literal[2] = 2
+OUTPUTS = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
+"""Names of outputs that readers know; an output with another name is the model's own."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(max_length=255, pattern=r"^(\.{0,2}[^/\\\x00.]|\.{3})[^/\\\x00]*$")]
 """The name of a file in the manifest's own folder: no separator, neither `.` nor `..`."""
@@ -144,7 +146,11 @@ class Backbone(_Record):
 
 
 class TensorInfo(_Record):
-    """One input or output; a dimension is a number or the name of a dynamic one (`batch`)."""
+    """One input or output; a dimension is a number or the name of a dynamic one (`batch`).
+
+    An output called `embedding`, `patch_tokens`, `artifact_mask` or `artifact_norm` is what that name says. With any
+    other name it is the model's own: logits, a map, boxes of somebody else's graph.
+    """
 
     name: str
     dtype: Literal["float32", "uint8", "bool"]
@@ -232,6 +238,8 @@ class ParityLimits(_Record):
     """Largest distance of a vector to that of its image alone, as a share of its length."""
     normalized: bool = False
     """Whether the embedding has length 1: its differences then count √C-fold, as if it had its usual length."""
+    max_relative: float | None = None
+    """Of outputs that are the model's own: the largest difference, as a share of the output's largest number."""
 
 
 class Rounding(_Record):
@@ -428,6 +436,11 @@ class Manifest(_Record):
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs, in the model's order."""
         return tuple(output.name for output in self.outputs)
+
+    @property
+    def own_outputs(self) -> tuple[TensorInfo, ...]:
+        """The outputs that are the model's own: logits, maps, boxes."""
+        return tuple(output for output in self.outputs if output.name not in OUTPUTS)
 
     def to_json(self) -> bytes:
         """The file's bytes, with `manifest_sha256` made anew."""

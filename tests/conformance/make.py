@@ -45,7 +45,7 @@ N, K, P, C = 4, 2, 2, 6
 """Samples, chosen layers, patches and width of the base."""
 HEIGHT, WIDTH = 2, 4
 MARGIN = 2**-10
-FIGURES = ("max_abs", "min_cosine", "norm_relative")
+FIGURES = ("max_abs", "min_cosine", "norm_relative", "max_relative")
 """Of a comparison: numbers, as text where JSON has none."""
 EVERYTHING = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
 
@@ -524,6 +524,19 @@ def golden_samples() -> Iterator[Case]:
         yield golden(f"sample-less-{name}", npz(shorter), f"`{'embedding' if name == 'input' else name}` is ")
         yield golden(f"column-less-{name}", npz(good | {name: good[name][..., :-1]}), f"`{name}` is ")
         yield golden(f"int16-{name}", npz(good | {name: good[name].astype(np.int16)}), f"`{name}` is int16(")
+    yield golden("good-own-outputs", npz(own_arrays()), edit=with_own_outputs)
+    yield golden(
+        "without-an-own-output",
+        npz({key: array for key, array in own_arrays().items() if key != "output1"}),
+        "'output1 is not a file",
+        edit=with_own_outputs,
+    )
+    shorter = own_arrays()
+    shorter["output1"] = shorter["output1"][..., :-1]
+    yield golden("column-less-of-an-own-output", npz(shorter), "`a/map` is ", edit=with_own_outputs)
+    both = lambda content: [with_own_outputs(content), content["outputs"].append(fields()["outputs"][0])]  # noqa: E731
+    yield golden("good-own-outputs-and-an-embedding", npz(own_arrays() | {"embedding": good["embedding"]}), edit=both)
+    yield golden("own-outputs-without-the-embedding", npz(own_arrays()), "holds no `embedding`", edit=both)
     yield golden("scalar", npz(good | {"input": np.zeros((), np.uint8)}), "`input` is uint8()")
     yield golden("no-samples", npz({name: array[:0] for name, array in good.items()}), "holds no sample")
     altered = bytearray(BASE[GOLDEN])
@@ -533,6 +546,26 @@ def golden_samples() -> Iterator[Case]:
     yield Case("golden/missing", "golden", {GOLDEN: None}, ("can't read ", "No such file or directory"))
     huge = put("files", "parity", "bytes", value=3 << 30)
     yield Case("golden/said-to-have-3-gib", "golden", {MANIFEST: edited(huge)}, ("bytes, more than 2147483648",))
+
+
+OWN = {"logits": (3,), "a/map": (1, 2, 4)}
+"""Outputs that are a model's own, and the shape of an image's share of each."""
+
+
+def own_arrays() -> dict[str, np.ndarray]:
+    """The golden sample of a model with these outputs and no embedding."""
+    rng = np.random.default_rng(1)
+    kept = {name: array for name, array in arrays().items() if name in ("input", "flags", "flag_distance")}
+    return kept | {
+        f"output{number}": (rng.standard_normal((N, *shape)) * 10 ** (2 * number - 3)).astype(np.float32)
+        for number, shape in enumerate(OWN.values())
+    }
+
+
+def with_own_outputs(content: Fields) -> None:
+    content["outputs"] = [{"name": name, "dtype": "float32", "shape": ["batch", *shape]} for name, shape in OWN.items()]
+    content["options"]["outputs"] = list(OWN)
+    content["parity"]["limits"]["max_relative"] = 1e-4
 
 
 def as_float32(content: Fields) -> None:
@@ -567,6 +600,18 @@ def comparison(
     edit = lambda fields: fields["parity"]["limits"].update(limits)  # noqa: E731
     over = {"got.npz": npz(got), GOLDEN: content, MANIFEST: edited(edit, golden=content)}
     return Case(f"compare/{name}", "compare", over, None)
+
+
+def own_comparison(name: str, output: int, by: float, near: tuple[tuple[int, ...], ...]) -> Case:
+    """Outputs that are the model's own, one number of sample 1 moved by `by`."""
+    expected = own_arrays()
+    got = {one: expected[f"output{number}"].copy() for number, one in enumerate(OWN)}
+    got[list(OWN)[output]][1].flat[0] += np.float32(by)
+    for place in near:
+        expected["flag_distance"][place] = MARGIN / 2
+    content = npz(expected)
+    over = {"got.npz": npz(got), GOLDEN: content, MANIFEST: edited(with_own_outputs, golden=content)}
+    return Case(f"compare/own-{name}", "compare", over, None)
 
 
 def move(name: str, place: tuple[int, ...], by: float) -> Callable[[dict[str, np.ndarray]], object]:
@@ -620,6 +665,15 @@ def comparisons() -> Iterator[Case]:
     unclear = several(only("embedding"), *(move("embedding", (sample, 0), 1 + sample) for sample in (0, 2)))
     yield comparison("unclear-without-flags", unclear, near=((0, 0, 0), (1, 0, 0), (2, 1, 1)))
     yield comparison("off-without-flags", unclear, near=((0, 0, 0),))
+    for name, place, by, near in (
+        ("equal", 0, 0.0, ()),
+        ("inside-the-limit", 1, 1e-6, ()),
+        ("over-the-limit", 1, 1e-3, ()),
+        ("over-the-limit-of-small-numbers", 0, 1e-6, ()),
+        ("nan", 0, np.nan, ()),
+        ("borderline", 1, 1e-3, ((1, 0, 1),)),
+    ):
+        yield own_comparison(name, place, by, near)
     yield comparison("no-outputs", only())
     yield comparison("one-sample", lambda got: got.update(embedding=got["embedding"][:1]))
     yield comparison("one-column", lambda got: got.update(patch_tokens=got["patch_tokens"][..., :1]))
@@ -670,6 +724,7 @@ def found_parity(case: Path) -> Fields:
         "max_abs": number(parity.max_abs),
         "min_cosine": number(parity.min_cosine),
         "norm_relative": number(parity.norm_relative),
+        "max_relative": number(parity.max_relative),
         "flags_checked": parity.flags_checked,
         "flags_differing": parity.flags_differing,
         "borderline": parity.borderline,

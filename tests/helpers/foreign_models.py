@@ -133,6 +133,40 @@ def export_with_factor(path: Path) -> None:
     _ts(_Factor(model_of("vit", "eager")), inputs, path, ["pixel_values", "factor"], axes)
 
 
+class _Heads(torch.nn.Module):
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        width = SIZES["hidden_size"]
+        self.classify, self.box = torch.nn.Linear(width, 5), torch.nn.Linear(width, 4)
+        self.upsample, self.map = torch.nn.ConvTranspose2d(width, 8, 4, 4), torch.nn.Conv2d(8, 1, 3, padding=1)
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = self.model(pixel_values)
+        patches = found.last_hidden_state[:, 1:]
+        whole = patches.transpose(1, 2).unflatten(2, (4, 4))
+        logits = self.classify(found.pooler_output)
+        depth = 1e-3 * self.map(torch.relu(self.upsample(whole)))
+        return logits, depth, torch.sigmoid(self.box(patches)), logits.argmax(1)
+
+
+HEADS = ("logits", "depth", "patch_tokens", "label")
+"""Outputs of a model with heads: boxes (B, P, 4) have the name of what they are not."""
+
+
+def export_with_heads(path: Path, batch: int | None = None) -> None:
+    """A DINOv2 with a classifier, a convolutional decoder and boxes behind it, and no embedding; `batch` is fixed."""
+    torch.manual_seed(2)
+    model = _Heads(model_of("dinov2", "eager")).eval()
+    axes = {} if batch else {name: {0: "batch"} for name in ("pixel_values", *HEADS)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model, (torch.zeros(batch or 2, 3, 64, 64),), path, dynamo=False, opset_version=17,
+            input_names=["pixel_values"], output_names=list(HEADS), dynamic_axes=axes,
+        )  # fmt: skip
+
+
 def put_in(source: Path, out: Path, *options: str) -> int:
     """Run the command; gives its exit code."""
     return main(["--onnx", str(source), "--out", str(out), "--quiet", *options])

@@ -69,8 +69,7 @@ std::unique_ptr<Session> open(const Options& options) {
 int embed(const Options& options) {
     const auto start = std::chrono::steady_clock::now();
     const Manifest manifest = Manifest::read(options.model);  // its files are checked where they are loaded
-    if (!manifest.has_output("embedding"))
-        throw Error(ErrorKind::usage, options.model + " has no output `embedding`: export it again with it");
+    manifest.check_embedding();
     std::unique_ptr<OldClusters> old;
     if (!options.assign.empty()) {
         old = std::make_unique<OldClusters>(options.assign, manifest);

@@ -43,6 +43,7 @@ bool verify(const Session& session, std::int64_t batch, bool as_json) {
             {"max_abs", number(parity.max_abs)},
             {"min_cosine", number(parity.min_cosine)},
             {"norm_relative", number(parity.norm_relative)},
+            {"max_relative", number(parity.max_relative)},
             {"flags_checked", parity.flags_checked},
             {"flags_differing", parity.flags_differing},
             {"flagged", manifest.layers.empty() ? Json(nullptr) : Json(flagged)},
@@ -60,7 +61,8 @@ bool verify(const Session& session, std::int64_t batch, bool as_json) {
               {"min_cosine", number(limits.min_cosine)},
               {"flag_margin", number(limits.flag_margin)},
               {"batch_distance", number(limits.batch_distance)},
-              {"normalized", limits.normalized}}},
+              {"normalized", limits.normalized},
+              {"max_relative", number(limits.max_relative)}}},
             {"failures", failures},
             {"seconds", std::round(seconds * 1000) / 1000},
         };
@@ -72,8 +74,16 @@ bool verify(const Session& session, std::int64_t batch, bool as_json) {
     };
     std::printf("%s on %s: %lld golden samples, %.2f s\n", manifest.model_path.c_str(), session.name().c_str(),
                 static_cast<long long>(samples), seconds);
-    row("max abs", as_text("%.3g", parity.max_abs), limit("<=", limits.max_abs));
-    row("min cosine", as_text("%.7f", parity.min_cosine), limit(">=", limits.min_cosine));
+    if (manifest.has_output("embedding") || manifest.has_output("patch_tokens")) {
+        row("max abs", as_text("%.3g", parity.max_abs), limit("<=", limits.max_abs));
+        row("min cosine", as_text("%.7f", parity.min_cosine), limit(">=", limits.min_cosine));
+    }
+    if (const std::vector<std::string> own = manifest.own_outputs(); !own.empty()) {
+        std::string names;
+        for (const std::string& name : own) names += (names.empty() ? "" : ", ") + plain(name);
+        row("max relative", as_text("%.3g", parity.max_relative), limit("<=", limits.max_relative));
+        row("outputs", std::to_string(own.size()), names);
+    }
     if (manifest.has_output("artifact_norm"))
         row("norms, relative", as_text("%.3g", parity.norm_relative), limit("<=", limits.flag_margin));
     if (parity.flags_checked) {

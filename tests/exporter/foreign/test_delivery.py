@@ -1,6 +1,8 @@
 """ITAE put into real exports: what stays, what changes, and against what it is held."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import foreign_models
@@ -17,6 +19,8 @@ from exporter.foreign import replica
 from exporter.methods.itae import reference
 from exporter.methods.itae.options import ItaeConfig
 from runtime.__main__ import main as run_main
+from runtime.contract.golden import golden_bytes, read_golden
+from runtime.contract.manifest import manifest_path, parity_path, read_manifest, record_file
 
 ATOL = 1e-4
 FORMS = [
@@ -213,6 +217,57 @@ def test_pictures_are_embedded(exported, tmp_path):
     assert run_main(["embed", str(out), str(folder), "--out", str(tmp_path / "vectors")]) == 0
     table = pyarrow.parquet.read_table(tmp_path / "vectors")
     assert (table.num_rows, table.schema.field("embedding").type.list_size) == (3, 32)
+
+
+@pytest.fixture(scope="module")
+def with_heads(tmp_path_factory):
+    """A foreign model without an embedding, ITAE in it."""
+    folder = tmp_path_factory.mktemp("heads")
+    foreign_models.export_with_heads(folder / "theirs.onnx")
+    assert put_in(folder / "theirs.onnx", folder / "x.onnx", "--source", "key", "--threshold", "ratio:1.2") == 0
+    return folder
+
+
+def test_outputs_that_are_no_embedding_are_verified_each_by_its_own_scale(with_heads, tmp_path, capsys):
+    out = Path(shutil.copytree(with_heads, tmp_path / "copy")) / "x.onnx"
+    manifest = read_manifest(out)
+    assert [(one.name, one.shape, one.in_file) for one in manifest.outputs] == [
+        ("logits", ("batch", 5), None),
+        ("depth", ("batch", 1, 16, 16), None),
+        ("own/patch_tokens", ("batch", 16, 4), "patch_tokens"),
+    ]
+    assert run_main(["verify", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "max relative" in shown
+    assert "max abs" not in shown
+    golden = read_golden(out, manifest)
+    assert np.abs(golden.own["depth"]).max() < 0.05
+    moved = golden.own["depth"].copy()
+    moved[1, 0, 3, 3] += np.float32(5e-4 * np.abs(moved).max())  # far below what logits may be off by
+    parity_path(out).write_bytes(golden_bytes(dataclasses.replace(golden, own={**golden.own, "depth": moved})))
+    files = manifest.files.model_copy(update={"parity": record_file(parity_path(out))})
+    manifest_path(out).write_bytes(manifest.model_copy(update={"files": files}).to_json())
+    assert run_main(["verify", str(out)]) == 1
+    assert "depth is off by" in capsys.readouterr().out
+
+
+def test_a_model_without_an_embedding_embeds_nothing_and_says_what_adds_one(with_heads, tmp_path, capsys):
+    Image.new("RGB", (80, 80)).save(tmp_path / "1.png")
+    assert run_main(["embed", str(with_heads / "x.onnx"), str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err.strip()
+    assert "`python -m exporter --onnx theirs.onnx --embedding NAME` adds an embedding" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_model_with_heads_gets_an_embedding_beside_them(with_heads, tmp_path):
+    source, out = with_heads / "theirs.onnx", tmp_path / "x.onnx"
+    tokens = next(
+        node.output[0] for node in reversed(onnx.load(source).graph.node) if node.op_type == "LayerNormalization"
+    )
+    assert put_in(source, out, "--embedding", tokens) == 0
+    assert [one.name for one in session(out).get_outputs()] == [*foreign_models.HEADS, "embedding"]
+    assert read_manifest(out).output_names() == ("embedding",)
+    assert run_main(["verify", str(out)]) == 0
 
 
 def test_tokens_become_an_embedding_where_they_are_named(exported, tmp_path):

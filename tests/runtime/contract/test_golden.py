@@ -58,6 +58,8 @@ def test_a_golden_sample_survives_writing_and_reading(tmp_path, make_model, outp
     again = golden_bytes(golden)
     assert again == parity_path(model).read_bytes() == golden_bytes(golden)
     for field in dataclasses.fields(Golden):
+        if field.name == "own":
+            continue
         value = getattr(golden, field.name)
         stored = arrays_of(model).get(field.name)
         assert (value is None) == (stored is None)

@@ -43,11 +43,13 @@ ITAE_EXPORT std::map<std::string, Array> read_npz(ByteView file, const std::vect
 /// N inputs and what eager PyTorch makes of them: P patches, C width, K chosen layers (0 without ITAE).
 struct ITAE_EXPORT Golden {
     Array input;          ///< as the model takes it: (N, 3, H, W) float32, normalised, or (N, H, W, 3) uint8
-    Array embedding;      ///< (N, C) float32, or (N, 2 C) with the mean patch token
+    /// (N, C) float32, or (N, 2 C) with the mean patch token; nothing where the outputs are the model's own
+    std::optional<Array> embedding;
     Array flags;          ///< (N, K, P) bool: which patches are artifacts
     Array flag_distance;  ///< (N, K, P) float32: how far each norm is from its threshold, as a share of itself
     std::optional<Array> patch_tokens;   ///< (N, P, C) float32, stored where the model outputs it
     std::optional<Array> artifact_norm;  ///< (N, K, P) float32, stored where the model outputs it
+    std::map<std::string, Array> own;    ///< the outputs (N, ...) float32 that are the model's own, by name
 
     /// The golden sample of a model, checked against its manifest.
     ///
@@ -66,6 +68,8 @@ struct ITAE_EXPORT Parity {
     double max_abs;  ///< largest absolute difference over `embedding` (sqrt(C)-fold where normalized), `patch_tokens`
     double min_cosine;     ///< smallest cosine between a row of `embedding` or `patch_tokens` and the expected one
     double norm_relative;  ///< largest relative difference of `artifact_norm`; 0 if it is no output
+    /// Largest difference of the model's own outputs, as a share of the output's largest number; 0 without.
+    double max_relative;
     bool flags_checked;
     std::int64_t flags_differing;  ///< flags that differ, borderline samples included
     /// Samples whose flags differ only at norms inside the margin of the threshold. If flags are no output: samples

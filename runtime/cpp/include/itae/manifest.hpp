@@ -41,6 +41,7 @@ struct ParityLimits {
     std::optional<double> flag_margin;  ///< relative distance of a norm to its threshold within which a flag may flip
     std::optional<double> batch_distance;  ///< of a vector to that of its image alone, as a share of its length
     bool normalized = false;               ///< the embedding has length 1: its differences count sqrt(C)-fold
+    std::optional<double> max_relative;    ///< of the model's own outputs: difference, as a share of the largest number
 };
 
 /// The manifest beside a model, format 2, as far as programs need it; runtime/contract/README.md describes it.
@@ -61,6 +62,7 @@ struct ITAE_EXPORT Manifest {
     std::int64_t patch = 0;           ///< side of a patch in pixels
     std::int64_t width = 0;           ///< elements of a token, C
     bool has_random_weights = false;  ///< embeddings mean nothing then
+    std::string foreign_file;         ///< somebody else's ONNX file that the model was made from; empty: it is ours
 
     TensorInfo input;
     std::vector<TensorInfo> outputs;
@@ -94,6 +96,11 @@ struct ITAE_EXPORT Manifest {
     std::int64_t patches() const noexcept { return (image_size[0] / patch) * (image_size[1] / patch); }
     /// Whether the model has such an output.
     bool has_output(const std::string& name) const noexcept;
+    /// Names of the outputs that are the model's own, such as logits, in their order.
+    std::vector<std::string> own_outputs() const;
+    /// Checks that the model has the output `embedding`.
+    /// @throws Error usage: it has none; the message says what adds one.
+    void check_embedding() const;
     /// The path of a file that `external_data` or `golden_file` names.
     std::string path_of(const FileRecord& record) const;
 

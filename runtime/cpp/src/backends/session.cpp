@@ -54,7 +54,12 @@ Manifest checked(Manifest manifest) {
     return manifest;
 }
 
-bool has_limits(const Manifest& manifest) { return manifest.builder != "onnx" && manifest.batch.has_value(); }
+/// Smallest, preferred and largest batch.
+std::array<std::int64_t, 3> batch_limits(const Manifest& manifest) {
+    if (const std::int64_t fixed = manifest.input.shape.front(); fixed > 0) return {fixed, fixed, fixed};
+    if (manifest.builder != "onnx" && manifest.batch) return *manifest.batch;
+    return {1, default_batch, max_batch};
+}
 
 }  // namespace
 
@@ -67,15 +72,11 @@ Session::Session(Manifest manifest, std::string name)
 
 Session::~Session() = default;
 
-std::int64_t Session::smallest_batch() const noexcept { return has_limits(manifest_) ? (*manifest_.batch)[0] : 1; }
+std::int64_t Session::smallest_batch() const noexcept { return batch_limits(manifest_)[0]; }
 
-std::int64_t Session::preferred_batch() const noexcept {
-    return has_limits(manifest_) ? (*manifest_.batch)[1] : default_batch;
-}
+std::int64_t Session::preferred_batch() const noexcept { return batch_limits(manifest_)[1]; }
 
-std::int64_t Session::largest_batch() const noexcept {
-    return has_limits(manifest_) ? (*manifest_.batch)[2] : max_batch;
-}
+std::int64_t Session::largest_batch() const noexcept { return batch_limits(manifest_)[2]; }
 
 std::int64_t Session::chosen_batch(std::int64_t batch) const {
     if (batch == 0) return preferred_batch();

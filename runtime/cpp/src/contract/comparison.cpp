@@ -42,6 +42,7 @@ bool is_finite(const Array& array) {
 struct Figures {
     double max_abs = 0;
     double min_cosine = 1;
+    double max_relative = 0;
 };
 
 class Comparison {
@@ -55,7 +56,7 @@ class Comparison {
           patches_(static_cast<std::size_t>(golden.flags.shape[2])) {}
 
     Parity run() {
-        Parity parity{nan, nan, nan, mask_ != nullptr, 0, {}, {}, incomparable()};
+        Parity parity{nan, nan, nan, nan, mask_ != nullptr, 0, {}, {}, incomparable()};
         if (!parity.failures.empty()) return parity;
         for (const auto& [name, array] : got_) {
             if (array.dtype == "float32" && !is_finite(array))
@@ -72,6 +73,7 @@ class Comparison {
         const Figures found = figures(kept);
         parity.max_abs = found.max_abs;
         parity.min_cosine = found.min_cosine;
+        parity.max_relative = found.max_relative;
         parity.norm_relative = norm_figure(kept);
         if (limits_.max_abs && !(parity.max_abs <= *limits_.max_abs)) {
             parity.failures.push_back("max abs " + text("%.3g", parity.max_abs) + " is over the limit " +
@@ -80,6 +82,10 @@ class Comparison {
         if (limits_.min_cosine && !(parity.min_cosine >= *limits_.min_cosine)) {
             parity.failures.push_back("cosine " + text("%.7f", parity.min_cosine) + " is under the limit " +
                                       text("%g", *limits_.min_cosine));
+        }
+        if (limits_.max_relative && !(parity.max_relative <= *limits_.max_relative)) {
+            parity.failures.push_back(worst_own(kept) + " is off by " + text("%.3g", parity.max_relative) +
+                                      " of its largest number, limit " + text("%g", *limits_.max_relative));
         }
         if (limits_.flag_margin && !(parity.norm_relative <= *limits_.flag_margin)) {
             parity.failures.push_back("artifact_norm is off by " + text("%.3g", parity.norm_relative) +
@@ -163,7 +169,8 @@ class Comparison {
                 nearest = -worst(-nearest, -static_cast<double>(distances[index]));
             if (!(nearest <= *limits_.flag_margin)) continue;
             const Figures one = figures({sample});
-            const bool is_over = limits_.max_abs && one.max_abs > *limits_.max_abs;
+            const bool is_over = (limits_.max_abs && one.max_abs > *limits_.max_abs) ||
+                                 (limits_.max_relative && one.max_relative > *limits_.max_relative);
             if (is_over || (limits_.min_cosine && one.min_cosine < *limits_.min_cosine)) found.push_back(sample);
         }
         return found;
@@ -171,11 +178,14 @@ class Comparison {
 
     /// `samples`, those whose vectors differ most first.
     Samples farthest(const Samples& samples) const {
-        std::vector<std::pair<double, std::int64_t>> by_distance;
+        std::vector<std::pair<std::pair<double, double>, std::int64_t>> by_distance;
         for (const std::int64_t sample : samples) {
             const Figures one = figures({sample});
-            const bool is_known = std::isfinite(one.max_abs) && std::isfinite(one.min_cosine);
-            by_distance.emplace_back(is_known ? -one.min_cosine : infinity, sample);
+            const bool is_known =
+                std::isfinite(one.max_abs) && std::isfinite(one.min_cosine) && std::isfinite(one.max_relative);
+            by_distance.emplace_back(is_known ? std::make_pair(-one.min_cosine, one.max_relative)
+                                              : std::make_pair(infinity, infinity),
+                                     sample);
         }
         std::stable_sort(by_distance.begin(), by_distance.end(),
                          [](const auto& a, const auto& b) { return a.first > b.first; });
@@ -184,7 +194,7 @@ class Comparison {
         return sorted;
     }
 
-    /// Max abs and min cosine over the vectors of the samples `kept`.
+    /// Max abs and min cosine over the vectors of the samples `kept`, and the figure of the model's own outputs.
     Figures figures(const Samples& kept) const {
         Figures found;
         for (const char* name : {"embedding", "patch_tokens"}) {
@@ -204,7 +214,41 @@ class Comparison {
                 }
             }
         }
+        for (const auto& [name, expected] : golden_.own)
+            found.max_relative = worst(found.max_relative, own_figure(kept, name, expected));
         return found;
+    }
+
+    /// Largest difference of one of the model's own outputs, as a share of the largest number expected of it.
+    double own_figure(const Samples& kept, const std::string& name, const Array& expected) const {
+        const Array* array = find(got_, name);
+        if (array == nullptr) return 0;
+        const float* numbers = expected.as<float>();
+        double largest = 0;
+        for (std::size_t index = 0; index < expected.count(); ++index)
+            largest = worst(largest, std::abs(static_cast<double>(numbers[index])));
+        const std::size_t each = expected.count() / static_cast<std::size_t>(golden_.samples());
+        double found = 0;
+        for (const std::int64_t sample : kept) {
+            const std::size_t first = static_cast<std::size_t>(sample) * each;
+            for (std::size_t index = first; index < first + each; ++index)
+                found = worst(found, std::abs(static_cast<double>(array->as<float>()[index]) - numbers[index]));
+        }
+        return found / (largest == 0 ? 1 : largest);
+    }
+
+    /// The model's own output that is off the most.
+    std::string worst_own(const Samples& kept) const {
+        std::string name;
+        double most = -1;
+        for (const auto& [one, expected] : golden_.own) {
+            const double figure = own_figure(kept, one, expected);
+            if (std::isnan(figure) || figure > most) {
+                name = one;
+                most = std::isnan(figure) ? infinity : figure;
+            }
+        }
+        return name;
     }
 
     static void add_row(Figures& found, const float* got, const float* expected, std::size_t width, double weight) {

@@ -172,6 +172,8 @@ Manifest typed(const Json& fields) {
     manifest.size = model.at("size");
     manifest.patch = count(model.at("patch"), "model.patch");
     manifest.width = count(model.at("width"), "model.width");
+    if (const auto foreign = fields.find("foreign"); foreign != fields.end() && !foreign->is_null())
+        manifest.foreign_file = foreign->at("file");
     manifest.has_random_weights = model.at("weights").at("kind") == "random";
 
     manifest.input = tensor(fields.at("inputs").at(0), "inputs.0.shape");
@@ -190,7 +192,7 @@ Manifest typed(const Json& fields) {
     const Json& limits = fields.at("parity").at("limits");
     manifest.limits = {number_or_nothing(limits, "max_abs"), number_or_nothing(limits, "min_cosine"),
                        number_or_nothing(limits, "flag_margin"), number_or_nothing(limits, "batch_distance"),
-                       limits.value("normalized", false)};
+                       limits.value("normalized", false), number_or_nothing(limits, "max_relative")};
     manifest.versions = fields.at("versions").get<std::map<std::string, std::string>>();
     manifest.sha256 = fields.at("manifest_sha256");
 
@@ -253,6 +255,23 @@ Manifest Manifest::read(const std::string& model_path) {
 
 bool Manifest::has_output(const std::string& name) const noexcept {
     return std::any_of(outputs.begin(), outputs.end(), [&name](const TensorInfo& one) { return one.name == name; });
+}
+
+std::vector<std::string> Manifest::own_outputs() const {
+    static const std::array<const char*, 4> known{"embedding", "patch_tokens", "artifact_mask", "artifact_norm"};
+    std::vector<std::string> own;
+    for (const TensorInfo& output : outputs)
+        if (std::find(known.begin(), known.end(), output.name) == known.end()) own.push_back(output.name);
+    return own;
+}
+
+void Manifest::check_embedding() const {
+    if (has_output("embedding")) return;
+    const std::string cure =
+        foreign_file.empty()
+            ? "export it again with it"
+            : "`python -m exporter --onnx " + foreign_file + " --embedding NAME` adds one";
+    throw Error(ErrorKind::usage, model_path + " has no output `embedding`: " + cure);
 }
 
 std::string Manifest::path_of(const FileRecord& record) const { return sibling(model_path, record.name); }

@@ -71,8 +71,7 @@ Model Model::load(const std::string& path, const LoadOptions& options) {
 Model::Model(std::unique_ptr<Session> session, const LoadOptions& options)
     : state_(std::make_unique<State>(State{std::move(session), 0, 1})) {
     const Manifest& manifest = state_->session->manifest();
-    if (!manifest.has_output("embedding"))
-        throw Error(ErrorKind::usage, manifest.model_path + " has no output `embedding`: export it again with it");
+    manifest.check_embedding();
     state_->batch = state_->session->chosen_batch(options.batch);
     state_->workers = options.workers > 0 ? options.workers : options.threads > 0 ? options.threads : usable_cores();
 }

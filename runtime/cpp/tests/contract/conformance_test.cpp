@@ -48,6 +48,7 @@ void check_parity(const itae::Parity& found, const Json& expected) {
     check_same(found.max_abs, expected.at("max_abs"));
     check_same(found.min_cosine, expected.at("min_cosine"));
     check_same(found.norm_relative, expected.at("norm_relative"));
+    check_same(found.max_relative, expected.at("max_relative"));
     CHECK(found.flags_checked == expected.at("flags_checked").get<bool>());
     CHECK(found.flags_differing == expected.at("flags_differing").get<std::int64_t>());
     CHECK(found.borderline == expected.at("borderline").get<std::vector<std::int64_t>>());
@@ -69,7 +70,7 @@ void run(const Json& one, const std::string& model) {
         const itae::Golden golden = itae::Golden::read(manifest);
         if (call == "golden") return;
         const auto content = itae::read_file(fs::path(model).replace_filename("got.npz").string(), 1 << 20);
-        const auto got = itae::read_npz(content, {"embedding", "patch_tokens", "artifact_mask", "artifact_norm"},
+        const auto got = itae::read_npz(content, {"embedding", "patch_tokens", "artifact_mask", "artifact_norm", "logits", "a/map"},
                                         1 << 20, "got.npz");
         check_parity(itae::compare(got, golden, manifest.limits), one.at("parity"));
     } else {
