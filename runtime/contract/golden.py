@@ -108,11 +108,11 @@ def _load(file: io.BytesIO, manifest: Manifest) -> Golden:
             artifact_norm=arrays.get("artifact_norm"),
             own={name: arrays[own_member(index)] for index, name in enumerate(own)},
         )
-    for name, array in (
-        vars(golden) | golden.own
-    ).items():  # numpy gives the bytes of a member that is not in npy format
-        if not isinstance(array, np.ndarray | None) and array is not golden.own:
-            raise ValueError(f"`{name}` is not in npy format")  # as other damage
+    members = {**vars(golden), **golden.own}
+    del members["own"]
+    for name, array in members.items():  # numpy gives the bytes of a member that is not in npy format
+        if not isinstance(array, np.ndarray | None):
+            raise ValueError(f"`{name}` is not in npy format")  # noqa: TRY004  # as other damage
     return golden
 
 

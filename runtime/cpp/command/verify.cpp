@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "itae/error.hpp"
 #include "itae/verify.hpp"
 
 namespace itae::command {
