@@ -13,19 +13,24 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from exporter.build.engine import choose_backend, known_faults_here
+from exporter.build.fusion import describe
+from exporter.build.replay import cannot_replay, replay
 from exporter.foreign import replica
+from exporter.foreign.engine import build_engine, with_fixed_size, with_outputs
 from exporter.foreign.onnx_file import OnnxFile, open_onnx
 from exporter.foreign.operation import operate, save
+from exporter.foreign.precision import finish, make_faster
 from exporter.foreign.probe import Arrays, Probe, open_session
 from exporter.foreign.replica import Proof
 from exporter.foreign.request import ForeignSpec
 from exporter.foreign.survey import Measured, Survey, feeds_for, refusal, survey
-from exporter.methods.itae.options import ItaeConfig
+from exporter.methods.itae.options import MAX_MEDIAN_PATCHES, ItaeConfig
 from exporter.steps import Progress
 from exporter.surgery.write_out import Known, write_out
 from runtime.contract.atomic import cannot_write, work_folder
-from runtime.contract.comparison import LIMITS
-from runtime.contract.errors import CheckError, InputError, SurgeryError, UsageError, one_line
+from runtime.contract.comparison import LIMITS, compare
+from runtime.contract.errors import CheckError, InputError, ParityError, SurgeryError, UsageError, one_line
 from runtime.contract.file_set import FileSet, publish_sets, recover
 from runtime.contract.golden import Golden, golden_bytes
 from runtime.contract.manifest import (
@@ -34,17 +39,20 @@ from runtime.contract.manifest import (
     Builder,
     Files,
     Foreign,
+    Fusion,
     Manifest,
     Options,
     ParityCheck,
     ParityLimits,
     ParityReport,
+    Replay,
     TensorInfo,
     Weights,
     manifest_path,
     parity_path,
     record_file,
 )
+from runtime.contract.tensorrt import LibraryName
 
 VERSIONS = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "itae")
 EMBEDDING = "embedding"
@@ -65,22 +73,40 @@ class Delivered:
     seconds: dict[str, float]
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A model in the work folder, before it is published."""
+
+    model: Path
+    data: Path | None
+    builder: Builder
+    batch: tuple[int, int, int] | None = None
+    """min, opt, max of an engine."""
+    fusion: Fusion | None = None
+    replay: Replay | None = None
+    not_replayed: str | None = None
+
+
 def deliver(spec: ForeignSpec, progress: Progress) -> Delivered:
     """Put ITAE into somebody else's ONNX file; nothing appears at `spec.out` before all of it is proven.
 
     Raises:
         ItaeError: one of the kinds of `runtime.contract.errors`; the message speaks to the user.
     """
+    library = choose_backend(spec.backend).backend if spec.makes_engine else None
     spec.check_folder()
+    if library is not None:
+        for warning in known_faults_here(library, spec.precision or "fp32"):
+            progress.note(warning)
     recover(spec.path.parent)
     try:
         with work_folder(beside=spec.path) as work:
-            return _deliver(spec, progress, work)
+            return _deliver(spec, library, progress, work)
     except OSError as error:
         raise cannot_write(spec.path, error) from error
 
 
-def _deliver(spec: ForeignSpec, progress: Progress, work: Path) -> Delivered:
+def _deliver(spec: ForeignSpec, library: LibraryName | None, progress: Progress, work: Path) -> Delivered:
     size = (spec.image_size, spec.image_size) if isinstance(spec.image_size, int) else spec.image_size
     with progress.step("survey", f"{spec.onnx}: what is in it"):
         file = open_onnx(Path(spec.onnx))
@@ -89,6 +115,8 @@ def _deliver(spec: ForeignSpec, progress: Progress, work: Path) -> Delivered:
         found, probe = _survey(file, work / "probe", size, usual=True)
         if (why := refusal(found, spec.prefix_tokens)) is not None:
             raise SurgeryError(f"{file.path}: {why}")
+        if spec.precision == "fp32" and any(one.precision == "float16" for one in found.backbone):
+            raise UsageError("--precision fp32: the file is in half precision: leave it out to keep that")
         prefix = spec.prefix_tokens if spec.prefix_tokens is not None else found.prefix
         assert prefix is not None
         if size is not None and found.image_size != size:
@@ -96,13 +124,19 @@ def _deliver(spec: ForeignSpec, progress: Progress, work: Path) -> Delivered:
                 f"--image-size {size[0]}x{size[1]}: the graph takes {found.image_size[0]}x{found.image_size[1]} alone"  # type: ignore[index]
             )
         spec.itae.layer_indices(len(found.backbone))
+        if library is not None:
+            _check_engine(spec, found, prefix)
+            if found.is_dynamic and found.image_size is not None and found.picture is not None:
+                fixed = with_fixed_size(file, found.picture.name, found.image_size)
+                file = dataclasses.replace(file, model=fixed)
+                found, probe = _survey(file, work / "fixed", None)
     _say(found, prefix, spec, progress)
     if spec.embedding is not None:
         file = dataclasses.replace(file, model=_with_embedding(found, probe, spec, prefix))
         found, probe = _survey(file, work / "with_embedding", found.image_size)
-    outputs = _outputs(found)
+    outputs = _outputs(found, with_all=library is not None)  # an engine has no outputs beside those of its manifest
     untouched = probe
-    if written := _fused_layers(found, spec.itae):
+    if written := _fused_layers(found, spec):
         file = dataclasses.replace(file, model=_written_out(found, probe, written))
         found, probe = _survey(file, work / "written_out", found.image_size)
         progress.note(
@@ -141,16 +175,37 @@ def _deliver(spec: ForeignSpec, progress: Progress, work: Path) -> Delivered:
             "does was hardly checked"
         )
     outputs = _finite(outputs, golden.outputs)
+    sample = _golden_sample(found, outputs, feeds, golden) if outputs else None
+    made = _Made(target, data, _onnx_builder())
+    if spec.half is not None or library is not None:
+        model = _faster(spec, found, probe, prefix, outputs, sample, work, progress)
+    if library is not None:
+        assert sample is not None
+        dropped = [one.name for one in found.outputs if one.name not in outputs.values()]
+        if dropped:
+            progress.note(f"the engine has no output {', '.join(dropped)}: it is not in float32, or not by image")
+        fixed_batch = found.picture.shape[0] if found.picture is not None else None
+        profile = (fixed_batch,) * 3 if isinstance(fixed_batch, int) else spec.profile
+        with progress.step("build", f"{spec.precision or 'fp32'} engine by {library}"):
+            built = build_engine(with_outputs(model, outputs), found, work, library, profile, spec.half or "fp32")
+        made = _Made(built.plan, None, built.builder, profile, built.fusion)
+        made = _replayed(spec, made, found, prefix, outputs, proofs, sample, progress)
+    elif spec.half is not None:
+        data = save(model, found.file, target, f"{spec.path.name}.data")
+        _check(target, found)
+        made = dataclasses.replace(made, data=data)
     what = "the file, its golden sample and its manifest" if outputs else "the file alone"
     with progress.step("publish", f"{spec.path}: {what}"):
         manifest = None
-        sources = {spec.path.name: target}
-        if data is not None:
-            sources[data.name] = data
+        sources = {spec.path.name: made.model}
+        if made.data is not None:
+            sources[made.data.name] = made.data
         seal = spec.path
-        if outputs:
-            manifest, more = _described(spec, found, prefix, outputs, proofs, feeds, golden, target, data)
-            sources |= more
+        if sample is not None:
+            manifest = _described(spec, made, found, prefix, outputs, proofs, sample, spec.path)
+            described = work / "manifest.json"
+            described.write_bytes(manifest.to_json())
+            sources |= {parity_path(spec.path).name: parity_path(made.model), manifest_path(spec.path).name: described}
             seal = manifest_path(spec.path)
             if EMBEDDING not in outputs:
                 progress.note(
@@ -159,7 +214,7 @@ def _deliver(spec: ForeignSpec, progress: Progress, work: Path) -> Delivered:
                 )
         else:
             progress.note(f"{_why_not(found)}: so there is no manifest, and `embed` and `verify` can't use the file")
-        obsolete = [f"{spec.path.name}.data"] if data is None else []
+        obsolete = [f"{spec.path.name}.data"] if made.data is None else []
         if manifest is None:  # of an older file in this place
             obsolete += [manifest_path(spec.path).name, parity_path(spec.path).name]
         publish_sets([FileSet(seal, sources, obsolete)], work)
@@ -199,8 +254,101 @@ def _say(found: Survey, prefix: int, spec: ForeignSpec, progress: Progress) -> N
         progress.note(f"no layer, but near to one: {near.node}: {near.reason}")
 
 
-def _fused_layers(found: Survey, itae: ItaeConfig) -> list[Measured]:
-    """The attentions that ITAE works in, and that are one operator."""
+def _check_engine(spec: ForeignSpec, found: Survey, prefix: int) -> None:
+    """Refuse what no engine can be made of, before the work.
+
+    Raises:
+        UsageError: the sizes of pictures are open, there are more inputs, or no output that the runtime uses; or the
+            threshold needs a median of more patches than TensorRT takes.
+    """
+    if found.is_dynamic and spec.image_size is None:
+        raise UsageError(
+            f"--out {spec.path}: height and width are open in the graph, and an engine has one size: say --image-size"
+        )
+    if not _outputs(found) and spec.embedding is None:
+        raise UsageError(f"--out {spec.path}: {_why_not(found)}: export to .onnx, and build from that")
+    patches = found.backbone[0].tokens - prefix - found.behind
+    if spec.itae.needs_median and patches > MAX_MEDIAN_PATCHES:
+        raise UsageError(
+            f"--threshold {spec.itae.threshold} needs the median of {patches} patches, TensorRT can take at most "
+            f"{MAX_MEDIAN_PATCHES}: use --threshold zscore:λ or absolute:τ, or a smaller --image-size"
+        )
+
+
+def _faster(
+    spec: ForeignSpec,
+    found: Survey,
+    probe: Probe,
+    prefix: int,
+    outputs: dict[str, str],
+    sample: Golden | None,
+    work: Path,
+    progress: Progress,
+) -> onnx.ModelProto:
+    """The operated model after the passes that only make it faster, held to the golden sample of the proven one.
+
+    Raises:
+        SurgeryError: the graph can't become half precision.
+        ParityError: the results are off.
+    """
+    with progress.step("faster", f"scale on the queries{f', {spec.half}' if spec.half else ''}"):
+        file, notes = make_faster(found, probe, spec.half)
+        notes.append("all tokens are computed in the last block: cls_only is for this program's own graphs")
+        quick, quick_probe = _survey(file, work / "faster", found.image_size)
+        if [one.tokens for one in quick.backbone] != [one.tokens for one in found.backbone]:
+            raise SurgeryError(f"--precision {spec.precision}: attention is not found again in the rewritten graph")
+        model = operate(quick, quick_probe, spec.itae, prefix)
+        if spec.half != "bf16":
+            finish(model, spec.half)
+        if sample is not None and found.picture is not None:
+            place = work / "faster" / "check.onnx"
+            save(model, file, place, "check.onnx.data")
+            session = open_session(place, spec.path)
+            got = session.run([*outputs.values()], {found.picture.name: sample.input})
+            parity = compare(dict(zip(outputs, got, strict=True)), sample, LIMITS[spec.half or "fp32"])
+            if not parity.passed:
+                raise ParityError(
+                    f"with --precision {spec.half or 'fp32'} the graph is off: {'; '.join(parity.failures)}; try "
+                    f"{'bf16 or fp32' if spec.half == 'fp16' else 'fp32'}"
+                )
+        if spec.half == "bf16":
+            finish(model, "bf16")
+    for note in notes:
+        progress.note(note)
+    return model
+
+
+def _replayed(
+    spec: ForeignSpec,
+    made: _Made,
+    found: Survey,
+    prefix: int,
+    outputs: dict[str, str],
+    proofs: list[Proof],
+    sample: Golden,
+    progress: Progress,
+) -> _Made:
+    """The engine with the figures of its run on a GPU here, or the reason why it was not run.
+
+    Raises:
+        ParityError, BuildError: its results are off, or it does not run.
+    """
+    assert made.builder.name != "onnx"
+    reason = "--no-replay was given" if not spec.replay else cannot_replay(made.builder.name)
+    if reason is not None:
+        progress.note(f"the engine was not run: {reason}; check it by `verify` where it will run")
+        return dataclasses.replace(made, not_replayed=reason)
+    with progress.step("replay", "golden sample and batches on the GPU"):
+        manifest = _described(spec, made, found, prefix, outputs, proofs, sample, made.model)
+        manifest_path(made.model).write_bytes(manifest.to_json())
+        return dataclasses.replace(made, replay=replay(made.model, made.builder.name, unfused=False))
+
+
+def _fused_layers(found: Survey, spec: ForeignSpec) -> list[Measured]:
+    """The attentions that are one operator and that ITAE works in; for an engine, all that are one operator."""
+    itae = spec.itae
+    if spec.makes_engine:
+        return [one for one in found.backbone if one.site.fused is not None]
     layers = itae.layer_indices(len(found.backbone))
     needed = {*layers, *(map(itae.detects_in, layers) if itae.source not in (None, "residual") else ())}
     return [found.backbone[layer] for layer in sorted(needed) if found.backbone[layer].site.fused is not None]
@@ -260,11 +408,11 @@ def _why_not(found: Survey) -> str:
     return "none of the outputs is in float32, finite and by image (--embedding NAME adds one that is)"
 
 
-def _outputs(found: Survey) -> dict[str, str]:
+def _outputs(found: Survey, *, with_all: bool = False) -> dict[str, str]:
     """The outputs that the runtime uses, the names of the file by its own names for them.
 
-    That is the embedding, (B, C) in float32; where there is none, all outputs (B, ...) in float32 under their own
-    names; empty where the runtime can't run the model.
+    That is the embedding, (B, C) in float32; where there is none or `with_all`, all outputs (B, ...) in float32 under
+    their own names; empty where the runtime can't run the model.
     """
     if len(found.inputs) > 1 or found.picture is None or found.picture.dtype != "float32":
         return {}
@@ -276,10 +424,13 @@ def _outputs(found: Survey) -> dict[str, str]:
         name for name in by_image
         if len(found.output_shapes[name]) == 2 and not any(word in name.lower() for word in NOT_EMBEDDINGS)
     ]  # fmt: skip
-    if vectors:
-        return {EMBEDDING: EMBEDDING if EMBEDDING in vectors else vectors[0]}
     # A name that readers know means what they know: it gets another.
-    return {f"own/{name}" if name in OUTPUTS else name: name for name in by_image}
+    own = {f"own/{name}" if name in OUTPUTS else name: name for name in by_image}
+    if vectors:
+        embedding = EMBEDDING if EMBEDDING in vectors else vectors[0]
+        others = {name: in_file for name, in_file in own.items() if in_file != EMBEDDING or embedding != EMBEDDING}
+        return {EMBEDDING: embedding, **(others if with_all else {})}
+    return own
 
 
 def _finite(outputs: dict[str, str], found: Arrays) -> dict[str, str]:
@@ -377,33 +528,44 @@ def _passes(file: OnnxFile) -> bool:
     return True
 
 
-def _described(
-    spec: ForeignSpec,
-    found: Survey,
-    prefix: int,
-    outputs: dict[str, str],
-    proofs: list[Proof],
-    feeds: Arrays,
-    golden: replica.Replica,
-    target: Path,
-    data: Path | None,
-) -> tuple[Manifest, dict[str, Path]]:
-    """The manifest, and the golden sample and manifest as files in the work folder, by their names."""
+def _golden_sample(found: Survey, outputs: dict[str, str], feeds: Arrays, golden: replica.Replica) -> Golden:
+    """The golden sample: the inputs of the proof and their results by the untouched graph and numpy."""
     assert found.picture is not None
-    assert found.image_size is not None
-    size = found.image_size
     values = {name: golden.outputs[in_file] for name, in_file in outputs.items()}
-    vectors = values.get(EMBEDDING)
-    sample = Golden(
+    return Golden(
         input=feeds[found.picture.name].astype(np.float32),
-        embedding=vectors,
+        embedding=values.get(EMBEDDING),
         own={name: value for name, value in values.items() if name != EMBEDDING},
         flags=golden.flags,
         flag_distance=np.minimum(golden.distance, 1e30).astype(np.float32),
     )
-    place = parity_path(target)
+
+
+def _onnx_builder() -> Builder:
+    return Builder(
+        name="onnx", version=onnx.__version__, platform=f"{platform.system()}-{platform.machine()}".lower()
+    )  # fmt: skip
+
+
+def _described(
+    spec: ForeignSpec,
+    made: _Made,
+    found: Survey,
+    prefix: int,
+    outputs: dict[str, str],
+    proofs: list[Proof],
+    sample: Golden,
+    called: Path,
+) -> Manifest:
+    """The manifest of a model that will be `called` so, whose golden sample is written beside it in the work folder."""
+    assert found.picture is not None
+    assert found.image_size is not None
+    size = found.image_size
+    values, vectors = sample.outputs(), sample.embedding
+    place = parity_path(made.model)
     place.write_bytes(golden_bytes(sample))
-    patches = golden.flags.shape[-1]
+    patches = sample.flags.shape[-1]
+    is_engine = made.builder.name != "onnx"
     patch = _patch(size, patches, found)
     batch = found.picture.shape[0] if isinstance(found.picture.shape[0], int) else "batch"
     file = found.file
@@ -413,11 +575,14 @@ def _described(
         width = vectors.shape[1] // (2 if pooling == "cls+mean" else 1)
     weights = Weights(kind="path", source=file.path.name, revision=None, sha256=file.sha256)
     precision: Any = "fp16" if any(one.precision == "float16" for one in found.backbone) else "fp32"
-    manifest = Manifest(
+    precision = spec.half or precision
+    return Manifest(
         options=Options(
-            size=file.path.stem, weights=f"onnx:{file.path.name}", backend="none", precision=precision, image_size=size,
-            batch=None, method=spec.itae.resolved(len(found.backbone)), outputs=tuple(outputs),
-            pooling=pooling, input="float32", pos_embed=None, workspace_mib=None,
+            size=file.path.stem, weights=f"onnx:{file.path.name}",
+            backend=made.builder.name if made.builder.name != "onnx" else "none", precision=precision, image_size=size,
+            batch=made.batch, hardware_compatibility="none" if is_engine else None,
+            version_compatible=False if is_engine else None, method=spec.itae.resolved(len(found.backbone)),
+            outputs=tuple(outputs), pooling=pooling, input="float32", pos_embed=None, workspace_mib=None,
             parity_samples=len(sample.input),
         ),
         model=Backbone(
@@ -428,14 +593,12 @@ def _described(
         outputs=tuple(
             TensorInfo(
                 name=name, dtype="float32", shape=(batch, *values[name].shape[1:]),
-                in_file=None if in_file == name else in_file,
+                in_file=None if in_file == name or is_engine else in_file,
             )
             for name, in_file in outputs.items()
         ),
         preprocessing=spec.preprocessing(size),
-        builder=Builder(
-            name="onnx", version=onnx.__version__, platform=f"{platform.system()}-{platform.machine()}".lower()
-        ),
+        builder=made.builder, fusion=made.fusion, replay=made.replay, not_replayed=made.not_replayed,
         parity=ParityReport(
             limits=LIMITS[precision],
             checks=tuple(
@@ -449,9 +612,9 @@ def _described(
             ),
         ),
         files=Files(
-            model=record_file(target, spec.path.name),
-            external_data=record_file(data) if data is not None else None,
-            parity=record_file(place, parity_path(spec.path).name),
+            model=record_file(made.model, called.name),
+            external_data=record_file(made.data) if made.data is not None else None,
+            parity=record_file(place, parity_path(called).name),
         ),
         foreign=Foreign(
             file=file.path.name, sha256=file.sha256, producer=file.producer, opset=file.opset,
@@ -461,9 +624,6 @@ def _described(
         ),
         versions={name: _version(name) for name in VERSIONS},
     )  # fmt: skip
-    written = target.with_name("manifest.json")
-    written.write_bytes(manifest.to_json())
-    return manifest, {parity_path(spec.path).name: place, manifest_path(spec.path).name: written}
 
 
 def _is_pooled(spec: ForeignSpec, found: Survey) -> bool:
@@ -473,7 +633,17 @@ def _is_pooled(spec: ForeignSpec, found: Survey) -> bool:
 
 def _given(spec: ForeignSpec) -> tuple[str, ...]:
     """The facts that the user said, by the names of the options."""
-    options = ("prefix_tokens", "fix_input", "image_size", "embedding", "mean", "std", "resize_to", "preprocessor")
+    options = (
+        "prefix_tokens",
+        "fix_input",
+        "precision",
+        "image_size",
+        "embedding",
+        "mean",
+        "std",
+        "resize_to",
+        "preprocessor",
+    )
     return tuple(name for name in options if getattr(spec, name) is not None)
 
 
@@ -517,10 +687,15 @@ def summary(result: Delivered) -> list[str]:
         f"untouched graph with ITAE in numpy, limit {one.limit:g}; ITAE moves outputs by up to {one.effect:.2g}"
         for one in result.proofs
     ]
+    if result.manifest is not None and result.manifest.builder.name != "onnx":
+        made, by = result.manifest, result.manifest.builder
+        lines.append(f"  engine   {made.options.precision} by {by.name} {by.version}; {describe(made.fusion)}")
     lines.append(f"  seconds  {', '.join(f'{name} {s:.1f}' for name, s in result.seconds.items())}")
     return lines
 
 
 def _used(manifest: Manifest) -> str:
-    used = ", ".join(f"{info.name_in_file} ({', '.join(map(str, info.shape))})" for info in manifest.outputs)
-    return f"  verify   compares {used}" if manifest.own_outputs else f"  embed    uses the output {used}"
+    used = [f"{info.name_in_file} ({', '.join(map(str, info.shape))})" for info in manifest.outputs]
+    if EMBEDDING not in manifest.output_names():
+        return f"  verify   compares {', '.join(used)}"
+    return f"  embed    uses the output {used[0]}"

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from exporter.declaration import add_options, declared, given
-from exporter.foreign.request import CHECKS, PICTURES, WHAT, ForeignSpec
+from exporter.foreign.request import CHECKS, ENGINE, PICTURES, WHAT, ForeignSpec
 from exporter.methods.itae.options import GROUP as ITAE
 from exporter.methods.itae.options import ItaeConfig
 from exporter.steps import Progress
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    groups = {heading: p.add_argument_group(heading) for heading in (WHAT, PICTURES, ITAE, CHECKS)}
+    groups = {heading: p.add_argument_group(heading) for heading in (WHAT, PICTURES, ITAE, ENGINE, CHECKS)}
     add_options(ForeignSpec, groups)
     add_options(ItaeConfig, groups, fill=False)
     add_threads(groups[CHECKS])

@@ -88,12 +88,19 @@ class Probe:
         Raises:
             InputError: ONNX Runtime can't load the graph so, or one is no tensor of a type that is known here.
         """
-        names = [*dict.fromkeys(tensors)]
-        found = open_session(self.variant(names, {}), self._path).get_outputs()
-        kinds = {one.name: _DTYPES.get(one.type) for one in found}
-        if (unknown := next((name for name in names if kinds.get(name) is None), None)) is not None:
+        found = self.types(tensors)
+        if (unknown := next((name for name in tensors if name not in found), None)) is not None:
             raise InputError(f"{self._path}: {unknown!r} is of a type that can't be operated on")
-        return {name: np.dtype(kind) for name, kind in kinds.items() if kind is not None}
+        return found
+
+    def types(self, tensors: Sequence[str]) -> dict[str, np.dtype[Any]]:
+        """As `dtypes`, without what is no tensor of a known type.
+
+        Raises:
+            InputError: ONNX Runtime can't load the graph so.
+        """
+        found = open_session(self.variant([*dict.fromkeys(tensors)], {}), self._path).get_outputs()
+        return {one.name: np.dtype(_DTYPES[one.type]) for one in found if one.type in _DTYPES}
 
     def variant(self, wanted: Sequence[str], given: Mapping[str, Array]) -> Path:
         """Write the model with these outputs alone, the tensors `given` being inputs."""

@@ -15,7 +15,7 @@ from exporter.methods.itae.options import ItaeConfig
 from runtime.contract.errors import InputError, OutputFileError, UsageError
 from runtime.contract.manifest import Preprocessing, manifest_path, parity_path
 
-WHAT, PICTURES, CHECKS = "what to export", "pictures", "checks and output"
+WHAT, PICTURES, ENGINE, CHECKS = "what to export", "pictures", "engine", "checks and output"
 """Headings of `--help`."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, which most models were trained with."""
@@ -24,7 +24,11 @@ BICUBIC = 3
 
 Pooling = Literal["cls", "mean", "cls+mean"]
 Fit = Literal["crop", "pad", "squash"]
+Precision = Literal["fp32", "fp16", "bf16"]
+Backend = Literal["auto", "tensorrt", "tensorrt-rtx"]
 Three = tuple[float, float, float]
+ENGINE_SUFFIXES = (".engine", ".plan")
+MAX_BATCH = 65_535
 
 
 def _three(option: str, text: str) -> Three:
@@ -74,7 +78,10 @@ class ForeignSpec:
     onnx: Annotated[
         str | os.PathLike[str], Option("the ONNX file; its external data lies beside it", WHAT, FileName("FILE"))
     ]
-    out: Annotated[str | os.PathLike[str], Option("X.onnx: where the new file goes", WHAT, FileName("FILE"))]
+    out: Annotated[
+        str | os.PathLike[str],
+        Option("X.onnx: the new file; X.engine or X.plan: a TensorRT engine of it", WHAT, FileName("FILE")),
+    ]
     itae: Annotated[ItaeConfig, Option("the method", ITAE, Instance(of=ItaeConfig))] = field(default_factory=ItaeConfig)
     embedding: Annotated[
         str | None,
@@ -103,10 +110,26 @@ class ForeignSpec:
             Text("LIST", _fixed),
         ),
     ] = None
+    precision: Annotated[
+        Precision | None,
+        Option(
+            "of matrix products (default: as the file has it); softmax, norms and what they add to stay float32", WHAT
+        ),
+    ] = None
+    backend: Annotated[Backend, Option("auto: TensorRT if it and a GPU are there, else TensorRT-RTX", ENGINE)] = "auto"
+    batch: Annotated[
+        int | tuple[int, int, int],
+        Option(
+            "batch sizes of the engine's profile, or one fixed size; a file of a fixed batch keeps it",
+            ENGINE,
+            Sizes("MIN,OPT,MAX|N", 3, ",", ("N or MIN,OPT,MAX, such as 1,8,64", "N or (MIN, OPT, MAX)")),
+        ),
+    ] = (1, 8, 64)
+    replay: Annotated[bool, Option("publish an engine without a run on a GPU here", CHECKS)] = True
     image_size: Annotated[
         int | tuple[int, int] | None,
         Option(
-            "size of the pictures, where the graph leaves height and width open; they stay open in the new file",
+            "size of the pictures, where the graph leaves height and width open; in ONNX they stay open",
             PICTURES,
             Sizes("N|HxW"),
         ),
@@ -139,13 +162,20 @@ class ForeignSpec:
     def __post_init__(self) -> None:
         check_options(self)
         out = self.path
-        if out.suffix in (".engine", ".plan"):
-            raise UsageError(
-                f"--out {out}: an engine from somebody else's ONNX is not supported yet: make X.onnx, and build from "
-                "that"
-            )
-        if out.suffix != ".onnx" or out.name == ".onnx" or ".." in out.name:
-            raise UsageError(f"--out {out}: must end in .onnx, without two dots in a row")
+        if out.suffix not in (".onnx", *ENGINE_SUFFIXES) or out.name == out.suffix or ".." in out.name:
+            raise UsageError(f"--out {out}: must end in .onnx, .engine or .plan, without two dots in a row")
+        for option, given in (
+            (f"--backend {self.backend}", self.backend != "auto"),
+            ("--batch", self.batch != (1, 8, 64)),
+            ("--no-replay", not self.replay),
+        ):
+            if given and not self.makes_engine:
+                raise UsageError(f"{option} is for engines: --out is an ONNX file")
+        if self.precision == "bf16" and not self.makes_engine:
+            raise UsageError("--precision bf16 is for engines: ONNX Runtime's CPU, which proves the file, can't run it")
+        low, best, high = self.profile
+        if not 1 <= low <= best <= high <= MAX_BATCH:
+            raise UsageError(f"--batch {low},{best},{high}: must be MIN,OPT,MAX with 1 ≤ MIN ≤ OPT ≤ MAX ≤ {MAX_BATCH}")
         if out.absolute() == Path(self.onnx).absolute():
             raise UsageError(f"--out {out}: is the file that --onnx reads: name another")
         if self.itae.attenuation.kind == "none":
@@ -161,6 +191,21 @@ class ForeignSpec:
     def path(self) -> Path:
         """`out` as a path."""
         return Path(self.out)
+
+    @property
+    def makes_engine(self) -> bool:
+        """Whether `out` is a TensorRT engine."""
+        return self.path.suffix in ENGINE_SUFFIXES
+
+    @property
+    def profile(self) -> tuple[int, int, int]:
+        """min, opt, max of an engine's batch."""
+        return (self.batch,) * 3 if isinstance(self.batch, int) else self.batch
+
+    @property
+    def half(self) -> Literal["fp16", "bf16"] | None:
+        """The half precision that was asked for."""
+        return None if self.precision is None or self.precision == "fp32" else self.precision
 
     @property
     def is_told(self) -> bool:

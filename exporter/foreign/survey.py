@@ -227,11 +227,14 @@ def _measured(start: Survey, probe: Probe, sizes: list[tuple[int, int]]) -> Surv
             feeds = feeds_for(start, size, BATCH)
             shapes = probe.shapes(feeds, [*wanted, *outputs])
             known = probe.run(feeds, values) if values else {}
+            types = probe.types([one.context.outputs[0].name for one in start.found.sites])
         except InputError as error:
             trouble = str(error)
             continue
         batch = len(feeds[start.picture.name])
-        sites = tuple(_with_residual(_site(one, batch, shapes, known), batch, shapes) for one in start.found.sites)
+        sites = tuple(
+            _with_residual(_site(one, batch, shapes, known, types), batch, shapes) for one in start.found.sites
+        )
         whole = Counter((one.heads, one.tokens, one.width) for one in sites if one.kind == "self")
         usual = max(whole, key=lambda key: whole[key], default=None)
         backbone = tuple(one for one in sites if one.kind == "self" and (one.heads, one.tokens, one.width) == usual)
@@ -298,7 +301,9 @@ def _wanted(start: Survey) -> tuple[list[str], list[str]]:
     return [*shapes], [*values]
 
 
-def _site(site: Site, batch: int, shapes: dict[str, tuple[int, ...]], known: Arrays) -> Measured:
+def _site(
+    site: Site, batch: int, shapes: dict[str, tuple[int, ...]], known: Arrays, types: dict[str, np.dtype[Any]]
+) -> Measured:
     """One site with its sizes."""
 
     def shape(tensor: gs.Tensor) -> tuple[int, ...]:
@@ -308,7 +313,7 @@ def _site(site: Site, batch: int, shapes: dict[str, tuple[int, ...]], known: Arr
     is_found = not isinstance(residual, Miss)
     found = Measured(
         site=site, kind="other", heads=0, head_dim=0, queries=0, tokens=0, scale=None, key_scale=1.0, query_scale=1.0,
-        mask="none", layouts=("", "", ""), precision=str(np.dtype(site.context.outputs[0].dtype or np.float32)),
+        mask="none", layouts=("", "", ""), precision=str(types.get(site.context.outputs[0].name, np.dtype(np.float32))),
         residual=residual.name if not isinstance(residual, Miss) else None,
         residual_miss=None if is_found else getattr(residual, "reason", None), residual_layout="", width=0,
     )  # fmt: skip

@@ -42,7 +42,7 @@ ITAE_EXPORT std::map<std::string, Array> read_npz(ByteView file, const std::vect
 
 /// N inputs and what eager PyTorch makes of them: P patches, C width, K chosen layers (0 without ITAE).
 struct ITAE_EXPORT Golden {
-    Array input;          ///< as the model takes it: (N, 3, H, W) float32, normalised, or (N, H, W, 3) uint8
+    Array input;  ///< as the model takes it: (N, 3, H, W) float32, normalised, or (N, H, W, 3) uint8
     /// (N, C) float32, or (N, 2 C) with the mean patch token; nothing where the outputs are the model's own
     std::optional<Array> embedding;
     Array flags;          ///< (N, K, P) bool: which patches are artifacts

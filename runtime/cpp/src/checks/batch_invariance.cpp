@@ -179,8 +179,9 @@ class Replay {
         for (const auto& [name, expected] : golden_.own) {
             const auto found = got.find(name);  // one vector
             if (found == got.end()) continue;
-            row.distance = std::max(row.distance, distance(floats(found->second), floats(alone.at(name)),
-                                                           expected.count() / static_cast<std::size_t>(golden_.samples())));
+            row.distance =
+                std::max(row.distance, distance(floats(found->second), floats(alone.at(name)),
+                                                expected.count() / static_cast<std::size_t>(golden_.samples())));
         }
         if (const auto norms = got.find("artifact_norm"); norms != got.end()) {
             std::vector<float> a = floats(norms->second), b = floats(alone.at("artifact_norm"));

@@ -183,9 +183,9 @@ class Comparison {
             const Figures one = figures({sample});
             const bool is_known =
                 std::isfinite(one.max_abs) && std::isfinite(one.min_cosine) && std::isfinite(one.max_relative);
-            by_distance.emplace_back(is_known ? std::make_pair(-one.min_cosine, one.max_relative)
-                                              : std::make_pair(infinity, infinity),
-                                     sample);
+            by_distance.emplace_back(
+                is_known ? std::make_pair(-one.min_cosine, one.max_relative) : std::make_pair(infinity, infinity),
+                sample);
         }
         std::stable_sort(by_distance.begin(), by_distance.end(),
                          [](const auto& a, const auto& b) { return a.first > b.first; });

@@ -190,9 +190,9 @@ Manifest typed(const Json& fields) {
     const auto compatible = options.find("version_compatible");
     manifest.version_compatible = compatible != options.end() && compatible->is_boolean() && compatible->get<bool>();
     const Json& limits = fields.at("parity").at("limits");
-    manifest.limits = {number_or_nothing(limits, "max_abs"), number_or_nothing(limits, "min_cosine"),
+    manifest.limits = {number_or_nothing(limits, "max_abs"),     number_or_nothing(limits, "min_cosine"),
                        number_or_nothing(limits, "flag_margin"), number_or_nothing(limits, "batch_distance"),
-                       limits.value("normalized", false), number_or_nothing(limits, "max_relative")};
+                       limits.value("normalized", false),        number_or_nothing(limits, "max_relative")};
     manifest.versions = fields.at("versions").get<std::map<std::string, std::string>>();
     manifest.sha256 = fields.at("manifest_sha256");
 
@@ -267,10 +267,9 @@ std::vector<std::string> Manifest::own_outputs() const {
 
 void Manifest::check_embedding() const {
     if (has_output("embedding")) return;
-    const std::string cure =
-        foreign_file.empty()
-            ? "export it again with it"
-            : "`python -m exporter --onnx " + foreign_file + " --embedding NAME` adds one";
+    const std::string cure = foreign_file.empty()
+                                 ? "export it again with it"
+                                 : "`python -m exporter --onnx " + foreign_file + " --embedding NAME` adds one";
     throw Error(ErrorKind::usage, model_path + " has no output `embedding`: " + cure);
 }
 

@@ -70,8 +70,9 @@ void run(const Json& one, const std::string& model) {
         const itae::Golden golden = itae::Golden::read(manifest);
         if (call == "golden") return;
         const auto content = itae::read_file(fs::path(model).replace_filename("got.npz").string(), 1 << 20);
-        const auto got = itae::read_npz(content, {"embedding", "patch_tokens", "artifact_mask", "artifact_norm", "logits", "a/map"},
-                                        1 << 20, "got.npz");
+        const auto got =
+            itae::read_npz(content, {"embedding", "patch_tokens", "artifact_mask", "artifact_norm", "logits", "a/map"},
+                           1 << 20, "got.npz");
         check_parity(itae::compare(got, golden, manifest.limits), one.at("parity"));
     } else {
         CHECK(call == "manifest");
