@@ -17,7 +17,7 @@ from exporter.build.engine import choose_backend, known_faults_here
 from exporter.build.fusion import describe
 from exporter.build.replay import cannot_replay, replay
 from exporter.foreign import replica
-from exporter.foreign.engine import build_engine, with_fixed_size, with_outputs
+from exporter.foreign.as_engine import build_engine, with_fixed_size, with_outputs
 from exporter.foreign.onnx_file import OnnxFile, open_onnx
 from exporter.foreign.operation import operate, save
 from exporter.foreign.precision import finish, make_faster

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 
 from exporter.build.engine import EngineRequest, build
-from exporter.foreign.engine import fusion_of, name_nodes, with_fixed_size
+from exporter.foreign.as_engine import fusion_of, name_nodes, with_fixed_size
 from exporter.foreign.operation import save
 from exporter.foreign.survey import Survey
 from runtime.contract.errors import BuildError
