@@ -28,7 +28,7 @@ class Golden:
     input: npt.NDArray[np.float32] | npt.NDArray[np.uint8]
     """As the model takes it: (N, 3, H, W) float32, normalised, or (N, H, W, 3) uint8."""
     embedding: Float32 | None
-    """(N, C), or (N, 2 C) with the mean patch token; None where the outputs are the model's own."""
+    """(N, C), or (N, 2 C) with the mean patch token; None if the outputs are the model's own."""
     flags: Flags
     """(N, K, P): which patches are artifacts."""
     flag_distance: Float32

@@ -239,7 +239,7 @@ class ParityLimits(_Record):
     normalized: bool = False
     """Whether the embedding has length 1: its differences then count √C-fold, as if it had its usual length."""
     max_relative: float | None = None
-    """Of outputs that are the model's own: the largest difference, as a share of the output's largest number."""
+    """Largest difference of outputs that are the model's own, as a share of the output's largest number."""
 
 
 class Rounding(_Record):
