@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runtime.backends import resolve_provider, uses_gpu
 from runtime.backends.compute import resolve_compute
@@ -21,7 +21,11 @@ from runtime.images.options import add_image_column, add_selection, add_sixteen_
 
 if TYPE_CHECKING:
     from runtime.contract.manifest import Manifest
+    from runtime.contract.progress import Progress
+    from runtime.embedding.distributed import RayRun
     from runtime.embedding.embedder import Embedder, Outcome
+    from runtime.sources import Sources
+    from runtime.store.writer import StoreWriter
 
 WHAT = "embed images into a folder of parquet files, or go on with one"
 EXAMPLES = """examples:
@@ -32,6 +36,7 @@ EXAMPLES = """examples:
   %(prog)s itae.onnx train.parquet --image-column front --key-column id --out embeddings/
   %(prog)s itae.onnx microscope/ --out embeddings/ --sixteen-bit auto
   %(prog)s itae.onnx photos/ --out embeddings/ --threads 4
+  %(prog)s itae.engine 'shard-{000..999}.tar' --out embeddings/ --ray auto
   find photos -name '*.jpg' -print0 | %(prog)s itae.onnx - --out embeddings/
 
 IMAGES are image files; folders, searched through; lists of paths (LIST.txt, LIST.parquet, or - for standard input),
@@ -93,6 +98,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="column of parquet files whose value is added to an image's path in the store, which is then ROW/VALUE "
         "(default: the path that lies beside the image's bytes, as Hugging Face and Spark write it)",
     )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        type=text,
+        help="Ray does the work, on all machines of a cluster: auto or HOST:PORT, or local to start Ray here "
+        "(the extra `ray`)",
+    )
     options.add_images_root(parser, "when a run goes on after its images were moved")
     options.add_no_verify_hash(parser)
     add_threads(parser)
@@ -117,6 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     silence_pillow()
     start = time.monotonic()
+    _check_ray(arguments)
     max_pixels = arguments.max_pixels or MAX_PIXELS
     manifest = read_manifest(arguments.model)  # its files are checked where they are loaded
     check_names(manifest, ["embedding"])
@@ -128,12 +141,62 @@ def run(arguments: argparse.Namespace) -> int:
         sources = open_sources(
             arguments.images, selection=Selection.from_arguments(arguments), max_pixels=max_pixels, columns=columns
         )
+        how = {"max_failures": arguments.max_failures, "moved": moved}
+        by_ray: RayRun | None = None
         try:
-            with _embedder(arguments, provider, devices) as embed, progress(sources.total) as shown:
-                outcome = embed_sources(embed, sources, writer, shown, max_failures=arguments.max_failures, moved=moved)
+            with progress(sources.total) as shown:
+                if arguments.ray:
+                    outcome, by_ray = _embed_by_ray(arguments, provider, sources, writer, shown, **how)
+                else:
+                    with _embedder(arguments, provider, devices) as embed:
+                        outcome = embed_sources(embed, sources, writer, shown, **how)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"the same command goes on with what is in {arguments.out}") from None
-    return _report(arguments, outcome, time.monotonic() - start)
+    return _report(arguments, outcome, time.monotonic() - start, by_ray)
+
+
+def _check_ray(arguments: argparse.Namespace) -> None:
+    """Check that Ray is installed if it is asked for, and that nothing is asked for that Ray decides.
+
+    Raises:
+        BackendError: it is not installed.
+        UsageError: --devices or --workers is given.
+    """
+    if arguments.ray is None:
+        return
+    from runtime.contract.ray_cluster import require_ray
+
+    for option in ("devices", "workers"):
+        if getattr(arguments, option) is not None:
+            raise UsageError(f"--{option} is not for --ray: Ray takes all GPUs, or all cores, of its machines")
+    require_ray("--ray")
+
+
+def _embed_by_ray(
+    arguments: argparse.Namespace,
+    provider: str,
+    sources: Sources,
+    writer: StoreWriter,
+    shown: Progress,
+    **how: Any,  # noqa: ANN401  # as `embed_by_ray`
+) -> tuple[Outcome, RayRun]:
+    from runtime.contract.machine import thread_limit
+    from runtime.contract.ray_cluster import LOCAL
+    from runtime.embedding.distributed import embed_by_ray
+    from runtime.embedding.workers import WorkerOptions
+    from runtime.images.decode import MAX_PIXELS
+
+    worker = WorkerOptions(
+        arguments.model.resolve(),
+        provider,
+        options.verify_hash(arguments),
+        arguments.batch,
+        workers=1,
+        threads=None if uses_gpu(provider) or arguments.ray != LOCAL else thread_limit(),
+        max_pixels=arguments.max_pixels or MAX_PIXELS,
+        sixteen_bit=arguments.sixteen_bit,
+    )
+    return embed_by_ray(arguments.ray, worker, sources, writer, arguments.out, shown, **how)
 
 
 def _placed(arguments: argparse.Namespace, manifest: Manifest) -> tuple[str, list[int | None]]:
@@ -184,7 +247,7 @@ def _embedder(arguments: argparse.Namespace, provider: str, devices: Sequence[in
         yield functools.partial(embed_stream, session, **how)
 
 
-def _report(arguments: argparse.Namespace, outcome: Outcome, seconds: float) -> int:
+def _report(arguments: argparse.Namespace, outcome: Outcome, seconds: float, by_ray: RayRun | None) -> int:
     """Print what was done; returns the exit code.
 
     Raises:
@@ -218,6 +281,9 @@ def _report(arguments: argparse.Namespace, outcome: Outcome, seconds: float) -> 
         counts = {name: getattr(outcome, name) for name in ("embedded", "present", "failed", "missing")}
         by_kind = {"skipped": dict(outcome.skipped), "notes": dict(outcome.notes)}
         summary = {"out": str(out), **counts, **by_kind, "seconds": round(seconds, 3)}
+        if by_ray is not None:
+            start = round(by_ray.start_seconds, 3)
+            summary |= {"engine": "ray", "nodes": by_ray.nodes, "actors": by_ray.actors, "start_seconds": start}
         sys.stdout.write(json.dumps(summary, indent=2) + "\n")
     return 0
 

@@ -32,6 +32,10 @@ class Keys:
         """Remove a key if it is in the set."""
         self._digests.discard(_digest(root, path))
 
+    def discard_all(self, others: Keys) -> None:
+        """Remove the keys of another set."""
+        self._digests -= others._digests
+
     def copy(self) -> Keys:
         """Another set with the same keys."""
         made = Keys()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from runtime.contract.errors import CheckError
-from runtime.contract.keys import location
+from runtime.contract.keys import Keys, location
 from runtime.contract.progress import Progress
 from runtime.embedding.stream import Embedded
 from runtime.images.decode import Note
@@ -74,18 +74,14 @@ def embed_sources(
         CheckError: more than `max_failures` failed.
         ItaeError: the model, a source or the store failed; rows that were embedded before are in the store.
     """
-    run = _Run(sources, writer, progress, max_failures, moved or Moved(()))
-    for batch in embed(run.entries(), run.fail):
+    run = Run(sources, writer, progress, max_failures, moved or Moved(()))
+    for batch in embed(sources.items(run.is_wanted), run.fail):
         writer.add([run.moved.recorded(root) for root in batch.roots], batch.paths, batch.vectors)
-        run.embedded += len(batch.paths)
-        run.notes.update(batch.notes)
-        progress.show(run.embedded, run.present, run.failed)
-    if max_failures is not None and run.failed > max_failures * run.found:
-        raise run.too_many()
-    return run.outcome()
+        run.embed(len(batch.paths), batch.notes)
+    return run.outcome(sources.skipped)
 
 
-class _Run:
+class Run:
     """The counts of a run, kept by the thread that lists and the one that embeds."""
 
     def __init__(
@@ -110,9 +106,29 @@ class _Run:
         """Number of images found so far, with those that can't be read."""
         return max(self._images, self.embedded + self.present + self.failed)
 
-    def entries(self) -> Iterator[Entry]:
-        """The entries of the sources without the images that are in the store."""
-        return self._sources.items(self._is_wanted)
+    def is_wanted(self, root: str, path: str) -> bool:
+        """Count an image that a source has; returns whether the store lacks it."""
+        key = self.moved.recorded(root), path
+        self._images += 1
+        if key not in self._writer.stored:
+            return True
+        self._missing.discard(*key)
+        self.present += 1
+        if self.present % _SHOWN_EVERY == 0:
+            self._progress.show(self.embedded, self.present, self.failed)
+        return False
+
+    def listed_elsewhere(self, images: int, present: Keys) -> None:
+        """Count images that another process found, and those of them that are in the store, by their keys there."""
+        self._images += images
+        self._missing.discard_all(present)
+        self.present += len(present)
+
+    def embed(self, images: int, notes: Mapping[Note, int]) -> None:
+        """Count images whose rows were given to the store, and remarks on them."""
+        self.embedded += images
+        self.notes.update(notes)
+        self._progress.show(self.embedded, self.present, self.failed)
 
     def fail(self, problem: Unreadable) -> None:
         """Record a failure; raises CheckError if there are too many."""
@@ -122,9 +138,9 @@ class _Run:
         self._progress.show(self.embedded, self.present, self.failed)
         total = self._sources.total or max(self.found, _ENOUGH)
         if self._max_failures is not None and self.failed > self._max_failures * total:
-            raise self.too_many()
+            raise self._too_many()
 
-    def too_many(self) -> CheckError:
+    def _too_many(self) -> CheckError:
         """Return the error of a run with more failures than allowed."""
         first = self._first_failure
         assert first is not None
@@ -133,8 +149,17 @@ class _Run:
             f"the first: {location(first.root, first.path)}: {first.error}"
         )
 
-    def outcome(self) -> Outcome:
-        """Return the counts, and which images of the store were not found."""
+    def outcome(self, skipped: Mapping[str, int]) -> Outcome:
+        """Return the counts, and which images of the store were not found.
+
+        Args:
+            skipped: files that were passed over, by reason.
+
+        Raises:
+            CheckError: too many images failed.
+        """
+        if self._max_failures is not None and self.failed > self._max_failures * self.found:
+            raise self._too_many()
         first: list[str] = []
         if len(self._missing):
             for root, path in self._writer.stored_images():
@@ -149,17 +174,6 @@ class _Run:
             self._first_failure,
             len(self._missing),
             tuple(first),
-            self._sources.skipped,
+            skipped,
             dict(sorted(self.notes.items())),
         )
-
-    def _is_wanted(self, root: str, path: str) -> bool:
-        key = self.moved.recorded(root), path
-        self._images += 1
-        if key not in self._writer.stored:
-            return True
-        self._missing.discard(*key)
-        self.present += 1
-        if self.present % _SHOWN_EVERY == 0:
-            self._progress.show(self.embedded, self.present, self.failed)
-        return False

@@ -11,7 +11,7 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from runtime.backends.session import NOT_FINITE, Session, check_names, chosen_batch, stream_padded
 from runtime.contract.errors import InputError, one_line
-from runtime.images.decode import MAX_PIXELS, Note, keep_freed_memory
+from runtime.contract.manifest import Preprocessing
+from runtime.images.decode import MAX_PIXELS, Note, OnNote, keep_freed_memory
 from runtime.images.preprocess import preprocess
 from runtime.sources import load_item
 from runtime.sources.item import Entry, Item, Unreadable
@@ -69,30 +70,74 @@ def embed_stream(
         UsageError: the model has no `embedding` output, or takes no such batch.
         CheckError, BackendError: as `Session.stream`.
     """
-    check_names(session.manifest, ["embedding"])
     size = chosen_batch(session.manifest, batch)
-    how = session.manifest.preprocessing
-
     keep_freed_memory()
     notes: deque[Note] = deque()
-
-    def decode(item: Item) -> Array:
-        found: list[Note] = []
-        prepared = preprocess(load_item(item, max_pixels, sixteen_bit, found.append), how)
-        notes.extend(found)
-        return prepared
-
+    decode = functools.partial(
+        decode_item,
+        how=session.manifest.preprocessing,
+        max_pixels=max_pixels,
+        sixteen_bit=sixteen_bit,
+        on_note=notes.append,
+    )
     with contextlib.closing(_decoded(entries, decode, workers, ahead=2 * size + workers)) as decoded:
-        batches = _Batches(decoded, on_unreadable, size)
-        for outputs in stream_padded(session, batches, ["embedding"]):
-            items = batches.running.popleft()
-            vectors = outputs["embedding"]
-            good = np.asarray(np.isfinite(vectors).all(axis=1), np.bool_)
-            for row in np.flatnonzero(~good):
-                on_unreadable(Unreadable(items[row].root, items[row].path, NOT_FINITE))
-            kept = [item for item, is_good in zip(items, good, strict=True) if is_good]
+        for one in embed_decoded(session, decoded, on_unreadable, size):
             since = Counter(notes.popleft() for _ in range(len(notes)))  # other threads go on adding
-            yield Embedded([item.root for item in kept], [item.path for item in kept], vectors[good], since)
+            yield replace(one, notes=since)
+
+
+def embed_decoded(
+    session: Session,
+    decoded: Iterable[tuple[Item, Array] | Unreadable],
+    on_unreadable: Callable[[Unreadable], None],
+    size: int,
+) -> Iterator[Embedded]:
+    """Embed images that are decoded, in their order, `size` at a time; the last batch has the rest.
+
+    Args:
+        session: the session of a model with an `embedding` output.
+        decoded: images as the model takes them, and what can't be read.
+        on_unreadable: called with what can't be read, or gave NaN or infinity; its errors end the run.
+        size: from `chosen_batch`.
+
+    Raises:
+        UsageError: the model has no `embedding` output.
+        CheckError, BackendError: as `Session.stream`.
+    """
+    check_names(session.manifest, ["embedding"])
+    batches = _Batches(decoded, on_unreadable, size)
+    for outputs in stream_padded(session, batches, ["embedding"]):
+        items = batches.running.popleft()
+        vectors = outputs["embedding"]
+        good = np.asarray(np.isfinite(vectors).all(axis=1), np.bool_)
+        for row in np.flatnonzero(~good):
+            on_unreadable(Unreadable(items[row].root, items[row].path, NOT_FINITE))
+        kept = [item for item, is_good in zip(items, good, strict=True) if is_good]
+        yield Embedded([item.root for item in kept], [item.path for item in kept], vectors[good])
+
+
+def decode_item(
+    item: Item, how: Preprocessing, max_pixels: int, sixteen_bit: str, on_note: OnNote
+) -> tuple[Item, Array] | Unreadable:
+    """Decode an image as the model takes it, or return the reason why it can't be decoded.
+
+    Args:
+        item: the image; the one that is returned is without its content.
+        how: of the model.
+        max_pixels: larger images are not decoded.
+        sixteen_bit: one of `runtime.images.formats.SIXTEEN_BIT`.
+        on_note: called with each remark on an image that is decoded.
+    """
+    notes: list[Note] = []
+    try:
+        prepared = preprocess(load_item(item, max_pixels, sixteen_bit, notes.append), how)
+    except InputError as error:
+        return Unreadable(item.root, item.path, one_line(error))
+    except MemoryError:
+        return Unreadable(item.root, item.path, "there is not enough memory to decode it")
+    for note in notes:
+        on_note(note)
+    return Item(item.root, item.path), prepared
 
 
 def silence_pillow() -> None:
@@ -106,7 +151,7 @@ class _Batches:
 
     def __init__(
         self,
-        decoded: Iterator[tuple[Item, Array] | Unreadable],
+        decoded: Iterable[tuple[Item, Array] | Unreadable],
         on_unreadable: Callable[[Unreadable], None],
         size: int,
     ) -> None:
@@ -136,7 +181,7 @@ _END = object()
 
 
 def _decoded(
-    entries: Iterable[Entry], decode: Callable[[Item], Array], workers: int, ahead: int
+    entries: Iterable[Entry], decode: Callable[[Item], tuple[Item, Array] | Unreadable], workers: int, ahead: int
 ) -> Generator[tuple[Item, Array] | Unreadable]:
     """Decode images by threads, at most `ahead` of them before they are asked for; give them in their order."""
     waiting: queue.Queue[Any] = queue.Queue(ahead)
@@ -158,7 +203,7 @@ def _decoded(
                     size = len(entry.data or b"")
                     while not room.take(size) and not is_over.is_set():
                         pass
-                    future = pool.submit(_decode_one, entry, decode)
+                    future = pool.submit(decode, entry)
                     future.add_done_callback(functools.partial(room.give, size))
                     put(future)
                 else:
@@ -201,13 +246,3 @@ class _Room:
         with self._changed:
             self._used -= size
             self._changed.notify()
-
-
-def _decode_one(item: Item, decode: Callable[[Item], Array]) -> tuple[Item, Array] | Unreadable:
-    """A thread's work: the decoded image, or the reason why it can't be decoded."""
-    try:
-        return Item(item.root, item.path), decode(item)
-    except InputError as error:
-        return Unreadable(item.root, item.path, one_line(error))
-    except MemoryError:
-        return Unreadable(item.root, item.path, "there is not enough memory to decode it")

@@ -23,6 +23,7 @@ from runtime.sources.lists import text_list
 from runtime.sources.names import SUFFIXES, expand_braces, is_remote, is_utf8, kind_of, printable
 from runtime.sources.parquet import open_parquet
 from runtime.sources.parquet_columns import NO_COLUMNS, Columns
+from runtime.sources.parquet_images import ParquetImages
 from runtime.sources.reading import load_item, read_image
 from runtime.sources.remote import (
     RemoteFolder,
@@ -75,6 +76,24 @@ class Sources:
             total.update(skipped)
         return dict(total.most_common())
 
+    @property
+    def _may_repeat(self) -> bool:
+        """Whether a key may come twice."""
+        several = sum(len(source.roots) for source in self._sources) > len(self.roots)
+        return several or any(source.may_repeat for source in self._sources)
+
+    def split(self) -> tuple[Sources, list[Sources]]:
+        """Return what lists images, and separately what holds them: each tar or parquet file of images by itself.
+
+        The latter may be read elsewhere: they can be pickled by cloudpickle. Where a key may come from two arguments,
+        one of which holds images, all arguments are one of the latter.
+        """
+        holders = [source for source in self._sources if isinstance(source, Tar | ParquetImages)]
+        if holders and self._may_repeat:
+            return Sources([]), [self]
+        listing = [source for source in self._sources if not isinstance(source, Tar | ParquetImages)]
+        return Sources(listing), [Sources([source]) for source in holders]
+
     def items(self, is_wanted: IsWanted = lambda root, path: True) -> Iterator[Entry]:
         """The entries of all arguments, one after the other, each key once.
 
@@ -82,8 +101,7 @@ class Sources:
             is_wanted: called once with root and path of each image, before its bytes are read; images for which it
                 returns False are left out.
         """
-        several = sum(len(source.roots) for source in self._sources) > len(self.roots)
-        if not (several or any(source.may_repeat for source in self._sources)):
+        if not self._may_repeat:
             for source in self._sources:
                 yield from source.items(is_wanted)
             return

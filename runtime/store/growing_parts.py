@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime.contract.atomic import cannot_write, sync_folder
 from runtime.contract.errors import OutputFileError
 from runtime.contract.keys import Key
 from runtime.store.parquet_parts import has_parts, open_part, part_files, part_path, write_part
@@ -45,17 +46,35 @@ class GrowingParts:
 
     def append(self, rows: Embeddings) -> None:
         """Append rows durably; raises OutputFileError, after which there is no going on."""
-        try:
+        with self._undone_if_new():
             self._mark_incomplete(rows.vectors.shape[1])
             self._write_parts(rows)
+        self._rows += len(rows)
+
+    def adopt(self, file: Path, rows: int, width: int) -> None:
+        """Take a finished part, of this many rows, from elsewhere on this file system; raises as `append`."""
+        with self._undone_if_new():
+            self._mark_incomplete(width)
+            number = self._full_parts + (self._last is not None)
+            path = part_path(self._folder, number)
+            try:
+                file.replace(path)
+            except OSError as error:
+                raise cannot_write(path, error) from error
+            sync_folder(self._folder)
+        self._full_parts, self._last = number + 1, None
+        self._rows += rows
+
+    @contextlib.contextmanager
+    def _undone_if_new(self) -> Iterator[None]:
+        """Remove `_store.json` of a store that has not come to be, if the block raises OutputFileError."""
+        try:
+            yield
         except OutputFileError:
             if self._is_new and not has_parts(self._folder):
                 with contextlib.suppress(OSError):
-                    (self._folder / file_names(self._folder).record).unlink(
-                        missing_ok=True
-                    )  # of a store that has not come to be
+                    (self._folder / file_names(self._folder).record).unlink(missing_ok=True)
             raise
-        self._rows += len(rows)
 
     def begin_errors(self) -> None:
         """Say that a store is not complete, since the errors of the run before are replaced; raises OutputFileError."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,7 +63,9 @@ class StoreWriter:
     """Takes rows and errors from one thread and writes them in another; made by `open_writer`."""
 
     def __init__(self, folder: Path, origin: Mapping[str, Any]) -> None:
-        self._parts = GrowingParts(folder, dict(origin))
+        self.origin = dict(origin)
+        """The origin that the store has: of the run that began it."""
+        self._parts = GrowingParts(folder, self.origin)
         self.stored = Keys()
         """Keys of the rows that were in the store when it was opened."""
         for root, path in self._parts.stored():
@@ -84,6 +87,16 @@ class StoreWriter:
         """
         self._raise_failure()
         self._waiting.put(Embeddings(list(roots), list(paths), vectors))
+
+    def add_part(self, file: Path, rows: int, width: int) -> None:
+        """Add a part that `parquet_parts.write_part` wrote elsewhere on this file system: it is moved.
+
+        Raises:
+            OutputFileError: it, or earlier rows, can't be written.
+        """
+        self._raise_failure()
+        with self._changes:
+            self._parts.adopt(file, rows, width)
 
     def add_error(self, root: str, path: str, error: str) -> None:
         """Record at once what can't be embedded, as a line of `_errors.jsonl`; raises OutputFileError."""
@@ -176,6 +189,8 @@ def _remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of a killed run: this run has the lock, so no other is writing."""
     for name in ("part-*.parquet", FILE_NAMES.record, FORMER_FILE_NAMES.record):
         for path in folder.glob(f".{name}.*"):
+            if path.is_dir():  # of a run by Ray, which wrote parts there
+                shutil.rmtree(path, ignore_errors=True)
             with contextlib.suppress(OSError):
                 path.unlink()
 
