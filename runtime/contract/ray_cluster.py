@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -35,6 +36,7 @@ _ENVIRONMENT = {
     "RAY_TASK_MAX_RETRIES": "10",  # of what a machine that died was doing
 }
 _AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+_CONNECT_SECONDS = 10
 _MAX_REASON = 300
 
 
@@ -52,16 +54,22 @@ def require_ray(option: str) -> None:
 def connected(address: str) -> Iterator[Any]:
     """Connect to a Ray cluster in the block; yields the module `ray`.
 
+    Where this program is connected already, that cluster is used, and stays.
+
     Args:
         address: `local`, to start Ray on this machine and end it after the block; `auto` for the cluster that this
             machine belongs to; or HOST:PORT of such a cluster.
 
     Raises:
-        UsageError: the address is one of a Ray client.
+        UsageError: it is no such address.
         BackendError: there is no such cluster, or Ray can't be started; or Ray failed in the block.
     """
-    if address.startswith("ray://"):
-        raise UsageError(f"--ray {address}: run the command on a machine of the cluster, with --ray auto")
+    if address not in (LOCAL, "auto"):
+        _check_address(address)
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        with _translated(sys.modules["ray"], address):
+            yield sys.modules["ray"]
+        return
     chosen = dict(_ENVIRONMENT)
     if address == LOCAL and not any(name in os.environ for name in _AUTHENTICATION):
         # Nobody else may use it; without these, Ray would leave a secret in the user's home.
@@ -74,11 +82,8 @@ def connected(address: str) -> Iterator[Any]:
         with _own_signals(), _silent():
             _start(ray, address, folder)
         try:
-            yield ray
-        except ray.exceptions.RayError as error:
-            raise BackendError(
-                f"--ray {address}: {_reason(error)}; what is in the store stays, the same command goes on from there"
-            ) from error
+            with _translated(ray, address):
+                yield ray
         finally:
             with contextlib.suppress(Exception), _own_signals(), _silent():  # it may have died: the work is what counts
                 ray.shutdown()
@@ -87,6 +92,30 @@ def connected(address: str) -> Iterator[Any]:
             shutil.rmtree(folder, ignore_errors=True)
         for name in added:
             os.environ.pop(name, None)
+
+
+def _check_address(address: str) -> None:
+    """Check that something answers at HOST:PORT, since Ray would try for minutes."""
+    if address.startswith("ray://"):
+        raise UsageError(f"--ray {address}: run the command on a machine of the cluster, with --ray auto")
+    host, _, port = address.rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        raise UsageError(f"--ray {address}: give local, auto or HOST:PORT")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except OSError as error:
+        raise BackendError(f"--ray {address}: there is no such Ray cluster ({error.strerror or error})") from error
+
+
+@contextlib.contextmanager
+def _translated(ray: Any, address: str) -> Iterator[None]:  # noqa: ANN401  # a module
+    """A block in which Ray's errors become ours."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise BackendError(
+            f"--ray {address}: {_reason(error)}; what was written stays, the same command goes on from there"
+        ) from error
 
 
 def _start(ray: Any, address: str, folder: Path | None) -> None:  # noqa: ANN401  # a module

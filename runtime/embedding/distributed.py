@@ -180,39 +180,22 @@ def _dataset(ray: Any, reads: Sequence[Any], manifest: Manifest, options: Worker
     """The images of all reads, embedded: a Ray Dataset of chunks."""
     from ray import data as ray_data
 
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    context = ray_data.DataContext.get_current()
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    context = ray_data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = 1  # byte: each chunk is a block, however large
     on_gpu = uses_gpu(options.provider)
-    most = _devices(ray, on_gpu)
-    return (
-        ray_data.read_datasource(_datasource(reads), override_num_blocks=len(reads), num_cpus=_LITTLE)
-        .map_batches(
-            decode,
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=1,
-            fn_kwargs={
-                "how": manifest.preprocessing,
-                "max_pixels": options.max_pixels,
-                "sixteen_bit": options.sixteen_bit,
-            },
-        )
-        .map_batches(
-            Embed,
-            batch_size=1,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            fn_constructor_args=(options,),
-            compute=ray_data.ActorPoolStrategy(min_size=1, max_size=most),
-            # A model on the CPU takes all cores of its machine, as it does without Ray, beside what decodes there.
-            num_cpus=1 if on_gpu else 0,
-            num_gpus=1 if on_gpu else 0,
-        )
-    )
+    how = {"how": manifest.preprocessing, "max_pixels": options.max_pixels, "sixteen_bit": options.sixteen_bit}
+    pool = ray_data.ActorPoolStrategy(min_size=1, max_size=_devices(ray, on_gpu))
+    # A model on the CPU takes all cores of its machine, as it does without Ray, beside what decodes there.
+    needs = {"num_cpus": 1, "num_gpus": 1} if on_gpu else {"num_cpus": 0}
+    one: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+    with ray_data.DataContext.current(context):
+        chunks = ray_data.read_datasource(_datasource(reads), override_num_blocks=len(reads), num_cpus=_LITTLE)
+        decoded = chunks.map_batches(decode, **one, num_cpus=1, fn_kwargs=how)
+        return decoded.map_batches(Embed, **one, **needs, fn_constructor_args=(options,), compute=pool)
 
 
 def _devices(ray: Any, on_gpu: bool) -> int:  # noqa: ANN401

@@ -2,8 +2,10 @@
 
 import contextlib
 import ctypes
+import json
 import os
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -48,7 +50,7 @@ class Node:
             "--disable-usage-stats",
         ]
         library = ctypes.CDLL(None)
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -107,12 +109,7 @@ class Node:
         self._process.wait(_PATIENCE)
 
     def close(self) -> None:
-        self.processes()
-        if self._process.poll() is None:
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(20)
-        self._kill_all()
+        self.kill()
         self._log.close()
 
 
@@ -141,3 +138,65 @@ def wait_until(is_so, seconds: float = _PATIENCE) -> None:
         if time.monotonic() > end:
             pytest.fail(f"not within {seconds} s")
         time.sleep(0.05)
+
+
+_DRIVER = """
+import contextlib, io, json, logging, sys
+import ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.CRITICAL)
+from runtime.__main__ import main
+answers = sys.stdout
+sys.stdout = sys.stderr
+for line in sys.stdin:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(json.loads(line))
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), file=answers, flush=True)
+ray.shutdown()
+"""
+
+
+class Driver:
+    """A process that is connected once and runs one command after the other: Ray's workers take seconds to start."""
+
+    def __init__(self, address: str) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _DRIVER, address],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, **ENVIRONMENT},
+            text=True,
+        )
+
+    def start(self, *words: object) -> None:
+        """Begin a command."""
+        self._process.stdin.write(json.dumps([str(word) for word in words]) + "\n")
+        self._process.stdin.flush()
+
+    def is_running(self) -> bool:
+        """Whether the command that was begun has not ended."""
+        return not select.select([self._process.stdout], [], [], 0)[0]
+
+    def end(self) -> tuple[int, str, str]:
+        """Wait for the command's end; returns exit code, stdout and stderr."""
+        line = self._process.stdout.readline()
+        if not line:
+            self._errors.seek(0)
+            pytest.fail(f"the driver died: {self._errors.read().decode(errors='replace')[-4000:]}")
+        return tuple(json.loads(line))
+
+    def run(self, *words: object) -> tuple[int, str, str]:
+        self.start(*words)
+        return self.end()
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._errors.close()
