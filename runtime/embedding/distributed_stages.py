@@ -26,7 +26,7 @@ from runtime.contract.keys import Keys
 from runtime.contract.manifest import Preprocessing
 from runtime.embedding.stream import Array, decode_item, embed_decoded, silence_pillow
 from runtime.embedding.workers import WorkerOptions
-from runtime.images.decode import Note
+from runtime.images.decode import Note, keep_freed_memory
 from runtime.sources import Sources
 from runtime.sources.item import Entry, Item, Unreadable
 from runtime.store.moved import Moved
@@ -137,7 +137,7 @@ def read_source(sources: Sources, source: int, size: int, stored: Keys, moved: M
 
 def decode(table: Any, how: Preprocessing, max_pixels: int, sixteen_bit: str) -> Any:  # noqa: ANN401  # pyarrow's
     """Decode the images of the chunk in a table of one row; returns such a table."""
-    _quiet()
+    _prepare_pillow()
     ((chunk, _),) = chunks_of(table)
     notes: list[Note] = []
     items: list[Item] = []
@@ -244,6 +244,7 @@ def parts_of(table: Any) -> Iterator[Part]:  # noqa: ANN401  # pyarrow's
 
 
 @functools.cache
-def _quiet() -> None:
-    """Call `silence_pillow`, once in a process."""
+def _prepare_pillow() -> None:
+    """What a process that decodes does once."""
     silence_pillow()
+    keep_freed_memory()
