@@ -189,6 +189,7 @@ def _embed_by_ray(
     worker = WorkerOptions(
         arguments.model.resolve(),
         provider,
+        arguments.compute,
         options.verify_hash(arguments),
         arguments.batch,
         workers=1,

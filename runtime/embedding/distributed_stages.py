@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from runtime.backends import open_session
 from runtime.backends.session import chosen_batch
 from runtime.contract.errors import ItaeError
 from runtime.contract.keys import Keys
@@ -166,9 +165,7 @@ class Embed:
         self._batch = options.batch
         self._error: ItaeError | None = None
         try:
-            self._session = open_session(
-                options.model, options.provider, threads=options.threads, verify_hash=options.verify_hash
-            )
+            self._session = options.open_session()
         except ItaeError as error:
             self._error = error
 

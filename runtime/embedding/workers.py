@@ -15,6 +15,8 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from runtime.backends import open_session
+from runtime.backends.session import Session
 from runtime.contract.errors import BackendError, ItaeError, one_line
 from runtime.embedding.stream import Embedded, embed_stream, silence_pillow
 from runtime.sources.item import Entry, Item, Unreadable
@@ -40,6 +42,17 @@ class WorkerOptions:
     """Threads of the model on a CPU, of one device; the backend's own choice if None."""
     max_pixels: int
     sixteen_bit: str
+
+    def open_session(self, device: int = 0) -> Session:
+        """Load the model; raises as `runtime.backends.open_session`."""
+        return open_session(
+            self.model,
+            self.provider,
+            compute=self.compute,
+            device=device,
+            threads=self.threads,
+            verify_hash=self.verify_hash,
+        )
 
 
 @dataclass(frozen=True)
@@ -190,18 +203,8 @@ def _work(connection: Connection, device: int | None, options: WorkerOptions) ->
 
     with contextlib.suppress(EOFError, OSError):  # the parent has gone
         try:
-            from runtime.backends import open_session
-
             silence_pillow()
-            session = open_session(
-                options.model,
-                options.provider,
-                compute=options.compute,
-                device=device or 0,
-                threads=options.threads,
-                verify_hash=options.verify_hash,
-            )
-            with contextlib.closing(session):
+            with contextlib.closing(options.open_session(device or 0)) as session:
                 for batch in embed_stream(
                     session,
                     entries(),
