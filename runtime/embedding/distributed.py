@@ -54,7 +54,7 @@ _LITTLE = 0.25
 
 @dataclass(frozen=True)
 class RayRun:
-    """What Ray used."""
+    """The machines and processes that Ray used."""
 
     nodes: int
     """Number of machines on which images were embedded."""
@@ -213,7 +213,7 @@ def _devices(ray: Any, on_gpu: bool) -> int:  # noqa: ANN401
 
 
 def _datasource(reads: Sequence[Any]) -> Any:  # noqa: ANN401  # Ray's
-    """What Ray Data reads from: each read is a function that returns tables."""
+    """The source for Ray Data: each read is a function that returns tables."""
     from ray.data.block import BlockMetadata
     from ray.data.datasource import Datasource, ReadTask
 

@@ -1,4 +1,4 @@
-"""What the processes of Ray do: read, decode, embed, write a part. They pass on chunks, each a row of Ray Data.
+"""The steps that processes of Ray do: read, decode, embed, write a part. They pass on chunks, each a row of Ray Data.
 
 A chunk is some images that stay together. It is never split, and how it is cut does not depend on its bytes, so that
 what Ray does again after a process or a machine has died is the same chunks: none is lost, none comes twice. What
@@ -60,7 +60,7 @@ class Chunk:
     notes: Mapping[Note, int] = field(default_factory=dict)
     """Number of images that were decoded and have a remark, by remark."""
     error: ItaeError | None = None
-    """What ends the run."""
+    """Ends the run."""
     actor: tuple[str, str] | None = None
     """The machine, and the process there, that embedded the images."""
 
@@ -76,7 +76,7 @@ class Part:
     chunks: tuple[Chunk, ...]
     """Without their images."""
     error: ItaeError | None = None
-    """What ends the run; there is no file then."""
+    """Ends the run; there is no file then."""
 
 
 def chunk_size(image_bytes: int, batch: int) -> int:
@@ -242,6 +242,6 @@ def parts_of(table: Any) -> Iterator[Part]:  # noqa: ANN401  # pyarrow's
 
 @functools.cache
 def _prepare_pillow() -> None:
-    """What a process that decodes does once."""
+    """Prepare a process that decodes, once."""
     silence_pillow()
     keep_freed_memory()
