@@ -46,7 +46,7 @@ class Chunk:
     source: int
     """Number of the source, of those of a run."""
     number: int
-    """Of the chunk in its source, from 0 on."""
+    """Number of the chunk in its source, from 0 on."""
     is_last: bool
     items: tuple[Item, ...] = ()
     """Those of them for which there is an array or that are yet to be decoded."""
