@@ -320,7 +320,7 @@ def _fill_tensor(folder: Path, source: Source) -> None:
     if files.external_data is not None:
         shutil.copyfile(source.path.with_name(files.external_data.name), folder / files.external_data.name)
     if source.options.backend == "python":
-        (folder / "model.py").write_text(_PROGRAM.format(module="tensor_model"))
+        _write_program(folder, "tensor_model")
     if verified_manifest(model) != source.manifest:  # the model may have been exchanged meanwhile
         raise ManifestError(f"{source.path} changed while it was copied: run the same command again")
     read_golden(model, source.manifest)
@@ -350,7 +350,13 @@ def _fill_images(folder: Path, source: Source, record: ImagesRecord) -> None:
     if source.clusters is not None:
         (folder / CENTROIDS).write_bytes(_npy(source.clusters))
     (folder / images_record.FILE).write_bytes(record.to_json())
-    (folder / "model.py").write_text(_PROGRAM.format(module="images_model"))
+    _write_program(folder, "images_model")
+
+
+def _write_program(folder: Path, module: str) -> None:
+    (folder / "model.py").write_text(_PROGRAM.format(module=module))
+    # Python would write a folder of this name when it runs the program, and a server that polls would load it again.
+    (folder / "__pycache__").write_text("This file is in the place of a folder, so that nothing is written here.\n")
 
 
 def _npy(clusters: OldClusters) -> bytes:

@@ -31,7 +31,10 @@ class TritonPythonModel(BatchedModel):
         self._model = runtime.load(path)
         manifest = self._model.manifest
         golden = read_golden(path, manifest)
-        found = self._model.run_inputs(golden.input)
+        try:
+            found = self._model.run_inputs(golden.input)
+        except CheckError as error:
+            raise CheckError(f"{path}: the golden sample is off: {error}") from error
         stored = {name: found[name] for name in golden.outputs() if name in found}
         parity = compare(stored, golden, manifest.parity.limits)
         if not parity.passed:

@@ -33,7 +33,7 @@ _PATIENCE = 60.0
 """Seconds within which a request that has begun must be complete."""
 _HEADER = re.compile(rb"([A-Za-z0-9!#$%&'*+.^_`|~-]+):[ \t]*([\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)?[ \t]*")
 _LINE = re.compile(rb"(GET|POST) (/[\x21-\x7e]*) HTTP/1\.[01]")
-_NUMBER = re.compile(rb"[0-9]{1,12}")
+_NUMBER = re.compile(rb"[0-9]{1,15}")
 
 
 class RefusedError(Exception):
