@@ -1,8 +1,8 @@
 """Pass: half precision where the work is, float32 where range or exactness demands it, and a Cast at every border.
 
-float16 or bfloat16: every MatMul, the biases that another MatMul reads, attention's logits, GELU and SwiGLU, and in
-float16 the patch projection. float32: the residual stream with LayerScale and the biases of what is added to it,
-LayerNorm, the softmax, and all of ITAE's statistics. Evidence: exporter/DECISIONS.md.
+float16 or bfloat16: every MatMul, the biases that another MatMul reads, attention's logits, GELU and SwiGLU; in
+float16 the patch projection, in bfloat16 the softmax. float32: the residual stream with LayerScale and the biases of
+what is added to it, LayerNorm, in float16 the softmax, and all of ITAE's statistics. Evidence: exporter/DECISIONS.md.
 """
 
 from __future__ import annotations
@@ -24,8 +24,13 @@ HALVES: dict[Half, np.dtype[np.generic]] = {"fp16": np.dtype(np.float16), "bf16"
 """numpy has no bfloat16 of its own; onnx and onnx-graphsurgeon take that of ml_dtypes."""
 WORK: dict[Half, tuple[str, ...]] = {"fp16": ("MatMul", "Gemm", "Conv"), "bf16": ("MatMul", "Gemm")}
 """A bfloat16 Conv is legal from opset 22 only; the trace is of opset 20."""
-FOLLOW = ("Reshape", "Transpose", "Slice", "Gather", "Squeeze", "Unsqueeze", "Concat", "Gelu", "Sigmoid")
-"""Operators that become half precision if their input comes from a half-precision node."""
+_MOVED = ("Reshape", "Transpose", "Slice", "Gather", "Squeeze", "Unsqueeze", "Concat", "Gelu", "Sigmoid")
+FOLLOW: dict[Half, tuple[str, ...]] = {"fp16": _MOVED, "bf16": (*_MOVED, "Softmax")}
+"""Operators that become half precision if their input comes from a half-precision node.
+
+The softmax: its input and output are rounded either way, and libraries compute in float32 inside of it. A Cast on each
+side would keep OpenVINO from making one kernel of an attention.
+"""
 DATA_INPUTS = {"Reshape": 1, "Slice": 1, "Gather": 1, "Squeeze": 1, "Unsqueeze": 1}
 """Operators of which only the first inputs are numbers; the other inputs say how to arrange them."""
 
@@ -45,7 +50,7 @@ def half_precision(graph: gs.Graph, precision: Half) -> list[str]:
     dtype = HALVES[precision]
     half: dict[int, gs.Node] = {}
     for node in graph.nodes:
-        if node.op in WORK[precision] or _follows(node, half):
+        if node.op in WORK[precision] or _follows(node, half, FOLLOW[precision]):
             half[id(node)] = node
     _leave_last_biases(half)
     for node in half.values():
@@ -60,14 +65,14 @@ def half_precision(graph: gs.Graph, precision: Half) -> list[str]:
     return changed
 
 
-def _follows(node: gs.Node, half: dict[int, gs.Node]) -> bool:
+def _follows(node: gs.Node, half: dict[int, gs.Node], operators: tuple[str, ...]) -> bool:
     """Whether `node` computes in half precision because all that it reads, but for constants, does."""
     numbers = node.inputs[: DATA_INPUTS.get(node.op)]
     constants = [tensor for tensor in numbers if is_constant(tensor)]
     varying = [tensor for tensor in numbers if not is_constant(tensor)]
     if not varying or not all(id(producer(tensor)) in half for tensor in varying):
         return False
-    if node.op in FOLLOW:
+    if node.op in operators:
         return True
     if node.op == "Add":  # a bias; without a constant it is the residual stream, which stays float32
         return len(constants) == 1 and rank_of(constants[0]) == 1

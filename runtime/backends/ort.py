@@ -41,7 +41,7 @@ class OrtSession:
         if self._manifest.options.precision == "bf16":
             raise BackendError(
                 f"{model.path} is bf16, for which ONNX Runtime's CPU has no kernels: take --provider openvino on a CPU "
-                "with AVX512-BF16 or AMX, or export it with --precision fp32"
+                "with AVX512-BF16 or AMX, build an engine from it, or export it with --precision fp32 or fp16"
             )
         self._session: Any = load_model(onnxruntime, model, _CPU, {}, threads)
         self._name = f"ONNX Runtime {onnxruntime.__version__} (CPU)"

@@ -77,9 +77,9 @@ def test_a_half_precision_residual_stream_does_not_stand_it(precision, tmp_path,
     """So the tests above can fail, and the float32 island is needed."""
     follows = half_precision._follows
 
-    def everything_but_norms(node, half):
+    def everything_but_norms(node, half, operators):
         wide = node.op in ("Add", "Mul", "Concat", "Expand") and node.outputs[0].dtype == np.float32
-        return follows(node, half) or wide
+        return follows(node, half, operators) or wide
 
     def plain():
         measured = measure(NARROW, KINDS, (precision,), tmp_path, numbers=(101, 103), seed=SEED, traces=traces)

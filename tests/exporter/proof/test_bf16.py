@@ -11,7 +11,8 @@ from onnx import helper
 from PIL import Image
 from safetensors.torch import save_file
 
-from exporter import ExportSpec, export
+from exporter import ExportSpec, export, pipeline
+from exporter.methods.itae.options import ItaeConfig
 from exporter.models import backbone, weights
 from exporter.models.architecture import Architecture
 from exporter.proof import gate, half_range
@@ -48,12 +49,43 @@ def test_the_manifest_does_not_claim_that_the_bf16_graph_was_run(published):
 def test_work_is_bfloat16_and_the_patch_projection_is_not(published):
     folder, _ = published
     graph = onnx.load(folder / "m.onnx").graph
-    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    types |= {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    types = types_of(graph)
     products = [node for node in graph.node if node.op_type == "MatMul"]
-    exact = [node for node in graph.node if node.op_type in ("Softmax", "LayerNormalization", "Conv")]
+    exact = [node for node in graph.node if node.op_type in ("LayerNormalization", "Conv", "ReduceL2", "TopK")]
     assert {types[name] for node in products for name in (*node.input, *node.output)} == {BF16}
     assert {types.get(node.output[0], FLOAT) for node in exact} == {FLOAT}
+
+
+def types_of(graph):
+    """The element type of each tensor that has one in the file, by name."""
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    return types | {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+
+
+@pytest.mark.parametrize(
+    ("precision", "attenuate", "expected"),
+    [
+        ("bf16", "min", [BF16, BF16]),
+        ("bf16", "mask", [BF16, BF16]),
+        ("fp16", "mask", [FLOAT, FLOAT]),
+    ],
+)
+def test_a_softmax_is_bfloat16_in_bf16_alone(precision, attenuate, expected, traced, tmp_path):
+    itae = ItaeConfig("last", attenuate=attenuate)
+    spec = ExportSpec(tmp_path / "m.onnx", size=ARCH, precision=precision, image_size=56, itae=itae)
+    graph = onnx.load(pipeline.operate(spec, traced, tmp_path / "work").model).graph
+    types = types_of(graph)
+    found = [node for node in graph.node if node.op_type == "Softmax"]
+    assert [types[node.input[0]] for node in found] == [types[node.output[0]] for node in found] == expected
+    casts = [name for node in graph.node if node.op_type == "Cast" for name in (*node.input, *node.output)]
+    beside = {name for node in found for name in (*node.input, *node.output)} & set(casts)
+    assert bool(beside) == (precision == "fp16")  # a Cast there keeps OpenVINO from fusing the attention
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory):
+    spec = ExportSpec("unused.onnx", size=ARCH, weights="random:0", image_size=56)
+    return pipeline.load_and_trace(spec, tmp_path_factory.mktemp("traced"))[1]
 
 
 def test_a_bfloat16_patch_projection_would_be_refused():
