@@ -121,6 +121,29 @@ class Whole(Form):
 
 
 @dataclass(frozen=True)
+class Between(Form):
+    """A number between two others, neither of them included."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def check(self, option: str, value: Any) -> Any:  # noqa: ANN401
+        """A number, not a bool."""
+        if type(value) not in (int, float):
+            raise UsageError(f"{option} {shown(value)}: must be a number")
+        if not self.low < value < self.high:
+            raise UsageError(f"{option} {value}: must be above {self.low:g} and below {self.high:g}")
+        return float(value)
+
+    def parse(self, option: str, text: str) -> Any:  # noqa: ANN401
+        """A decimal number."""
+        try:
+            return self.check(option, float(text))
+        except ValueError as error:
+            raise UsageError(f"{option} {text!r}: must be a number") from error
+
+
+@dataclass(frozen=True)
 class Sizes(Form):
     """One whole number, or `count` of them."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from exporter.declaration import (
+    Between,
     FileName,
     Form,
     Instance,
@@ -41,7 +42,7 @@ from runtime.contract.manifest import (
     parity_path,
 )
 
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Backend = Literal["auto", "tensorrt", "tensorrt-rtx"]
 InputDtype = Literal["float32", "uint8"]
 Pooling = Literal["cls", "cls+mean"]
@@ -50,11 +51,13 @@ Fit = Literal["crop", "pad", "squash"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 OUTPUTS = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
 ENGINE_SUFFIXES = (".engine", ".plan")
+CALIBRATE_LIMIT, MIN_COSINE = 256, 0.999
+"""Defaults of int8's options."""
 MAX_GRID = 512
 """Patches along a side; more is a slip of the pen: its attention logits alone would take terabytes."""
 MAX_BATCH = 65_535
 """Images; no GPU runs more at a time."""
-WHAT, ENGINE, CHECKS = "what to export", "engine", "checks and output"
+WHAT, INT8, ENGINE, CHECKS = "what to export", "int8", "engine", "checks and output"
 """Headings of `--help`."""
 
 
@@ -100,7 +103,37 @@ class ExportSpec:
     backend: Annotated[Backend, Option("auto: TensorRT if it and a GPU are there, else TensorRT-RTX", ENGINE)] = "auto"
     precision: Annotated[
         Precision | None,
-        Option("default: fp16 for an engine, fp32 for ONNX", WHAT, record=("precision", "resolved_precision")),
+        Option(
+            "default: fp16 for an engine, fp32 for ONNX; int8 needs --calibrate-images",
+            WHAT,
+            record=("precision", "resolved_precision"),
+        ),
+    ] = None
+    calibrate_images: Annotated[
+        str | os.PathLike[str] | None,
+        Option(
+            "pictures like those that the int8 model is for: a folder, or any other source that `embed` takes; half of "
+            "them choose the scales, the other half checks them",
+            INT8,
+            FileName("SOURCE", as_text=True, recorded=False),
+        ),
+    ] = None
+    calibrate_limit: Annotated[
+        int | None,
+        Option(
+            f"take at most N pictures, drawn at random (default: {CALIBRATE_LIMIT})",
+            INT8,
+            Whole("N"),
+        ),
+    ] = None
+    min_cosine: Annotated[
+        float | None,
+        Option(
+            "smallest cosine of any picture's int8 embedding with its float32 one; layers stay float32 until the worst "
+            f"picture that is checked keeps it with a margin (default: {MIN_COSINE})",
+            INT8,
+            Between("C"),
+        ),
     ] = None
     image_size: Annotated[
         int | tuple[int, int],
@@ -235,6 +268,7 @@ class ExportSpec:
     def __post_init__(self) -> None:
         check_options(self)
         self._check_out()
+        self._check_int8()
         self._check_numbers()
         self._check_outputs()
         if self.itae is not None:
@@ -268,6 +302,20 @@ class ExportSpec:
         for file in (self.out, self.keep_onnx):
             if file is not None and ".." in Path(file).name:  # onnx refuses external data of such a name
                 raise UsageError(f"{file}: a file name must not hold two dots in a row")
+
+    def _check_int8(self) -> None:
+        options = ("calibrate_images", "calibrate_limit", "min_cosine")
+        if self.resolved_precision != "int8":
+            for name in options:
+                if getattr(self, name) is not None:
+                    raise UsageError(f"{declared(ExportSpec)[name].flag} is for --precision int8")
+            return
+        if self.calibrate_images is None:
+            raise UsageError(
+                "--precision int8 needs --calibrate-images: a folder of some hundred pictures like those that it is for"
+            )
+        if "embedding" not in self.outputs:
+            raise UsageError(f"--precision int8 is checked by embeddings: add embedding to --outputs {self.outputs[0]}")
 
     def _check_numbers(self) -> None:
         patch = self.backbone.patch
@@ -373,6 +421,12 @@ class ExportSpec:
     def computes_cls_only(self) -> bool:
         """Whether the last block computes the CLS token's row alone: no output needs another, and it is wanted."""
         return self.cls_only and self.pooling == "cls" and "patch_tokens" not in self.outputs
+
+    def in_fp32(self) -> ExportSpec:
+        """The same in fp32."""
+        return dataclasses.replace(
+            self, precision="fp32", calibrate_images=None, calibrate_limit=None, min_cosine=None, replay=True
+        )
 
     def flags_alone(self) -> ExportSpec:
         """The same surgery with `artifact_mask` as the only output."""

@@ -1,4 +1,4 @@
-"""The street: load, trace, surgery, gate, parity, build, publish. Only this file knows the order, of passes too."""
+"""The street: load, trace, surgery, int8, gate, parity, build, publish. Only here is the order known, of passes too."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from exporter import trace
 from exporter.build import engine, fusion, replay, timing_cache
 from exporter.build.engine import Choice
 from exporter.build.publish import Product, publish, write_for_replay
+from exporter.intake import Intake, open_intake
 from exporter.methods.itae.graph.inject import inject_itae, offered_outputs
 from exporter.models import position, weights
 from exporter.models.weights import LoadedModel
-from exporter.options import ExportSpec
+from exporter.options import CALIBRATE_LIMIT, MIN_COSINE, ExportSpec
 from exporter.proof import gate, golden_sample, half_range, parity, rounding
 from exporter.proof.golden_sample import Sample
+from exporter.quantization.within_limit import quantize
 from exporter.result import ExportResult
 from exporter.steps import Progress
 from exporter.surgery import materialize, runner
@@ -39,7 +41,8 @@ from exporter.surgery.unfuse_attention import unfuse_attention
 from runtime.contract.atomic import cannot_write, work_folder, write_atomically
 from runtime.contract.file_set import recover
 from runtime.contract.machine import thread_limit
-from runtime.contract.manifest import Builder, Fusion, ParityCheck, Weights
+from runtime.contract.manifest import Builder, Fusion, ParityCheck, Quantization, Weights
+from runtime.images.decode import quiet_pillow
 
 
 def export(spec: ExportSpec, progress: Progress) -> ExportResult:
@@ -56,6 +59,9 @@ def export(spec: ExportSpec, progress: Progress) -> ExportResult:
     spec.check_folder()
     for warning in engine.known_faults_here(choice.backend, spec.resolved_precision) if choice is not None else ():
         progress.note(warning)
+    intake = None
+    if spec.resolved_precision == "int8":
+        intake = open_intake(str(spec.calibrate_images), spec.preprocessing(), spec.calibrate_limit or CALIBRATE_LIMIT)
     timings = None
     is_rtx = choice is not None and choice.backend == "tensorrt-rtx"
     if is_rtx and spec.timing_cache is not None and spec.backend == "auto":
@@ -67,15 +73,18 @@ def export(spec: ExportSpec, progress: Progress) -> ExportResult:
     try:
         with work_folder(beside=spec.path) as work:
             traced, origin, samples = _load_and_trace(spec, work, progress)
-            model, data, checks = _operate_and_check(spec, traced, samples, work, progress)
+            checked = _operate_and_check(spec, traced, samples, work, progress, intake)
+            model = checked.model
             built = None
             if choice is not None:
                 with progress.step("build", f"{spec.resolved_precision} engine by {choice.backend}"):
                     built = _build(spec, model, work / "model.plan", choice, timings, progress)
-            products = _products(spec, model, data, built, work)
-            products = [_replay(spec, product, origin, samples[0], checks, progress) for product in products]
+            products = _products(spec, checked, built, work)
+            products = [
+                _replay(spec, product, origin, checked.sample, checked.checks, progress) for product in products
+            ]
             with progress.step("publish", f"{spec.path} and its manifest"):
-                manifest = publish(products, spec, origin, samples[0], checks, work)[-1]
+                manifest = publish(products, spec, origin, checked.sample, checked.checks, work)[-1]
     except OSError as error:
         raise cannot_write(spec.path, error) from error
     return ExportResult(spec.path, manifest, progress.seconds, choice.reason if choice is not None else None)
@@ -106,7 +115,7 @@ def passes(spec: ExportSpec) -> list[Pass]:
     """The passes over the traced graph, in their order."""
     facts, itae, arch = spec.facts, spec.itae, spec.backbone
     chosen = [partial(scale_queries, facts=facts)]
-    if spec.resolved_precision != "fp32":
+    if spec.resolved_precision in ("fp16", "bf16"):
         chosen.append(partial(half_precision, precision=spec.resolved_precision))
     if spec.computes_cls_only:
         keep_query = itae is not None and itae.reads_queries(facts.depth - 1, facts.depth)
@@ -167,12 +176,13 @@ def _load_and_trace(spec: ExportSpec, work: Path, progress: Progress) -> tuple[P
             seen: half_range.Magnitudes = {}
             if spec.resolved_precision == "fp16":
                 seen = stack.enter_context(half_range.watch(loaded.model))
-            samples = golden_sample.make_samples(loaded.model, spec, progress.detail)
+            exact = spec.in_fp32() if spec.resolved_precision == "int8" else spec
+            samples = golden_sample.make_samples(loaded.model, exact, progress.detail)
         half_range.check_float16(seen)
         for sample in samples:
             for precision, measured in sample.rounding.items():
                 rounding.check_limits(precision, sample.limits[precision], measured)
-    precision = spec.resolved_precision
+    precision = exact.resolved_precision
     if wider := rounding.describe(precision, samples[0].limits[precision], samples[0].rounding[precision]):
         progress.note(wider)
     with progress.step("trace", "PyTorch to ONNX"):
@@ -185,11 +195,25 @@ def _load_and_trace(spec: ExportSpec, work: Path, progress: Progress) -> tuple[P
     return traced, origin, samples
 
 
+@dataclass(frozen=True)
+class _Checked:
+    """The operated model in the work folder, and how it compares with eager PyTorch."""
+
+    model: Path
+    data: Path | None
+    """Its external weights; None if all weights lie in `model`."""
+    sample: Sample
+    checks: tuple[ParityCheck, ...]
+    quantization: Quantization | None
+    """The figures of int8; None in other precisions."""
+
+
 def _operate_and_check(
-    spec: ExportSpec, traced: Path, samples: list[Sample], work: Path, progress: Progress
-) -> tuple[Path, Path | None, tuple[ParityCheck, ...]]:
-    """The operated model in the work folder, its external data, and how it compares with eager PyTorch."""
+    spec: ExportSpec, traced: Path, samples: list[Sample], work: Path, progress: Progress, intake: Intake | None
+) -> _Checked:
+    """Operate on the trace, and compare the result with eager PyTorch; `intake` has the pictures for int8."""
     final = spec.path if spec.keep_onnx is None else Path(spec.keep_onnx)
+    data_name = f"{final.name}.data"
 
     def run_other(other: ExportSpec, images: parity.Array) -> dict[str, parity.Array]:
         """The outputs of another operation on the same trace, whose files are removed."""
@@ -198,11 +222,15 @@ def _operate_and_check(
         shutil.rmtree(folder)
         return got
 
-    with progress.step("surgery", f"{len(passes(spec))} passes over the graph"):
-        operated = operate(spec, traced, work / "model", f"{final.name}.data")
+    exact = spec if intake is None else spec.in_fp32()
+    with progress.step("surgery", f"{len(passes(exact))} passes over the graph"):
+        operated = operate(exact, traced, work / "model", data_name)
         model, data = operated.model, operated.data
         for report in operated.reports:
             progress.detail(f"{report.name}: {len(report.changed)} changes")
+    quantization = None
+    if intake is not None:
+        model, data, quantization = _quantize(spec, model, intake, work / "int8", data_name, progress)
     runs = spec.resolved_precision in gate.RUNNABLE
     with progress.step("gate", f"onnx.checker, shape inference{', ONNX Runtime' if runs else ''}"):
         if runs:
@@ -210,22 +238,38 @@ def _operate_and_check(
         else:
             gate.check_file(model, spec)
     further = parity.further_checks(spec, samples)
-    checks = []
+    sample, checks = samples[0], []
     with progress.step("parity", f"ONNX Runtime against eager PyTorch, {runs + len(further)} checks"):
         if runs:
-            got = parity.run(session, samples[0].golden.input)
+            got = parity.run(session, sample.golden.input)
             del session  # one copy of the weights at a time
-            if spec.itae is not None and "artifact_mask" not in got:
-                got |= run_other(spec.flags_alone(), samples[0].golden.input)
-            checks.append(parity.check(got, samples[0], spec, "exported"))
-        for purpose, other, sample in further:
+            if quantization is not None:
+                sample = parity.with_int8_limits(sample, got, spec)
+            elif spec.itae is not None and "artifact_mask" not in got:
+                got |= run_other(spec.flags_alone(), sample.golden.input)
+            checks.append(parity.check(got, sample, spec, "exported"))
+        for purpose, other, its_sample in further:
             progress.detail(purpose)
-            checks.append(parity.check(run_other(other, sample.golden.input), sample, other, purpose))
+            checks.append(parity.check(run_other(other, its_sample.golden.input), its_sample, other, purpose))
     attenuates = spec.itae is not None and spec.itae.attenuation.kind != "none"
-    if attenuates and not any(sample.shows_itae for sample in samples):
+    if attenuates and not any(one.shows_itae for one in samples):
         progress.note("ITAE changes next to nothing on the golden samples, so what it does was hardly checked")
     shutil.rmtree(traced.parent)
-    return model, data, tuple(checks)
+    return _Checked(model, data, sample, tuple(checks), quantization)
+
+
+def _quantize(
+    spec: ExportSpec, exact: Path, intake: Intake, folder: Path, data_name: str, progress: Progress
+) -> tuple[Path, Path | None, Quantization]:
+    """The int8 model, its external weights and its figures; the folder of the float32 model is removed."""
+    with progress.step("quantize", f"int8 by pictures of {spec.calibrate_images}"):
+        min_cosine = spec.min_cosine or MIN_COSINE
+        with quiet_pillow():
+            found = quantize(exact, folder, data_name, intake, min_cosine, gate.open_model, progress.detail)
+        shutil.rmtree(exact.parent)
+    if intake.failed:
+        progress.note(f"{len(intake.failed)} pictures can't be read; the first: {intake.first_failure()}")
+    return found.model, found.data, found.record
 
 
 def _build(
@@ -252,7 +296,7 @@ def _build(
 
 
 def _products(
-    spec: ExportSpec, model: Path, data: Path | None, built: tuple[Builder, Fusion | None] | None, work: Path
+    spec: ExportSpec, checked: _Checked, built: tuple[Builder, Fusion | None] | None, work: Path
 ) -> list[Product]:
     """The ONNX file, the engine, or both; the last is that of `spec.out`."""
     by_onnx = Builder(
@@ -261,10 +305,10 @@ def _products(
     products = []
     if built is None or spec.keep_onnx is not None:
         target = spec.path if built is None else Path(spec.keep_onnx or "")
-        products.append(Product(target, model, data, by_onnx))
+        products.append(Product(target, checked.model, checked.data, by_onnx))
     if built is not None:
         products.append(Product(spec.path, work / "model.plan", None, *built))
-    return products
+    return [dataclasses.replace(product, quantization=checked.quantization) for product in products]
 
 
 def _replay(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.build import fusion
-from runtime.contract.manifest import Manifest, ParityCheck, Replay
+from runtime.contract.manifest import Manifest, ParityCheck, Quantization, Replay
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ def summary(result: ExportResult) -> list[str]:
         f"  input    {m.input.name} {m.input.dtype} {_shape(m.input.shape)}, pictures fit by {m.preprocessing.fit}",
         *(f"  output   {one.name} {one.dtype} {_shape(one.shape)}" for one in m.outputs),
         *(f"  parity   {_check(one)}" for one in m.parity.checks),
+        *([] if m.quantization is None else [f"  int8     {_quantization(m.quantization)}"]),
         *([] if m.builder.name == "onnx" else [f"  fusion   {fusion.describe(m.fusion)}"]),
         *([] if m.replay is None else [f"  replay   {_replay(m.replay)}"]),
         f"  seconds  {', '.join(f'{name} {s:.1f}' for name, s in result.seconds.items())}",
@@ -79,6 +80,16 @@ def _check(check: ParityCheck) -> str:
     if check.borderline:
         text += f"; {len(check.borderline)} borderline, {len(check.left_out)} of them left out"
     return text
+
+
+def _quantization(found: Quantization) -> str:
+    """The figures of int8 on a line."""
+    layers = found.int8_layers + len(found.float32_layers)
+    return (
+        f"{found.int8_layers} of {layers} linear layers; cosine {found.worst_cosine:.5f} at worst, "
+        f"{found.median_cosine:.5f} in the median of {found.checked} pictures that did not choose the scales; "
+        f"{found.neighbours:.1%} of the nearest neighbours and {found.same_centroid:.1%} of the nearest centroids stay"
+    )
 
 
 def _replay(replay: Replay) -> str:

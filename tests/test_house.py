@@ -40,13 +40,19 @@ EXPORTER = {
     "foreign": {"surgery", "methods", "declaration", "steps", "build"},
     "proof": {"options", "methods", "graph_facts"},
     "build": {"options", "graph_facts"},
-    "calibration": {"options", "declaration", "methods", "models", "graph_facts", "pipeline", "steps"},
+    "intake": set(),
+    "quantization": {"surgery", "intake"},
+    "calibration": {"options", "declaration", "methods", "models", "graph_facts", "pipeline", "steps", "intake"},
 }
 """By package or module of `exporter`: what else of it they may import; `pipeline` and `__main__` know the order."""
 SHARED = ("contract", "images")
 """Packages of `runtime` that `exporter` may import."""
-SHARED_WITH_CALIBRATION = (*SHARED, "sources", "clustering", "evaluation", "report")
-"""The same for `exporter.calibration`, which looks at the user's images and clusters them."""
+SHARED_MORE = {
+    "calibration": (*SHARED, "sources", "clustering", "evaluation", "report"),
+    "intake": (*SHARED, "sources"),
+    "quantization": (*SHARED, "clustering"),
+}
+"""The same for those that look at the user's images and cluster them."""
 SAME_MEANING = {"options": "the options of a package or a command, as data"}
 """Names that several modules have, since they mean the same in each; a command's file is called as the command."""
 
@@ -115,7 +121,7 @@ def test_a_station_of_the_exporter_imports_only_what_the_plan_allows(room):
 def test_the_exporter_imports_only_shared_packages_of_runtime():
     for module, used in HOUSE.items():
         if module.split(".")[0] == "exporter":
-            allowed = SHARED_WITH_CALIBRATION if room_of(module) == "calibration" else SHARED
+            allowed = SHARED_MORE.get(room_of(module), SHARED)
             for one in used:
                 assert one.split(".")[0] != "runtime" or room_of(one) in allowed, f"{module} imports {one}"
 

@@ -21,6 +21,7 @@ from runtime.contract.manifest import (
     Options,
     ParityCheck,
     ParityReport,
+    Quantization,
     Replay,
     Weights,
     manifest_path,
@@ -48,6 +49,8 @@ class Product:
     """The figures of its run; None if parity has them, or if it was not run."""
     not_replayed: str | None = None
     """The reason why it was not run; None if it was."""
+    quantization: Quantization | None = None
+    """The figures of int8; None in other precisions."""
 
 
 def write_for_replay(
@@ -144,6 +147,7 @@ def _manifest(
         replay=product.replay,
         not_replayed=product.not_replayed,
         calibration=spec.calibration,
+        quantization=product.quantization,
         files=files,
         versions={name: _version(name) for name in VERSIONS},
     )

@@ -23,8 +23,8 @@ from runtime.contract.machine import limited_threads
 from runtime.images.options import add_image_column, add_selection, add_sixteen_bit
 
 if TYPE_CHECKING:
-    from exporter.calibration.intake import Intake
     from exporter.calibration.work import Result
+    from exporter.intake import Intake
     from exporter.models.weights import LoadedModel
 
 LIMIT = 2000
@@ -104,8 +104,8 @@ def _calibrate(a: argparse.Namespace, argv: Sequence[str]) -> int:
         "calibrated.onnx", size=a.size, weights=a.weights, image_size=a.image_size, fit=a.fit, pos_embed=a.pos_embed
     )
     _check_targets(a)
-    from exporter.calibration.intake import LEAST, Intake
-    from exporter.calibration.work import Calibration
+    from exporter.calibration.work import LEAST, Calibration
+    from exporter.intake import Intake
     from exporter.pipeline import load
     from exporter.steps import Progress
     from runtime.contract.progress import progress as progress_of

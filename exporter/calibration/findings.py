@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from exporter.calibration.intake import Intake
 from exporter.calibration.rule import Detection, beyond
 from exporter.calibration.tally import LEVELS, SIDES, edges
 from exporter.calibration.trials import Trial
 from exporter.calibration.valley import find_valleys
 from exporter.calibration.work import Result, as_options
+from exporter.intake import Intake
 from exporter.methods.itae.options import SOURCES
 from exporter.models.weights import LoadedModel
 from exporter.options import ExportSpec

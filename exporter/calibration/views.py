@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from exporter.calibration.findings import figures
-from exporter.calibration.intake import Intake
 from exporter.calibration.recommendation import NOTHING
 from exporter.calibration.rule import beyond
 from exporter.calibration.scored import METRICS
 from exporter.calibration.tally import BINS, LEVELS, OCTAVES, PER_OCTAVE, edges
 from exporter.calibration.work import Result, as_options
+from exporter.intake import Intake
 from exporter.methods.itae.options import SOURCES, ItaeConfig, Source
 from exporter.options import ExportSpec
 from runtime.report import Artifacts, FlaggedImage, Headline, Norms, Places, Report, Table, write_report

@@ -13,15 +13,17 @@ import torch
 
 from exporter.calibration import rule
 from exporter.calibration.blocks import Blocks, Seen
-from exporter.calibration.intake import LEAST, Batch, Intake
 from exporter.calibration.rule import Choice, Detection
 from exporter.calibration.scored import Scores, score_all
 from exporter.calibration.tally import LEVELS, SIDES, Tally
 from exporter.calibration.trials import Comparison, Trial, Trials, compare_layers, layers_from, settings_beside
+from exporter.intake import Batch, Intake
 from exporter.methods.itae.options import SOURCES, ItaeConfig
 from runtime.contract.errors import CheckError, InputError
 from runtime.contract.keys import Key
 
+LEAST = 4
+"""Images that a calibration needs, at least."""
 SAMPLE = 32
 """Images with artifacts that are looked at again, to compare the last block with all blocks."""
 SHOWN = 12

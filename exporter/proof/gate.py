@@ -17,7 +17,7 @@ from runtime.contract.errors import CheckError
 from runtime.contract.machine import thread_limit
 
 TYPES = {"float32": onnx.TensorProto.FLOAT, "uint8": onnx.TensorProto.UINT8, "bool": onnx.TensorProto.BOOL}
-RUNNABLE = ("fp32", "fp16")
+RUNNABLE = ("fp32", "fp16", "int8")
 """Precisions for which ONNX Runtime's CPU has kernels: none in bfloat16."""
 ERRORS_ONLY = 3
 
@@ -50,7 +50,7 @@ def open_checked(path: Path, spec: ExportSpec) -> Any:  # noqa: ANN401  # onnxru
         CheckError: the file is refused.
     """
     check_file(path, spec)
-    return _open(path)
+    return open_model(path)
 
 
 def _declared(value: onnx.ValueInfoProto) -> tuple[str, int, list[int | str]]:
@@ -59,7 +59,7 @@ def _declared(value: onnx.ValueInfoProto) -> tuple[str, int, list[int | str]]:
     return value.name, tensor.elem_type, [size.dim_param or size.dim_value for size in tensor.shape.dim]
 
 
-def _open(path: Path) -> Any:  # noqa: ANN401
+def open_model(path: Path) -> Any:  # noqa: ANN401
     """Load a file into ONNX Runtime on the CPU: by its path, since bytes would seek their weights elsewhere.
 
     Raises:

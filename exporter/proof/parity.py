@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exporter.options import ExportSpec
-from runtime.contract.comparison import compare
+from exporter.proof import rounding
+from runtime.contract.comparison import LIMITS, compare
 from runtime.contract.errors import ParityError
-from runtime.contract.manifest import ParityCheck, Purpose
+from runtime.contract.manifest import ParityCheck, ParityLimits, Purpose, Rounding
 
 if TYPE_CHECKING:
     from exporter.proof.golden_sample import Sample
@@ -33,17 +35,52 @@ def run(session: Any, images: Array) -> dict[str, Array]:  # noqa: ANN401  # onn
 def further_checks(spec: ExportSpec, samples: list[Sample]) -> list[tuple[Purpose, ExportSpec, Sample]]:
     """Further surgeries to check, since a wrong attenuation would pass a check of cosines in half precision.
 
-    For fp16 the same surgery is also checked in fp32; for bf16, which ONNX Runtime's CPU can't run, it is checked in
-    fp32 only. If the options flag too little, another threshold is checked too.
+    For fp16 and int8 the same surgery is also checked in fp32; for bf16, which ONNX Runtime's CPU can't run, it is
+    checked in fp32 only. If the options flag too little, another threshold is checked too.
     """
     outputs = tuple(dict.fromkeys((*spec.outputs, "embedding", *(("artifact_mask",) if spec.itae else ()))))
     # Other outputs must not bring the last block's other rows back: it would be another surgery.
-    exact = dataclasses.replace(spec, precision="fp32", outputs=outputs, cls_only=spec.computes_cls_only, replay=True)
+    exact = dataclasses.replace(spec.in_fp32(), outputs=outputs, cls_only=spec.computes_cls_only)
     further: list[tuple[Purpose, ExportSpec, Sample]] = []
     if spec.resolved_precision != "fp32":
         further.append(("fp32", exact, samples[0]))
     further += [("threshold", dataclasses.replace(exact, itae=sample.itae), sample) for sample in samples[1:]]
     return further
+
+
+def with_int8_limits(sample: Sample, got: dict[str, Array], spec: ExportSpec) -> Sample:
+    """The sample with limits for int8, which follow from what ONNX Runtime made of the int8 graph.
+
+    The scales fit real pictures, and a golden image is none. So these limits say how closely another backend must
+    follow; how good int8 is was measured on real pictures.
+
+    Raises:
+        ParityError: the graph is so far off on the golden images that a comparison would prove nothing.
+    """
+    golden = sample.golden
+    comparable = {name: value for name, value in got.items() if name in golden.outputs() and value.dtype != np.bool_}
+    none = ParityLimits(max_abs=None, min_cosine=None, flag_margin=None, normalized=spec.normalize)
+    found = compare(comparable, golden, none)
+    if found.failures:
+        raise ParityError(f"the int8 graph disagrees with eager PyTorch: {'; '.join(found.failures)}")
+    measured = Rounding(
+        max_abs=found.max_abs,
+        min_cosine=found.min_cosine,
+        norm_relative=found.norm_relative,
+        distance=math.sqrt(max(2 * (1 - found.min_cosine), 0.0)),
+    )
+    limits = rounding.limits("int8", measured, normalized=spec.normalize)
+    # Rows of a batch go through the same roundings as alone.
+    limits = limits.model_copy(update={"batch_distance": LIMITS["int8"].batch_distance})
+    if rounding.is_beyond_reach(limits):
+        raise ParityError(
+            f"int8 moves the golden images to cosine {found.min_cosine:.5f}, norms by up to {found.norm_relative:.2g} "
+            "of themselves: these scales fit nothing but pictures like those of --calibrate-images; give more of them, "
+            "of more kinds, or use --precision bf16 or fp32"
+        )
+    return dataclasses.replace(
+        sample, limits={**sample.limits, "int8": limits}, rounding={**sample.rounding, "int8": measured}
+    )
 
 
 def check(got: dict[str, Array], sample: Sample, spec: ExportSpec, purpose: Purpose) -> ParityCheck:

@@ -21,7 +21,7 @@ from runtime.contract.comparison import LIMITS, usual_length
 from runtime.contract.errors import WeightsError
 from runtime.contract.manifest import ParityLimits, Rounding
 
-ROOM = {"fp32": 8.0, "fp16": 3.0, "bf16": 3.0}
+ROOM = {"fp32": 8.0, "fp16": 3.0, "bf16": 3.0, "int8": 3.0}
 """How many times the measured rounding a graph may be off. Evidence: exporter/DECISIONS.md."""
 WIDEST = ParityLimits(max_abs=0.05, min_cosine=0.98, flag_margin=0.5, batch_distance=0.2)
 """Limits beyond which a comparison would prove nothing: such an export is refused."""

@@ -28,12 +28,13 @@ class Limits:
     max_batch_distance: float | None
 
 
-PRECISIONS = ("fp32", "fp16", "bf16")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 """Precisions, the most precise first."""
 _BY_PRECISION = {
     "fp32": Limits(1e-4, 0.999999, 0.9999999, 0.9999999, 0.995, 0.98, None),
     "fp16": Limits(None, 0.9999, 0.99999, 0.99999, 0.98, 0.95, None),
     "bf16": Limits(None, 0.998, 0.9998, 0.9998, 0.95, 0.9, None),
+    "int8": Limits(None, 0.998, 0.999, 0.999, 0.95, 0.9, None),
 }
 """Limits without ITAE. Max abs and the smallest cosine are those of `runtime.contract.comparison.LIMITS`; the others
 follow from measurements, with room for other weights: see DECISIONS.md."""

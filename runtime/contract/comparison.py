@@ -16,6 +16,7 @@ LIMITS = {
     "fp32": ParityLimits(max_abs=1e-4, min_cosine=None, flag_margin=1e-5, batch_distance=1e-5, max_relative=1e-4),
     "fp16": ParityLimits(max_abs=None, min_cosine=0.9999, flag_margin=1e-3, batch_distance=5e-3, max_relative=2e-2),
     "bf16": ParityLimits(max_abs=None, min_cosine=0.998, flag_margin=1e-2, batch_distance=4e-2, max_relative=8e-2),
+    "int8": ParityLimits(max_abs=None, min_cosine=0.998, flag_margin=5e-2, batch_distance=4e-2, max_relative=8e-2),
 }
 """The limits of each precision. Evidence for the margins and distances: exporter/DECISIONS.md."""
 

@@ -89,7 +89,7 @@ class Options(_Record):
     size: str
     weights: str
     backend: Literal["none", "tensorrt", "tensorrt-rtx"]
-    precision: Literal["fp32", "fp16", "bf16"]
+    precision: Literal["fp32", "fp16", "bf16", "int8"]
     image_size: Size2
     """H, W in pixels."""
     batch: tuple[Positive, Positive, Positive] | None
@@ -292,7 +292,9 @@ class ParityCheck(_Record):
 class ParityReport(_Record):
     """The figures of the export; `checks[0]` is of the golden sample itself.
 
-    In bf16 no check is `exported`, since ONNX Runtime's CPU can't run it: the first is of the same surgery in fp32.
+    In bf16 no check is `exported`, since ONNX Runtime's CPU can't run it: the first is of the same surgery in fp32. In
+    int8 the limits follow from what ONNX Runtime's CPU gave for the golden sample; `quantization` has the figures of
+    real pictures.
     """
 
     limits: ParityLimits
@@ -356,6 +358,31 @@ class Calibration(_Record):
     """The effects of the recommended options on the half of the images that did not choose them, by name."""
 
 
+class Quantization(_Record):
+    """The int8 layers of a model, and its embeddings beside those of the same graph in float32.
+
+    The figures are of pictures that did not choose the scales.
+    """
+
+    calibrated: Positive
+    """Number of pictures that chose the scales."""
+    checked: Positive
+    """Number of pictures that the figures are of."""
+    unreadable: Annotated[int, Field(ge=0)]
+    min_cosine: float
+    """The limit that was asked for, for any picture."""
+    worst_cosine: float
+    median_cosine: float
+    neighbours: float
+    """Share of each picture's ten nearest others by the float32 embedding that are so by the int8 embedding too."""
+    same_centroid: float
+    """Share of the pictures whose int8 embedding has the same nearest k-means centroid of the float32 embeddings."""
+    int8_layers: Annotated[int, Field(ge=0)]
+    """Number of linear layers that compute in int8."""
+    float32_layers: tuple[str, ...]
+    """The matrices of the linear layers that were left in float32 so that the limit holds."""
+
+
 class Foreign(_Record):
     """Somebody else's ONNX file that the model was made from, and what was found in it."""
 
@@ -413,6 +440,8 @@ class Manifest(_Record):
     """Null unless the model was made from somebody else's ONNX file."""
     calibration: Calibration | None = None
     """Null if the options were not taken from a calibration."""
+    quantization: Quantization | None = None
+    """Null unless the precision is int8."""
     files: Files
     versions: dict[str, str]
     manifest_sha256: Sha256 = NO_HASH

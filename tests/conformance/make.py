@@ -377,6 +377,16 @@ def good_manifests() -> Iterator[Case]:
     yield manifest(
         "good-pad", edited(put("preprocessing", "fit", value="pad"), put("preprocessing", "resize_cover", value=None))
     )
+    quantization = {
+        **dict.fromkeys(["worst_cosine", "median_cosine", "neighbours", "same_centroid"], 0.9995),
+        **dict.fromkeys(["calibrated", "checked", "int8_layers"], 16),
+        "unreadable": 0,
+        "min_cosine": 0.999,
+        "float32_layers": ["w"],
+    }
+    yield manifest(
+        "good-int8", edited(put("options", "precision", value="int8"), put("quantization", value=quantization))
+    )
     yield manifest("good-without-fit", edited(drop("preprocessing", "fit")))
     yield manifest("good-integers-for-numbers", edited(put("preprocessing", "scale", value=1)))
     yield manifest(

@@ -27,11 +27,17 @@ NO_NUMBERS = {
     "version_compatible": "of an engine",
     "timing_cache": "a file's name",
     "require_fusion": "of an engine",
+    "calibrate_images": "of int8",
+    "calibrate_limit": "of int8",
+    "min_cosine": "of int8",
     "replay": "a check",
     "parity_samples": "a check",
 }
 """Options that have no case, with the reason."""
-NO_CASE = {("precision", "bf16"): "ONNX Runtime's CPU has no kernels for it"}
+NO_CASE = {
+    ("precision", "bf16"): "ONNX Runtime's CPU has no kernels for it",
+    ("precision", "int8"): "it follows the user's pictures",
+}
 SAME_AS_BASE = {"base", "outputs", "no-cls-only", "input uint8", "unfused"}
 """Cases whose embeddings must not differ from the base's."""
 

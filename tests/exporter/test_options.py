@@ -341,7 +341,7 @@ def test_keep_onnx_is_refused_where_out_is_onnx_already():
 
 
 WORDS = {
-    "precision": ("fp32", "fp16", "bf16"),
+    "precision": ("fp32", "fp16", "bf16", "int8"),
     "backend": ("auto", "tensorrt", "tensorrt-rtx"),
     "input": ("float32", "uint8"),
     "pos_embed": ("meta", "hf"),
@@ -360,7 +360,8 @@ def test_the_words_of_each_option_are_declared():
 def test_an_option_of_words_takes_each_of_them_and_no_other(field):
     option, words = f"--{field.replace('_', '-')}", WORDS[field]
     for word in words:
-        assert getattr(ExportSpec("a.engine", **{field: word}), field) == word
+        needs = {"calibrate_images": "photos"} if word == "int8" else {}
+        assert getattr(ExportSpec("a.engine", **{field: word}, **needs), field) == word
     for bad in ("", "nothing", words[0].upper(), f" {words[0]}"):
         with pytest.raises(UsageError, match=f"{option} .*must be one of {re.escape(', '.join(words))}"):
             ExportSpec("a.engine", **{field: bad})

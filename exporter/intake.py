@@ -1,10 +1,11 @@
-"""The images of a calibration: drawn from the sources, divided into two halves, decoded by threads, in batches."""
+"""The images of `calibrate` and of int8: drawn from the sources, in two halves, decoded by threads, in batches."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,14 @@ from runtime.contract.keys import Key, location
 from runtime.contract.manifest import Preprocessing
 from runtime.images.batches import in_order
 from runtime.images.preprocess import preprocess
-from runtime.sources import Sources, Unreadable, load_item
+from runtime.sources import Sources, Unreadable, load_item, open_sources
 from runtime.sources.item import Entry
 
-LEAST = 4
-"""Images that a calibration needs, at least."""
+Pixels = npt.NDArray[Any]
+"""float32 or uint8"""
+
+
+BATCH = 8
 
 
 class _EnoughError(Exception):
@@ -32,8 +36,8 @@ class Batch:
     numbers: list[int]
     """Their places among those of the half that could be read."""
     keys: list[Key]
-    pixels: npt.NDArray[np.float32]
-    """(B, 3, H, W), normalised."""
+    pixels: Pixels
+    """As the preprocessing makes them: (B, 3, H, W) float32, normalised, or (B, H, W, 3) uint8."""
 
 
 @dataclass(eq=False)
@@ -58,7 +62,7 @@ class Intake:
     def batches(self, half: int) -> Iterator[Batch]:
         """The images of one half (0 or 1), the same and in the same order each time."""
         keys: list[Key] = []
-        pixels: list[npt.NDArray[np.float32]] = []
+        pixels: list[Pixels] = []
         start = 0
         for key, image in self._decoded(half):
             keys.append(key)
@@ -92,7 +96,7 @@ class Intake:
             self._halves = frozenset(drawn[:middle].tolist()), frozenset(drawn[middle:].tolist())
         return number in self._halves[half]
 
-    def _decoded(self, half: int) -> Iterator[tuple[Key, npt.NDArray[np.float32]]]:
+    def _decoded(self, half: int) -> Iterator[tuple[Key, Pixels]]:
         with contextlib.closing(in_order(self._decode, self._entries(half), self.batch)) as decoded:
             for key, image in decoded:
                 if isinstance(image, str):
@@ -113,7 +117,7 @@ class Intake:
         with contextlib.suppress(_EnoughError):
             yield from self.sources.items(is_wanted)
 
-    def _decode(self, entry: Entry) -> tuple[Key, npt.NDArray[np.float32] | str]:
+    def _decode(self, entry: Entry) -> tuple[Key, Pixels | str]:
         key = entry.root, entry.path
         if isinstance(entry, Unreadable):
             return key, entry.error
@@ -123,11 +127,19 @@ class Intake:
             return key, one_line(error)
         except MemoryError:
             return key, "there is not enough memory to decode it"
-        assert image.dtype == np.float32
-        return key, np.asarray(image, np.float32)
+        return key, image
 
     def first_failure(self) -> str | None:
         """The first image that could not be read, and why; None if there is none."""
         for key, why in self.failed.items():
             return f"{location(*key)}: {why}"
         return None
+
+
+def open_intake(source: str, how: Preprocessing, limit: int) -> Intake:
+    """At most `limit` pictures of a source.
+
+    Raises:
+        InputError, UsageError: as `open_sources`.
+    """
+    return Intake(open_sources([source]), how, limit, seed=0, batch=BATCH)

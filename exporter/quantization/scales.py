@@ -1,0 +1,126 @@
+"""The scales of int8 layers: the range of what they read, and how much of it their weights take over from a norm.
+
+One scale for all channels of an activation is coarse where few channels are large, as the massive activations of
+DINOv2 are. So a factor for each channel moves from a norm's gain to the rows of the weights that read it (SmoothQuant,
+arXiv 2211.10438), and the range may be narrower than the largest value. Both are chosen by the error that they leave in
+the layers' results, relative to each token's own result: a token with massive numbers counts as much as any other.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from exporter.quantization.observation import Seen
+from exporter.surgery.quantize_linears import LEVELS, Group, QuantizedGroup, QuantizedLayer
+
+Float32 = npt.NDArray[np.float32]
+STRENGTHS = (0.0, 0.35, 0.5, 0.65, 0.8)
+"""Shares of an activation's range that move to the weights, as powers; 0 moves nothing."""
+RANGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+"""Shares of the largest value that are the range."""
+SMALLEST = 1e-8
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A group in int8, and the error that is expected of it."""
+
+    group: QuantizedGroup
+    error: float
+    """Mean squared error of the results as a share of their square, over tokens."""
+
+
+def choose(group: Group, seen: Mapping[str, Seen], values: Mapping[str, Float32]) -> Chosen:
+    """The int8 form of a group.
+
+    Args:
+        group: the layers.
+        seen: what they read, by tensor.
+        values: matrices, biases, the norm's gain and shift, by name.
+    """
+    matrices = {
+        name: np.concatenate([values[layer.weight] for layer in layers], axis=1)
+        for name, layers in group.layers.items()
+    }
+    strengths = STRENGTHS if group.gain is not None else STRENGTHS[:1]
+    tried = [_try(_factors(strength, seen, matrices), seen, matrices) for strength in strengths]
+    error, factors, scales = min(tried, key=lambda one: one[0])
+    layers = {
+        layer.weight: _layer(
+            values[layer.weight], None if layer.bias is None else values[layer.bias], factors, scales[name], seen[name]
+        )
+        for name, some in group.layers.items()
+        for layer in some
+    }
+    if group.gain is None or group.shift is None:
+        return Chosen(QuantizedGroup(scales, layers), error)
+    gain, shift = (np.asarray(values[name] / factors, np.float32) for name in (group.gain, group.shift))
+    return Chosen(QuantizedGroup(scales, layers, gain, shift), error)
+
+
+def _factors(strength: float, seen: Mapping[str, Seen], matrices: Mapping[str, Float32]) -> Float32:
+    """(C,): the divisor of each channel of what is read."""
+    largest = np.maximum(np.max([seen[name].largest for name in matrices], axis=0), SMALLEST)
+    if strength == 0:
+        return np.ones_like(largest)
+    rows = np.maximum(np.max([np.abs(matrix).max(axis=1) for matrix in matrices.values()], axis=0), SMALLEST)
+    factors = largest**strength / rows ** (1 - strength)
+    return np.asarray(factors / np.exp(np.log(factors).mean()), np.float32)
+
+
+def _try(
+    factors: Float32, seen: Mapping[str, Seen], matrices: Mapping[str, Float32]
+) -> tuple[float, Float32, dict[str, float]]:
+    """The error with these factors, the factors, and the best scale of each tensor."""
+    error, scales = 0.0, {}
+    for name, matrix in matrices.items():
+        tokens = seen[name].tokens
+        weight = matrix * factors[:, None]
+        power = np.square(weight).sum(axis=1)  # (C,): how much an error in a channel counts
+        moved = tokens / factors
+        signal = np.square(moved) @ power  # (n,)
+        signal += signal.mean() * 1e-3  # tokens of next to nothing
+        largest = float((seen[name].largest / factors).max())
+        tried = []
+        for share in RANGES:
+            scale = max(largest * share / LEVELS, SMALLEST)
+            off = np.square(moved - _rounded(moved, scale)) @ power
+            tried.append((float((off / signal).mean()), scale))
+        least, scales[name] = min(tried)
+        rounded = _quantized(weight)
+        lost = np.square(weight - rounded[0] * rounded[1]).sum(axis=1)  # (C,)
+        error += least + float((np.square(moved) @ lost / signal).mean())
+    return error / len(matrices), factors, scales
+
+
+def _layer(weight: Float32, bias: Float32 | None, factors: Float32, scale: float, seen: Seen) -> QuantizedLayer:
+    """The int8 form of a layer; its bias takes what rounding changes in the mean."""
+    whole, scales = _quantized(weight * factors[:, None])
+    if bias is None:
+        return QuantizedLayer(whole, scales, None)
+    tokens = np.concatenate(seen.ordinary)
+    mean = _rounded(tokens / factors, scale).mean(axis=0)
+    change = seen.mean @ weight - mean @ (whole * scales)
+    return QuantizedLayer(whole, scales, np.asarray(bias.reshape(-1) + change, np.float32))
+
+
+def _quantized(weight: Float32) -> tuple[npt.NDArray[np.int8], Float32]:
+    """int8 values (C_in, C_out) and their scales (C_out,)."""
+    scales = np.maximum(np.abs(weight).max(axis=0), SMALLEST) / LEVELS
+    return np.rint(weight / scales).astype(np.int8), np.asarray(scales, np.float32)
+
+
+def _rounded(values: Float32, scale: float) -> Float32:
+    return np.asarray(np.clip(np.rint(values / scale), -LEVELS - 1, LEVELS) * scale, np.float32)
+
+
+def needed(group: Group) -> list[str]:
+    """The names of the values that `choose` wants."""
+    layers = itertools.chain.from_iterable(group.layers.values())
+    names = [name for layer in layers for name in (layer.weight, layer.bias)]
+    return [name for name in (*names, group.gain, group.shift) if name is not None]

@@ -1,0 +1,147 @@
+"""The search, the figures, and an int8 export from end to end."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from exporter import ExportSpec, export
+from exporter.__main__ import main
+from exporter.models.architecture import Architecture
+from exporter.quantization import within_limit
+from exporter.quantization.figures import compare
+from exporter.result import summary
+from exporter.steps import Progress
+from runtime.checks.verify import verify
+from runtime.contract.errors import InputError, ParityError
+
+ARCH = Architecture("small", width=128, heads=2, depth=2)
+OPTIONS = {"size": ARCH, "weights": "random:0", "precision": "int8", "image_size": 56, "parity_samples": 2}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        small = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{number:02}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory, pictures):
+    folder = tmp_path_factory.mktemp("int8")
+    spec = ExportSpec(folder / "m.onnx", calibrate_images=pictures, min_cosine=0.99, **OPTIONS)
+    return spec.path, export(spec, Progress(quiet=True))
+
+
+def test_the_manifest_has_the_figures_of_the_other_pictures(published):
+    path, result = published
+    found = json.loads(Path(f"{path}.json").read_text())
+    figures = found["quantization"]
+    assert found["options"]["precision"] == "int8"
+    assert figures["calibrated"] + figures["checked"] + figures["unreadable"] == 41
+    assert figures["unreadable"] == 1
+    assert figures["min_cosine"] == 0.99
+    assert 1 - 0.01 / within_limit.MARGIN <= figures["worst_cosine"] <= figures["median_cosine"] < 1
+    assert figures["int8_layers"] + len(figures["float32_layers"]) == 12
+    assert [check["purpose"] for check in found["parity"]["checks"]][:2] == ["exported", "fp32"]
+    (line,) = (line for line in summary(result) if line.startswith("  int8"))
+    assert "of 12 linear layers" in line
+
+
+def test_weights_are_stored_as_int8_and_the_rest_is_float32(published):
+    path, result = published
+    graph = onnx.load(path).graph
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    sizes = {tensor.name: len(tensor.raw_data) for tensor in graph.initializer}
+    whole = [name for name, kind in types.items() if kind == onnx.TensorProto.INT8 and sizes[name] > 1000]
+    assert len(whole) == result.manifest.quantization.int8_layers
+    made_by = {name: node.op_type for node in graph.node for name in node.output}
+    kinds = [[made_by.get(name) for name in node.input] for node in graph.node if node.op_type == "MatMul"]
+    assert kinds.count(["DequantizeLinear"] * 2) == len(whole)
+    for node in graph.node:
+        if node.op_type in ("Softmax", "LayerNormalization", "Conv"):
+            assert "DequantizeLinear" not in [made_by.get(name) for name in node.input]
+
+
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+def test_the_golden_sample_is_kept_by_each_backend(published, provider):
+    if provider == "openvino":
+        pytest.importorskip("openvino")
+    assert verify(published[0], provider).passed
+
+
+def test_a_limit_that_int8_cannot_keep_is_refused_with_figures_and_nothing_is_written(pictures, tmp_path):
+    spec = ExportSpec(tmp_path / "m.onnx", calibrate_images=pictures, min_cosine=0.9999999, **OPTIONS)
+    with pytest.raises(ParityError, match=r"does not keep --min-cosine 0.9999999: .* cosine 0\.99\d+, the"):
+        export(spec, Progress(quiet=True))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_few_pictures_are_counted(pictures, tmp_path):
+    spec = ExportSpec(tmp_path / "m.onnx", calibrate_images=pictures, calibrate_limit=20, **OPTIONS)
+    with pytest.raises(
+        InputError, match="at least 32 pictures that can be read, half of them to check by; 20 could be"
+    ):
+        export(spec, Progress(quiet=True))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--precision", "int8"], "--precision int8 needs --calibrate-images"),
+        (["--calibrate-images", "x"], "--calibrate-images is for --precision int8"),
+        (["--min-cosine", "0.99"], "--min-cosine is for --precision int8"),
+        (["--precision", "int8", "--calibrate-images", "x", "--min-cosine", "1"], "must be above 0 and below 1"),
+        (["--precision", "int8", "--calibrate-images", "nowhere"], "nowhere"),
+        (["--precision", "int8", "--calibrate-images", "x", "--outputs", "patch_tokens"], "add embedding to --outputs"),
+    ],
+)
+def test_bad_use_is_refused_in_a_line(argv, says, tmp_path, capsys):
+    assert main([*argv, "--weights", "random:0", "--size", "vits14", "--out", str(tmp_path / "m.onnx")]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("needed", [0, 1, 2, 3, 5, 8, 11, 12])
+def test_the_fewest_groups_stay_float32(needed):
+    asked = []
+
+    def attempt(left):
+        asked.append(left)
+        worst = 0.9995 if left >= needed else 0.9
+        return type("Figures", (), {"worst_cosine": worst}), Path(str(left)), None
+
+    left, figures, path, _ = within_limit._fewest(attempt, 12, 0.999)
+    assert left == needed
+    assert path == Path(str(needed))
+    assert asked[-1] == needed  # its files are the ones that lie there
+    assert figures.worst_cosine == 0.9995
+
+
+def test_figures_of_equal_embeddings_are_perfect():
+    exact = np.random.default_rng(0).standard_normal((60, 16)).astype(np.float32)
+    found = compare(exact, exact * 2)
+    assert found.worst_cosine == pytest.approx(1)
+    assert (found.neighbours, found.same_centroid, found.pictures) == (1.0, 1.0, 60)
+
+
+def test_figures_of_other_embeddings_are_not():
+    rng = np.random.default_rng(0)
+    exact = rng.standard_normal((60, 16)).astype(np.float32)
+    found = compare(exact, exact + rng.standard_normal((60, 16)).astype(np.float32))
+    assert found.worst_cosine < found.median_cosine < 0.9
+    assert found.neighbours < 0.7
+    assert found.same_centroid < 0.9
+
+
+def test_figures_of_one_picture_many_times_are_finite():
+    assert compare(np.ones((40, 8), np.float32), np.ones((40, 8), np.float32)).same_centroid == 1.0
