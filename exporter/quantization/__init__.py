@@ -1,1 +1,1 @@
-"""int8: what the linear layers see on a user's pictures, scales that fit it, and a search until the limit holds."""
+"""int8: the numbers that linear layers read, scales that fit them, and a search until the limit holds."""

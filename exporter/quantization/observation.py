@@ -1,4 +1,4 @@
-"""What linear layers read while pictures run through the float32 model: ranges of all tokens, and some tokens."""
+"""The numbers that linear layers read, of pictures in the float32 model: ranges of all tokens, and some tokens."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ class _Values(dict[str, npt.NDArray[np.float32]]):
 
 
 def _observe(exact: Path, groups: Sequence[Group], intake: Intake, open_model: Open) -> tuple[dict[str, Seen], int]:
-    """What the groups read, by tensor, and the number of pictures."""
+    """The numbers that the groups read, by tensor, and the number of pictures."""
     names = list(dict.fromkeys(name for group in groups for name in group.layers))
     model = onnx.load(exact, load_external_data=False)
     del model.graph.output[:]
