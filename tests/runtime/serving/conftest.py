@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from triton_server import ROOT, SERVE, Server, start, stop
 
 from runtime.__main__ import main
+from scripts.serving.running import SERVE, running
+
+ROOT = SERVE.parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -61,8 +64,34 @@ def served(tmp_path_factory, make_model) -> Served:
     return Served(repository, model, pictures, store, clusters)
 
 
+@dataclass(frozen=True)
+class Running:
+    """The server, and the file of its log."""
+
+    http: str
+    grpc: str
+    metrics: str
+    process: subprocess.Popen[str]
+    log: Path
+
+
 @pytest.fixture(scope="session")
-def server(installed, served, tmp_path_factory) -> Iterator[Server]:
-    found = start(served.folder, tmp_path_factory.mktemp("server") / "log")
-    yield found
-    stop(found)
+def server(installed, served, tmp_path_factory) -> Iterator[Running]:
+    log = tmp_path_factory.mktemp("server") / "log"
+    with running(served.folder, log, "--poll", "1") as found:
+        yield Running(found.http, found.grpc, found.metrics, found.process, log)
+        pids = children(found.process.pid)
+        assert pids
+    end = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]  # Ctrl-C leaves nothing
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started, and theirs."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += [int(child), *children(int(child))]
+    return found

@@ -21,11 +21,11 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 from rehash import rehash
-from triton_server import FREE_PORTS, SERVE
 
 from runtime import load
 from runtime.__main__ import main
 from runtime.store import Store
+from scripts.serving.running import FREE_PORTS, SERVE
 
 http_client = pytest.importorskip("tritonclient.http", reason="needs the extra triton: pip install '.[triton]'")
 grpc_client = pytest.importorskip("tritonclient.grpc", reason="needs the extra triton: pip install '.[triton]'")
