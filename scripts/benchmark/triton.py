@@ -112,7 +112,7 @@ def _direct(model: Model, data: _Data, name: str) -> Call:
 
 @contextlib.contextmanager
 def _served(module: Any, place: str, model: Model, data: _Data, name: str) -> Iterator[Call]:  # noqa: ANN401
-    """What asks the server; each thread has a client of its own."""
+    """A function that asks the server; each thread has a client of its own."""
     local = threading.local()
     clients = []
     wanted = [module.InferRequestedOutput("embedding")]
