@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from exporter import export
 from exporter.arguments import parser, remarks, to_spec
+from exporter.by_name import main as take_named
 from exporter.calibration.command import main as calibrate
 from exporter.foreign.inspection import main as inspect
 from exporter.foreign.onnx_command import main as take_foreign
@@ -25,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return inspect(given[1:])
     if any(one == "--onnx" or one.startswith("--onnx=") for one in given):
         return take_foreign(given)
+    if any(one == "--model" or one.startswith("--model=") for one in given):
+        return take_named(given)
 
     def body() -> int:
         arguments = parser().parse_args(given)

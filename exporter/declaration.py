@@ -295,6 +295,7 @@ def add_options(
     *,
     fill: bool = True,
     only: Sequence[str] | None = None,
+    without: Sequence[str] = (),
 ) -> None:
     """Add an argument for each option that the command line can give.
 
@@ -303,9 +304,10 @@ def add_options(
         groups: the parser's groups, by heading.
         fill: whether an option that is not given gets its default; otherwise `given` leaves it out.
         only: names of the fields, if it is not all of them; they all go into the only group.
+        without: names of fields that are left out.
     """
     for one in declared(options).values():
-        if only is not None and one.name not in only:
+        if (only is not None and one.name not in only) or one.name in without:
             continue
         group, form = groups[one.option.group] if only is None else next(iter(groups.values())), one.form
         if isinstance(form, Instance):

@@ -9,7 +9,7 @@ import gc
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ OPSET = 20
 """The first with Gelu. LayerNormalization is one node since 17."""
 TOKENS = "tokens"
 """The traced graph's only output: all tokens after the final norm, (B, N, C)."""
+OUTPUT = "output/"
+"""Before the name of an output while torch traces."""
 SMALL = 4096
 """Bytes; constants up to this size (scales, shapes, indices) lie in the graph, for the surgery to read."""
 
@@ -70,15 +72,23 @@ def to_onnx(model: Any, facts: GraphFacts, folder: Path) -> Path:  # noqa: ANN40
     Input `pixel_values` (B, 3, H, W), output `tokens` (B, N, C), both float32; B is dynamic.
     """
     model.set_attn_implementation(ATTENTION)
-    example = torch.zeros(2, 3, *facts.image_size)
+    return export_module(_Tokens(model).eval(), facts.image_size, [TOKENS], folder)
+
+
+def export_module(module: torch.nn.Module, image_size: tuple[int, int], outputs: Sequence[str], folder: Path) -> Path:
+    """Trace a module that takes `pixel_values` (B, 3, H, W) float32 alone, to `traced.onnx` (+ `.data`) in `folder`.
+
+    Its results are called `outputs`; B is dynamic.
+    """
+    example = torch.zeros(2, 3, *image_size)
     with _quiet():
         program = torch.onnx.export(
-            _Tokens(model).eval(),
+            module,
             (example,),
             dynamo=True,
             opset_version=OPSET,
             input_names=["pixel_values"],
-            output_names=[TOKENS],
+            output_names=[f"{OUTPUT}{name}" for name in outputs],
             dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch")}},
             verbose=False,
         )
@@ -87,7 +97,7 @@ def to_onnx(model: Any, facts: GraphFacts, folder: Path) -> Path:  # noqa: ANN40
         _copy_as_written(program.model)
         program.save(path, external_data=True)
     _forget_graphs()
-    _clean(path)
+    _clean(path, outputs)
     return path
 
 
@@ -139,9 +149,20 @@ def _name_weights(graph: onnx.GraphProto) -> None:
                 reader.input[:] = [name if given == old else given for given in reader.input]
 
 
-def _clean(path: Path) -> None:
+def _name_outputs(graph: onnx.GraphProto, outputs: Sequence[str]) -> None:
+    """Give the outputs their names; torch itself gives a tensor inside the name of an output a second time."""
+    names = {name: f"{name}/inside" for name in outputs} | {f"{OUTPUT}{name}": name for name in outputs}
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for holder in (*graph.initializer, *graph.value_info, *graph.output):
+        holder.name = names.get(holder.name, holder.name)
+
+
+def _clean(path: Path, outputs: Sequence[str]) -> None:
     """Strip what torch says of the exporting machine (stack traces with paths), and bring small constants inside."""
     model = onnx.load(path, load_external_data=False)
+    _name_outputs(model.graph, outputs)
     _name_weights(model.graph)
     del model.metadata_props[:]
     model.doc_string = model.graph.doc_string = ""

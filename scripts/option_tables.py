@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import runtime.__main__  # noqa: E402
-from exporter import arguments  # noqa: E402
+from exporter import arguments, by_name  # noqa: E402
 from exporter.calibration import command as calibrate  # noqa: E402
 from exporter.foreign import inspection, onnx_command  # noqa: E402
 
@@ -35,6 +35,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
         "calibrate": calibrate.parser(),
         "inspect": inspection.parser(),
         "onnx": onnx_command.parser(),
+        "model": by_name.parser(),
     }
     return {**of_exporter, **commands.choices}
 

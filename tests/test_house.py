@@ -32,7 +32,8 @@ RUNTIME = {
 EXPORTER = {
     "graph_facts": set(),
     "declaration": set(),
-    "models": {"graph_facts"},
+    "pictures": set(),
+    "models": {"graph_facts", "pictures"},
     "methods": {"graph_facts", "declaration", "surgery"},
     "options": {"declaration", "methods", "models", "graph_facts"},
     "trace": {"graph_facts"},

@@ -187,7 +187,7 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 def test_extras_are_the_promised_ones():
     assert set(EXTRAS) == {
         "cpu", "gpu", "gpu-cu12", "rtx", "openvino", "remote", "heif", "umap", "search", "ray", "bench", "export",
-        "dev",
+        "timm", "dev",
     }  # fmt: skip
     assert names_of(EXTRAS["openvino"]) == {"openvino"}
     assert names_of(EXTRAS["heif"]) == {"pillow-heif"}

@@ -11,6 +11,7 @@ import pytest
 import runtime.__main__
 from exporter import arguments
 from exporter.calibration import command as calibrate
+from exporter import by_name
 from exporter.foreign import inspection, onnx_command
 from exporter.methods.itae.options import ATTENUATIONS, SIDES, SOURCES, THRESHOLDS
 from scripts import option_tables
@@ -90,6 +91,8 @@ def test_commands_parse(document):
             inspection.parser().parse_args(rest[3:])
         elif rest[:2] == ["-m", "exporter"] and "--onnx" in rest:
             onnx_command.parser().parse_args(rest[2:])
+        elif rest[:2] == ["-m", "exporter"] and "--model" in rest:
+            by_name.parser().parse_args(rest[2:])
         elif rest[:2] == ["-m", "exporter"]:
             given = arguments.parser().parse_args(rest[2:])
             given.config = None  # its file is one that the reader makes

@@ -18,6 +18,7 @@ from exporter.build.fusion import describe
 from exporter.build.replay import cannot_replay, replay
 from exporter.foreign import replica
 from exporter.foreign.as_engine import build_engine, with_fixed_size, with_outputs
+from exporter.foreign.library_model import LibraryModel
 from exporter.foreign.onnx_file import OnnxFile, open_onnx
 from exporter.foreign.operation import operate, save
 from exporter.foreign.precision import finish, make_faster
@@ -87,8 +88,13 @@ class _Made:
     not_replayed: str | None = None
 
 
-def deliver(spec: ForeignSpec, progress: Progress) -> Delivered:
+def deliver(spec: ForeignSpec, progress: Progress, by_name: LibraryModel | None = None) -> Delivered:
     """Put ITAE into somebody else's ONNX file; nothing appears at `spec.out` before all of it is proven.
+
+    Args:
+        spec: the file, and what is done with it.
+        progress: shows the steps.
+        by_name: given if the file is a trace of a library's model.
 
     Raises:
         ItaeError: one of the kinds of `runtime.contract.errors`; the message speaks to the user.
@@ -101,20 +107,25 @@ def deliver(spec: ForeignSpec, progress: Progress) -> Delivered:
     recover(spec.path.parent)
     try:
         with work_folder(beside=spec.path) as work:
-            return _deliver(spec, library, progress, work)
+            return _deliver(spec, library, progress, work, by_name)
     except OSError as error:
         raise cannot_write(spec.path, error) from error
 
 
-def _deliver(spec: ForeignSpec, library: LibraryName | None, progress: Progress, work: Path) -> Delivered:
+def _deliver(
+    spec: ForeignSpec, library: LibraryName | None, progress: Progress, work: Path, by_name: LibraryModel | None
+) -> Delivered:
     size = (spec.image_size, spec.image_size) if isinstance(spec.image_size, int) else spec.image_size
-    with progress.step("survey", f"{spec.onnx}: what is in it"):
+    called = spec.onnx if by_name is None else by_name.name
+    with progress.step("survey", f"{called}: what is in it"):
         file = open_onnx(Path(spec.onnx))
         if spec.fix_input:
             file = dataclasses.replace(file, model=_with_fixed(file.model, spec.fix_input))
         found, probe = _survey(file, work / "probe", size, usual=True)
         if (why := refusal(found, spec.prefix_tokens)) is not None:
-            raise SurgeryError(f"{file.path}: {why}")
+            raise SurgeryError(f"{called}: {why}")
+        if by_name is not None:
+            by_name.check(found)
         if spec.precision == "fp32" and any(one.precision == "float16" for one in found.backbone):
             raise UsageError("--precision fp32: the file is in half precision: leave it out to keep that")
         prefix = spec.prefix_tokens if spec.prefix_tokens is not None else found.prefix
@@ -130,7 +141,7 @@ def _deliver(spec: ForeignSpec, library: LibraryName | None, progress: Progress,
                 fixed = with_fixed_size(file, found.picture.name, found.image_size)
                 file = dataclasses.replace(file, model=fixed)
                 found, probe = _survey(file, work / "fixed", None)
-    _say(found, prefix, spec, progress)
+    _say(found, prefix, spec, progress, by_name)
     if spec.embedding is not None:
         file = dataclasses.replace(file, model=_with_embedding(found, probe, spec, prefix))
         found, probe = _survey(file, work / "with_embedding", found.image_size)
@@ -203,6 +214,7 @@ def _deliver(spec: ForeignSpec, library: LibraryName | None, progress: Progress,
         seal = spec.path
         if sample is not None:
             manifest = _described(spec, made, found, prefix, outputs, proofs, sample, spec.path)
+            manifest = manifest if by_name is None else by_name.named(manifest)
             described = work / "manifest.json"
             described.write_bytes(manifest.to_json())
             sources |= {parity_path(spec.path).name: parity_path(made.model), manifest_path(spec.path).name: described}
@@ -227,11 +239,13 @@ def _survey(file: OnnxFile, folder: Path, size: tuple[int, int] | None, *, usual
     return survey(file, probe, size, usual=usual), probe
 
 
-def _say(found: Survey, prefix: int, spec: ForeignSpec, progress: Progress) -> None:
+def _say(found: Survey, prefix: int, spec: ForeignSpec, progress: Progress, by_name: LibraryModel | None) -> None:
     """Show what was inferred, so that the user can contradict."""
     last = found.backbone[-1]
     grid = f"a grid of {found.grid[0]}x{found.grid[1]} patches" if found.grid else "patches"
     who = "as you say" if spec.prefix_tokens is not None else "as the graph shows"
+    if by_name is not None and by_name.prefix is not None:
+        who = f"as {by_name.library.split()[0]} says"
     progress.note(
         f"{len(found.backbone)} layers of {last.heads} heads of {last.head_dim}; tokens before the patches: {prefix} "
         f"({who}), then {grid}{f', then {found.behind} more tokens' if found.behind else ''}; {last.site.form}"
@@ -674,9 +688,10 @@ def summary(result: Delivered) -> list[str]:
     """The summary of an export, in lines for people."""
     last, found = result.found.backbone[-1], result.found
     used = [] if result.manifest is None else [_used(result.manifest)]
+    origin = None if result.manifest is None else result.manifest.foreign
+    made_from, maker = (origin.file, origin.producer) if origin else (found.file.path.name, found.file.producer)
     lines = [
-        f"{result.path}: {result.path.stat().st_size / 1e6:.1f} MB, from {found.file.path.name} "
-        f"by {found.file.producer}",
+        f"{result.path}: {result.path.stat().st_size / 1e6:.1f} MB, from {made_from} by {maker}",
         f"  model    {len(found.backbone)} layers, {last.heads} heads of {last.head_dim}, tokens before the patches: "
         f"{result.prefix}",
         *(f"  output   {one.name} {one.dtype} ({', '.join(map(str, one.shape))})" for one in found.outputs),

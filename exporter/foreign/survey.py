@@ -33,7 +33,7 @@ HIDDEN = -1e4
 FLOATS = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.DOUBLE: "float64"}
 _MAPS = ("Conv", "MaxPool", "AveragePool")
 """Operators whose results lie over the picture, (B, C, rows, columns); the last before the tokens shows the patches."""
-_RANDOM = ("RandomUniform", "RandomUniformLike", "RandomNormal", "RandomNormalLike", "Bernoulli", "Multinomial")
+DRAWN = ("RandomUniform", "RandomUniformLike", "RandomNormal", "RandomNormalLike", "Bernoulli", "Multinomial")
 _EQUATION = re.compile(r"([a-zA-Z]+),([a-zA-Z]+)->([a-zA-Z]+)")
 
 
@@ -123,7 +123,7 @@ def survey(file: OnnxFile, probe: Probe, image_size: tuple[int, int] | None = No
         image_size: H, W of the run where they are dynamic; None: found out.
         usual: whether that is a size that pictures usually have, and not a small one.
     """
-    graph = import_graph(file.model)
+    graph = import_graph(file.model, file.path.parent)
     try:
         graph.toposort()
     except Exception as error:
@@ -158,7 +158,7 @@ def refusal(one: Survey, prefix: int | None = None) -> str | None:
             return f"{looked}; the nearest miss, after {near.depth} matching nodes at {near.node}: {near.reason}"
         is_cnn = " (is it a convolutional network?)" if convolutions > softmax else ""
         return f"{looked} among {len(one.graph.nodes)} nodes with {softmax} Softmax and {convolutions} Conv{is_cnn}"
-    if (drawn := next((node for node in one.graph.nodes if node.op in _RANDOM), None)) is not None:
+    if (drawn := next((node for node in one.graph.nodes if node.op in DRAWN), None)) is not None:
         return f"{drawn.op} {drawn.name!r} draws random numbers, as in training: export the model in eval mode"
     if one.picture is None:
         names = ", ".join(f"{tensor.name} {tensor.dtype}" for tensor in one.inputs)
@@ -481,7 +481,7 @@ def _grid(
     first = backbone[0].site
     begin = first.sources[0] if first.sources else first.query
     above = {id(node) for node in upstream(begin)}
-    inside = [node for node in graph.nodes if id(node) in above]
+    inside = [node for node in graph.nodes if id(node) in above and node.outputs and node.outputs[0].name in shapes]
     shown = [(node.op, shapes[node.outputs[0].name]) for node in inside if node.op in (*_MAPS, "Reshape")]
     maps = [one[2:] for op, one in shown if op in _MAPS and len(one) == 4]
     maps += [(one[2], one[4]) for op, one in shown if op == "Reshape" and len(one) == 6 and one[1] == 3]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -28,16 +30,36 @@ def load(arch: Architecture, reference: str) -> tuple[checkpoint.Entries, str]:
         UsageError: that is not the name of a repository.
         WeightsError: it can't be had, or is another model.
     """
+    found = fetch(reference, lambda config: checkpoint.check_config(config, arch))
+    return checkpoint.read_checkpoint(found), found.name  # the cache calls a snapshot's folder after its commit
+
+
+def fetch(reference: str, check: Callable[[Path], None], others: Sequence[str] = ()) -> Path:
+    """The folder of `REPO[@REVISION]` in the hub's cache, with its weights.
+
+    Args:
+        reference: the repository and its revision.
+        check: is given `config.json`, before the weights are downloaded.
+        others: further files, which are downloaded if the repository has them.
+
+    Raises:
+        UsageError: that is not the name of a repository.
+        WeightsError: it can't be had; or what `check` raises.
+    """
     repository, _, revision = reference.partition("@")
     found = _cached(repository, revision)
     if found is None:
         config = _download(repository, revision, "config.json")
-        checkpoint.check_config(config, arch)
+        check(config)
         found = config.parent
         _download_weights(repository, found.name)
     elif (found / "config.json").is_file():
-        checkpoint.check_config(found / "config.json", arch)
-    return checkpoint.read_checkpoint(found), found.name  # the cache calls a snapshot's folder after its commit
+        check(found / "config.json")
+    for name in others:
+        if not (found / name).exists():
+            with contextlib.suppress(WeightsError):
+                _download(repository, found.name, name)
+    return found
 
 
 def snapshot(folder: Path) -> Path | None:
@@ -119,7 +141,7 @@ def _download(repository: str, revision: str, filename: str) -> Path:
     try:
         return Path(hf_hub_download(repository, filename, revision=revision or None))
     except hub_errors.HFValidationError as error:
-        raise UsageError(f"--weights hf:{name}: not the name of a repository, such as facebook/dinov2-base") from error
+        raise UsageError(f"hf:{name}: not the name of a repository, such as facebook/dinov2-base") from error
     except hub_errors.RepositoryNotFoundError as error:
         raise WeightsError(f"the Hugging Face hub has no repository {repository}, or it is private") from error
     except hub_errors.RevisionNotFoundError as error:

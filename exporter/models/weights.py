@@ -50,7 +50,7 @@ def load(arch: Architecture, weights: str) -> LoadedModel:
         weights = f"hf:{arch.hub}"
     kind, _, rest = weights.partition(":")
     if kind == "random":
-        came_from, seed = "random", _seed(weights, rest)
+        came_from, seed = "random", seed_of(weights, rest)
         entries: Mapping[str, object] = random_tensors(arch, seed)
         weights = f"random:{seed}"
     elif kind == "hf":
@@ -96,12 +96,14 @@ def random_tensors(arch: Architecture, seed: int) -> Tensors:
     """
     entries = naming.meta_entries(arch)
     with ThreadPoolExecutor(usable_cores()) as threads:  # numpy draws without Python's lock
-        return dict(zip(entries, threads.map(partial(_draw, seed), entries, entries.values()), strict=True))
+        shapes = [entry.shape for entry in entries.values()]
+        return dict(zip(entries, threads.map(partial(draw, seed), entries, shapes), strict=True))
 
 
-def _draw(seed: int, name: str, entry: naming.Entry) -> torch.Tensor:
+def draw(seed: int, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """The tensor of this name, drawn; its scale is that of such tensors: norms, biases, weights, tokens."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    x = torch.from_numpy(rng.standard_normal(entry.shape, dtype=np.float32))
+    x = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
     last = name.rpartition(".")[2]
     if last == "bias":
         x *= 0.05
@@ -111,7 +113,7 @@ def _draw(seed: int, name: str, entry: naming.Entry) -> torch.Tensor:
         x = x.mul_(0.2).add_(1)
     elif last == "weight":
         gain = 1.2 if x.ndim == 2 else 1.0
-        x *= gain / float(np.sqrt(np.prod(entry.shape[1:])))
+        x *= gain / float(np.sqrt(np.prod(shape[1:])))
     else:
         x *= 0.2
     return x
@@ -127,7 +129,12 @@ def hash_parameters(parameters: Tensors) -> str:
     return digest.hexdigest()
 
 
-def _seed(weights: str, text: str) -> int:
+def seed_of(weights: str, text: str) -> int:
+    """The seed in `random:SEED`, of which `text` is the part behind the colon; 0 if there is none.
+
+    Raises:
+        UsageError: it is no whole number.
+    """
     if weights == "random":
         return 0
     if not (text.isascii() and text.isdigit() and len(text) <= 18):

@@ -9,12 +9,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.numpy_helper
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from runtime.contract.errors import SurgeryError
 
@@ -27,11 +30,39 @@ PREFIX = "itae"
 """Names of nodes and tensors that the surgery adds begin with this."""
 
 
-def import_graph(model: onnx.ModelProto) -> gs.Graph:
-    """A graph to operate on; weights in external data stay on disk."""
+class _InFolder(LazyValues):  # type: ignore[misc]  # onnx-graphsurgeon ships no types
+    """A weight in external data, which is read from its folder where its values are asked for."""
+
+    def __init__(self, tensor: onnx.TensorProto, folder: Path) -> None:
+        super().__init__(tensor)
+        self._folder = folder
+
+    def load(self) -> npt.NDArray[Any]:
+        # Not by onnx's own reader: that refuses a file with a second link, such as a probe's.
+        entries = {entry.key: entry.value for entry in self.tensor.external_data}
+        with (self._folder / entries["location"]).open("rb") as file:
+            file.seek(int(entries.get("offset", 0)))
+            content = file.read(int(entries.get("length", 0)) or self.nbytes)
+        whole = onnx.TensorProto(data_type=self.tensor.data_type, dims=self.tensor.dims, raw_data=content)
+        return np.array(onnx.numpy_helper.to_array(whole))
+
+
+def import_graph(model: onnx.ModelProto, folder: Path | None = None) -> gs.Graph:
+    """A graph to operate on; weights in external data stay on disk.
+
+    Args:
+        model: the model.
+        folder: where its external data lies, if the values of such a weight may be asked for.
+    """
     gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL  # it prints to stdout
     logging.getLogger("onnx_graphsurgeon").setLevel(logging.CRITICAL)
-    return gs.import_onnx(model)
+    graph = gs.import_onnx(model)
+    if folder is not None:
+        for tensor in graph.tensors().values():
+            values = tensor._values if isinstance(tensor, gs.Constant) else None  # `values` would read it
+            if isinstance(values, LazyValues) and getattr(values.tensor, "external_data", None):
+                tensor.values = _InFolder(values.tensor, folder)
+    return graph
 
 
 @dataclass

@@ -8,9 +8,7 @@ torchvision is replaced by a stand-in, since it does not import beside a torch w
 
 from __future__ import annotations
 
-import importlib.machinery
 import sys
-import types
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,45 +17,6 @@ import onnx
 import torch
 
 FOLDER = Path(__file__).parent
-
-
-class _Words(type):
-    def __getattr__(cls, name: str) -> str:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return f"{cls.__name__}.{name}"
-
-
-class _Anything:
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __call__(self, *_: Any, **__: Any) -> Any:
-        return self
-
-    def __getattr__(self, name: str) -> Any:
-        return _Anything()
-
-
-class _StandIn(types.ModuleType):
-    __path__: list[str] = []  # noqa: RUF012
-    __version__ = "0.0"
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Words(name, (), {}) if name[0].isupper() else _Anything()
-
-
-class _Finder:
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        del path, target
-        mine = name.split(".")[0] == "torchvision"
-        return importlib.machinery.ModuleSpec(name, self, is_package=True) if mine else None  # type: ignore[arg-type]
-
-    def create_module(self, spec: Any) -> Any:
-        return _StandIn(spec.name)
-
-    def exec_module(self, module: Any) -> None: ...
 
 
 def export(name: str, model: torch.nn.Module, how: str, *, sizes: bool = False) -> None:
@@ -90,11 +49,14 @@ def export(name: str, model: torch.nn.Module, how: str, *, sizes: bool = False) 
 def main() -> None:
     """Make all files."""
     warnings.simplefilter("ignore")
-    sys.meta_path.insert(0, _Finder())  # type: ignore[arg-type]
+    sys.path.insert(0, str(FOLDER.parents[1] / "helpers"))
+    from torchvision_stand_in import torchvision_stand_in
+
+    with torchvision_stand_in():
+        import timm.layers
+        from open_clip.transformer import VisionTransformer as ClipTower
+        from timm.models.vision_transformer import VisionTransformer
     import onnxslim
-    import timm.layers
-    from open_clip.transformer import VisionTransformer as ClipTower
-    from timm.models.vision_transformer import VisionTransformer
     from vit_pytorch import ViT
     from vit_pytorch.cct import CCT
     from vit_pytorch.simple_vit_with_register_tokens import SimpleViT

@@ -1,0 +1,97 @@
+"""A model that transformers or timm made: how its tokens become the outputs, and how pictures become its input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from exporter.pictures import Pictures
+from runtime.contract.errors import UsageError
+from runtime.contract.manifest import Weights
+
+Pooling = Literal["library", "cls", "mean", "cls+mean"]
+Result = tuple[torch.Tensor, torch.Tensor | None]
+"""Tokens (B, N, C), and what the library pools of them, (B, C); None if it pools nothing."""
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model that a library loaded."""
+
+    name: str
+    """As `--model` names it."""
+    library: str
+    """Its name and version."""
+    module: Embedder
+    """In eval mode, float32."""
+    image_size: tuple[int, int]
+    """H, W in pixels."""
+    patch: int | None
+    """Side of a patch in pixels; None if the library does not say."""
+    pictures: Pictures | None
+    """None if the library says nothing about pictures."""
+    origin: Weights
+
+
+class Embedder(torch.nn.Module):
+    """A model with the input `pixel_values` (B, 3, H, W), and the outputs `embedding` and `patch_tokens`."""
+
+    def __init__(self, model: torch.nn.Module, run: Callable[[torch.Tensor], Result]) -> None:
+        """Keep the model; `run` calls it."""
+        super().__init__()
+        self.model = model
+        self.run = run
+        self.prefix: int | None = None
+        self.pooling: Pooling = "library"
+        self.outputs: tuple[str, ...] = ("embedding",)
+
+    def choose(
+        self, pooling: Pooling, outputs: tuple[str, ...], image_size: tuple[int, int], patch: int | None, name: str
+    ) -> None:
+        """Choose the outputs, after a look at what the model makes of a picture.
+
+        Args:
+            pooling: what the embedding is; `library`: what the library pools, or else the CLS token, or without one the
+                mean patch token.
+            outputs: some of `embedding` and `patch_tokens`.
+            image_size: H, W in pixels.
+            patch: side of a patch in pixels, if it is known.
+            name: the model's, for messages.
+
+        Raises:
+            UsageError: the model has not what that needs.
+        """
+        with torch.inference_mode():
+            tokens, pooled = self.run(torch.zeros(1, 3, *image_size))
+            again, _ = self.run(torch.zeros(1, 3, *image_size))
+        if tokens.shape != again.shape or not torch.equal(tokens, again):
+            raise UsageError(f"{name} gives another result each time: it draws random numbers, as in training")
+        if tokens.ndim == 3 and patch is not None:
+            before = tokens.shape[1] - (image_size[0] // patch) * (image_size[1] // patch)
+            self.prefix = before if before >= 0 else None
+        if pooling == "library" and (pooled is None or pooled.ndim != 2) and self.prefix is not None:
+            pooling = "cls" if self.prefix else "mean"
+        needs = f"--pooling {pooling}" if pooling != "library" else "--outputs patch_tokens"
+        if self.prefix is None and (pooling != "library" or "patch_tokens" in outputs):
+            raise UsageError(f"{needs}: {name} has no tokens of patches alone: leave it out")
+        if self.prefix == 0 and pooling in ("cls", "cls+mean"):
+            raise UsageError(f"--pooling {pooling}: {name} has no CLS token: say --pooling mean")
+        self.pooling, self.outputs = pooling, outputs
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The chosen outputs: `embedding` (B, C) or (B, 2 C), `patch_tokens` (B, P, C)."""
+        tokens, pooled = self.run(pixel_values)
+        parts = []
+        if self.pooling == "library":
+            parts.append(tokens.flatten(1) if pooled is None else pooled.flatten(1))
+        if self.pooling in ("cls", "cls+mean"):
+            parts.append(tokens[:, 0])
+        if self.pooling in ("mean", "cls+mean"):
+            parts.append(tokens[:, self.prefix :].mean(dim=1))
+        found = {"embedding": parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)}
+        if "patch_tokens" in self.outputs:
+            found["patch_tokens"] = tokens[:, self.prefix :]
+        return tuple(found[name] for name in self.outputs)

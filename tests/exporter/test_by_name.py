@@ -1,0 +1,286 @@
+"""`--model`: models of transformers and timm by their names, against what the library itself computes."""
+
+import importlib.util
+import json
+import pickle
+
+import huggingface_hub.constants
+import named_models
+import numpy as np
+import pytest
+import torch
+from foreign_models import images, results
+from named_models import CLASSIFIER, FAMILIES
+from torchvision_stand_in import torchvision_stand_in
+
+from exporter.__main__ import main
+from exporter.models import from_transformers
+from runtime.__main__ import main as run_main
+
+ATOL = 1e-4
+NONE_FLAGGED = ("--threshold", "ratio:50")
+PREFIX = {"deit": 2, "registers": 5, "dinov3": 5, "siglip": 0, "ijepa": 0}
+"""Tokens before the patches; 1 elsewhere."""
+POOLED = ("beit", "clip", "siglip", "dinov2", "registers", "dinov3")
+"""Families whose checkpoints here have what the library pools with."""
+
+
+def export(model, out, *options):
+    return main(["--model", str(model), "--out", str(out), "--quiet", *options])
+
+
+def check_proof(manifest):
+    """Some patches of the golden images are flagged in one check, visibly, and all are within the limit."""
+    checks = manifest["parity"]["checks"]
+    assert any(0 < one["flagged"] < one["patches"] and one["effect"] > 1e-3 for one in checks)
+    assert all(one["max_abs"] < ATOL for one in checks)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_of_transformers_gives_what_the_library_gives(family, tmp_path):
+    eager = named_models.save(tmp_path / "model", family)
+    out, prefix = tmp_path / "x.onnx", PREFIX.get(family, 1)
+    assert export(f"hf:{tmp_path}/model", out, "--outputs", "embedding,patch_tokens", *NONE_FLAGGED) == 0
+    manifest = json.loads((tmp_path / "x.onnx.json").read_text())
+    pictures = images(3)
+    with torch.no_grad():
+        found = eager(torch.from_numpy(pictures))
+    tokens = found.last_hidden_state
+    embedding = found.pooler_output if family in POOLED else tokens[:, 0] if prefix else tokens.mean(1)
+    got = results(out, pictures)
+    np.testing.assert_allclose(got[0], embedding.numpy(), rtol=0, atol=ATOL)
+    np.testing.assert_allclose(got[1], tokens[:, prefix:].numpy(), rtol=0, atol=ATOL)
+    assert manifest["parity"]["checks"][0]["flagged"] == 0  # so the lines above compare plain results
+    check_proof(manifest)
+    assert manifest["foreign"]["prefix"] == prefix
+    assert manifest["foreign"]["producer"].startswith("transformers ")
+    assert manifest["model"]["size"] == f"hf:{tmp_path}/model"
+    assert manifest["model"]["weights"]["kind"] == "path"
+    assert run_main(["verify", str(out)]) == 0
+
+
+def test_another_size_has_the_librarys_own_position_embedding_stored(tmp_path):
+    eager = named_models.save(tmp_path / "model", "clip")
+    out = tmp_path / "x.onnx"
+    assert export(f"hf:{tmp_path}/model", out, "--image-size", "96x80", *NONE_FLAGGED) == 0
+    pictures = np.random.default_rng(5).standard_normal((2, 3, 96, 80)).astype(np.float32)
+    with torch.no_grad():
+        want = eager(torch.from_numpy(pictures), interpolate_pos_encoding=True).pooler_output
+    np.testing.assert_allclose(results(out, pictures)[0], want.numpy(), rtol=0, atol=ATOL)
+
+
+def test_pictures_are_made_as_the_processor_says_and_the_embedding_as_the_user_says(tmp_path, capsys):
+    eager = named_models.save(tmp_path / "model", "vit", CLASSIFIER)
+    out = tmp_path / "x.onnx"
+    assert main(["--model", f"hf:{tmp_path}/model", "--out", str(out), "--pooling", "cls+mean", *NONE_FLAGGED]) == 0
+    assert "left out classifier (2 tensors)" in " ".join(capsys.readouterr().err.split())
+    manifest = json.loads((tmp_path / "x.onnx.json").read_text())
+    found = manifest["preprocessing"]
+    assert (found["mean"], found["std"], found["fit"], found["crop"]) == ([0.5] * 3, [0.25] * 3, "squash", [64, 64])
+    assert (manifest["options"]["pooling"], manifest["model"]["width"]) == ("cls+mean", 32)
+    pictures = images(4)
+    with torch.no_grad():
+        tokens = eager(torch.from_numpy(pictures)).last_hidden_state
+    want = torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], 1)
+    np.testing.assert_allclose(results(out, pictures)[0], want.numpy(), rtol=0, atol=ATOL)
+
+
+def test_seeded_weights_need_no_weights_and_are_those_of_their_seed(tmp_path):
+    FAMILIES["dinov2"][1].save_pretrained(tmp_path / "model")
+    found = [from_transformers.load(f"hf:{tmp_path}/model", f"random:{seed}", None).origin for seed in (1, 1, 2)]
+    assert [(one.kind, one.source) for one in found] == [("random", f"random:{seed}") for seed in (1, 1, 2)]
+    assert found[0].sha256 == found[1].sha256 != found[2].sha256
+
+
+class Hostile:
+    def __reduce__(self):
+        return (open, ("hostile", "w"))
+
+
+def test_a_hostile_folder_runs_no_code(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    named_models.save(tmp_path / "model", "vit")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    (tmp_path / "model" / "pytorch_model.bin").write_bytes(pickle.dumps({"vit.layernorm.weight": Hostile()}))
+    assert export("hf:./model", tmp_path / "x.onnx") == 2
+    config = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", "AutoModel": "mine.Mine"}}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model" / "mine.py").write_text("open('hostile', 'w')")
+    capsys.readouterr()
+    assert export("hf:./model", tmp_path / "x.onnx") == 2
+    assert "needs code of its own, which is never run" in " ".join(capsys.readouterr().err.split())
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["model"]
+
+
+def _fewer(folder):
+    named_models.save(folder, "dinov2")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (_fewer, (), "is not a checkpoint of Dinov2Model: encoder.layer.2"),
+        (lambda folder: named_models.save(folder, "siglip"), ("--pooling", "cls"), "has no CLS token"),
+        (
+            lambda folder: FAMILIES["vit"][1].save_pretrained(folder),
+            ("--weights", "random:0", "--image-size", "8"),
+            "does not run on pictures of 8x8",
+        ),
+        (
+            lambda folder: named_models.hf.ViTMAEConfig(**named_models.SIZES).save_pretrained(folder),
+            ("--weights", "random:0"),
+            "draws random numbers",
+        ),
+        (
+            lambda folder: named_models.hf.BertConfig(hidden_size=16, num_attention_heads=2).save_pretrained(folder),
+            ("--weights", "random:0"),
+            "takes input_ids, not pictures",
+        ),
+        (lambda folder: folder.mkdir(), (), "no folder with a config.json"),
+        (lambda folder: (folder.mkdir(), (folder / "config.json").write_text("[")), (), "can't read"),
+        (
+            lambda folder: named_models.hf.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]).save_pretrained(
+                folder
+            ),
+            ("--weights", "random:0"),
+            "is it a convolutional network?",
+        ),
+        (
+            lambda folder: named_models.hf.SwinConfig(
+                image_size=32, embed_dim=16, depths=[1], num_heads=[2], window_size=4
+            ).save_pretrained(folder),
+            ("--weights", "random:0"),
+            "windowed attention",
+        ),
+    ],
+    ids=["layers", "no CLS token", "size", "random", "text", "no config", "no JSON", "CNN", "Swin"],
+)
+def test_what_can_not_be_taken_is_refused_in_one_line(make, options, message, tmp_path, capsys):
+    make(tmp_path / "model")
+    capsys.readouterr()
+    assert export(f"hf:{tmp_path}/model", tmp_path / "x.onnx", *options) == 2
+    err = capsys.readouterr().err
+    assert message in " ".join(err.split())
+    assert err.strip().count("\n") == 0
+    assert [one.name for one in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    "name", ["google/vit-base-patch16-224", "hf:", "open_clip:ViT-B-32", "timm:hf-hub:timm/x", "hf:a/b/c/d"]
+)
+def test_a_name_of_another_form_is_refused(name, tmp_path, capsys):
+    assert export(name, tmp_path / "x.onnx") == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hub_that_can_not_be_reached_is_said_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert export("hf:google/vit-base-patch16-224", tmp_path / "x.onnx") == 2
+    err = capsys.readouterr().err
+    assert "can't reach the Hugging Face hub" in err
+    assert err.count("\n") == 1
+
+
+@pytest.fixture(scope="session")
+def timm():
+    """The library with small models of its families' true architectures, by names of their own."""
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is not installed: pip install --no-deps timm")
+    with torchvision_stand_in():
+        import timm
+        import timm.layers
+        from timm.models import eva, register_model, vision_transformer
+
+    small = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    swiglu = {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": torch.nn.SiLU, "mlp_ratio": 4}
+    kinds = {
+        "itae_vit": (vision_transformer, "VisionTransformer", {}),
+        "itae_reg4": (vision_transformer, "VisionTransformer", {"reg_tokens": 4, "no_embed_class": True}),
+        "itae_swiglu": (vision_transformer, "VisionTransformer", {"init_values": 0.3, **swiglu}),
+        "itae_gap": (vision_transformer, "VisionTransformer", {"class_token": False, "global_pool": "avg"}),
+        "itae_map": (vision_transformer, "VisionTransformer", {"class_token": False, "global_pool": "map"}),
+        "itae_eva02": (eva, "Eva", {"use_rot_pos_emb": True, "swiglu_mlp": True, "qkv_fused": False}),
+    }
+    config = {
+        "input_size": (3, 64, 64), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "crop_pct": 0.8,
+        "interpolation": "bicubic", "num_classes": 0,
+    }  # fmt: skip
+    for name, (module, kind, more) in kinds.items():
+
+        def make(pretrained=False, pretrained_cfg=None, module=module, kind=kind, more=more, **options):
+            options = {key: one for key, one in options.items() if key not in ("cache_dir", "pretrained_cfg_overlay")}
+            model = getattr(module, kind)(**{**small, **more, **options})
+            model.pretrained_cfg = config
+            return model
+
+        make.__name__, make.__module__ = name, module.__name__
+        register_model(make)
+    return timm
+
+
+TIMM = {"itae_vit": 1, "itae_reg4": 5, "itae_swiglu": 1, "itae_gap": 0, "itae_map": 0, "itae_eva02": 1}
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_a_family_of_timm_gives_what_the_library_gives(name, timm, tmp_path):
+    model, out = timm.create_model(name, num_classes=0).eval(), tmp_path / "x.onnx"
+    seed = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for one in model.parameters():
+            one.add_(torch.randn(one.shape, generator=seed) * 0.15)
+    torch.save(model.state_dict(), tmp_path / "mine.pth")
+    options = ("--weights", str(tmp_path / "mine.pth"), "--outputs", "embedding,patch_tokens", *NONE_FLAGGED)
+    assert export(f"timm:{name}", out, *options) == 0
+    manifest = json.loads((tmp_path / "x.onnx.json").read_text())
+    pictures = images(3)
+    with torch.no_grad():
+        embedding = model(torch.from_numpy(pictures))
+        tokens = model.forward_features(torch.from_numpy(pictures))[:, TIMM[name] :]
+    got = results(out, pictures)
+    np.testing.assert_allclose(got[0], embedding.numpy(), rtol=0, atol=ATOL)
+    np.testing.assert_allclose(got[1], tokens.numpy(), rtol=0, atol=ATOL)
+    assert manifest["parity"]["checks"][0]["flagged"] == 0
+    check_proof(manifest)
+    assert manifest["foreign"]["prefix"] == TIMM[name]
+    assert manifest["foreign"]["producer"] == f"timm {timm.__version__}"
+    found = manifest["preprocessing"]
+    assert (found["mean"], found["std"], found["resize_cover"]) == ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4], [80, 80])
+    assert run_main(["verify", str(out)]) == 0
+
+
+def test_timm_resizes_its_own_position_embedding(timm, tmp_path):
+    model, out = timm.create_model("itae_reg4", num_classes=0).eval(), tmp_path / "x.onnx"
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "mine.pth")
+    model.set_input_size(img_size=(96, 80))
+    options = (
+        "--weights",
+        str(tmp_path / "mine.pth"),
+        "--image-size",
+        "96x80",
+        "--threshold",
+        "absolute:1e9",
+        "--side",
+        "high",
+    )
+    assert export("timm:itae_reg4", out, *options) == 0
+    pictures = np.random.default_rng(5).standard_normal((2, 3, 96, 80)).astype(np.float32)
+    with torch.no_grad():
+        want = model(torch.from_numpy(pictures))
+    np.testing.assert_allclose(results(out, pictures)[0], want.numpy(), rtol=0, atol=ATOL)
+
+
+def test_what_timm_has_not_is_refused_in_one_line(timm, tmp_path, capsys):
+    torch.save({"head.weight": torch.zeros(1)}, tmp_path / "mine.pth")
+    for options, message in {
+        ("timm:vit_bass_patch16_224",): "has no such model",
+        ("timm:itae_vit", "--weights", str(tmp_path / "mine.pth")): "is not a checkpoint of timm's",
+        ("timm:resnet10t", "--weights", "random:0", "--image-size", "64"): "is it a convolutional network?",
+    }.items():
+        assert export(options[0], tmp_path / "x.onnx", *options[1:]) == 2
+        err = capsys.readouterr().err
+        assert message in " ".join(err.split())
+        assert err.count("\n") == 1
+    assert [one.name for one in tmp_path.iterdir()] == ["mine.pth"]
