@@ -32,8 +32,8 @@ RUNTIME = {
 EXPORTER = {
     "graph_facts": set(),
     "declaration": set(),
-    "pictures": set(),
-    "models": {"graph_facts", "pictures"},
+    "image_processor": set(),
+    "models": {"graph_facts", "image_processor"},
     "methods": {"graph_facts", "declaration", "surgery"},
     "options": {"declaration", "methods", "models", "graph_facts"},
     "trace": {"graph_facts"},

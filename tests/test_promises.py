@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 import runtime.__main__
-from exporter import arguments
+from exporter import arguments, by_name
 from exporter.calibration import command as calibrate
-from exporter import by_name
 from exporter.foreign import inspection, onnx_command
 from exporter.methods.itae.options import ATTENUATIONS, SIDES, SOURCES, THRESHOLDS
 from scripts import option_tables

@@ -55,7 +55,7 @@ from runtime.contract.manifest import (
 )
 from runtime.contract.tensorrt import LibraryName
 
-VERSIONS = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "itae")
+VERSIONS: tuple[str, ...] = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "itae")
 EMBEDDING = "embedding"
 NOT_EMBEDDINGS = ("logits", "scores", "probs", "probabilities")
 """Parts of names of outputs (B, C) that are no embeddings."""

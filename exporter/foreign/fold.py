@@ -1,4 +1,4 @@
-"""What a graph computes from constants alone, such as a resized position embedding, computed once and stored."""
+"""Nodes that depend on no input, such as those that resize a position embedding: computed once, and stored."""
 
 from __future__ import annotations
 

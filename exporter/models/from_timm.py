@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import torch
 
+from exporter.image_processor import Pictures
 from exporter.models import checkpoint
 from exporter.models.backbone import MAX_NAMED
 from exporter.models.hub import CANT_REACH
 from exporter.models.named_model import Embedder, NamedModel, Result
 from exporter.models.weights import draw, hash_parameters, seed_of
-from exporter.pictures import Pictures
 from runtime.contract.errors import BackendError, UsageError, WeightsError, one_line
 from runtime.contract.manifest import Weights
 

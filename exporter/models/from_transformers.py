@@ -15,11 +15,11 @@ from typing import Any, Literal, cast
 import torch
 import transformers
 
+from exporter.image_processor import PROCESSORS, input_size, pair_of, pictures_of, processor_in, read_object
 from exporter.models import checkpoint, hub
 from exporter.models.backbone import MAX_LEFT_OUT, MAX_NAMED
 from exporter.models.named_model import Embedder, NamedModel, Result
 from exporter.models.weights import draw, hash_parameters, seed_of
-from exporter.pictures import PROCESSORS, input_size, pair_of, pictures_of, processor_in, read_object
 from runtime.contract.errors import UsageError, WeightsError, one_line
 from runtime.contract.manifest import Weights
 
@@ -46,9 +46,11 @@ def load(name: str, weights: str, image_size: tuple[int, int] | None) -> NamedMo
     kind = _class_of(config, name)
     seed = weights.partition(":")[2] if weights.split(":")[0] == "random" else None
     came_from: Literal["hub", "path", "random"]
+    notes: tuple[str, ...] = ()
     if seed is not None:
         came_from, source = "random", f"random:{seed_of(weights, seed)}"
-        model, notes, has_pooler = _seeded(kind, config, seed_of(weights, seed)), (), True
+        revision = None
+        model, has_pooler = _seeded(kind, config, seed_of(weights, seed)), True
     else:
         came_from, source = ("path" if is_local else "hub"), name
         entries = checkpoint.read_checkpoint(folder if weights == "auto" else Path(weights))
@@ -108,7 +110,7 @@ def _class_of(config: Any, name: str) -> Any:  # noqa: ANN401
         UsageError: there is none, or it takes no pictures.
     """
     try:
-        kind = transformers.AutoModel._model_mapping[type(config)]
+        kind: Any = transformers.AutoModel._model_mapping[type(config)]
     except KeyError as error:
         raise UsageError(f"{name}: transformers has no bare model of {type(config).__name__}") from error
     kind = kind[0] if isinstance(kind, tuple) else kind

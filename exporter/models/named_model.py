@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from exporter.pictures import Pictures
+from exporter.image_processor import Pictures
 from runtime.contract.errors import UsageError
 from runtime.contract.manifest import Weights
 

@@ -60,7 +60,7 @@ def pair_of(size: Any) -> tuple[int, int] | None:  # noqa: ANN401
 
 
 def processor_in(folder: Path) -> dict[str, Any] | None:
-    """What the folder says about pictures; None if it says nothing."""
+    """The image processor in a folder; None if there is none."""
     for file in PROCESSORS:
         if (folder / file).is_file():
             held = read_object(folder / file)
@@ -101,7 +101,7 @@ def pictures_of(held: dict[str, Any], size: tuple[int, int], called: str) -> Pic
             for key, usual in zip(("image_mean", "image_std"), IMAGENET, strict=True)
         )
         scale = float(held.get("rescale_factor") or 1 / 255) if held.get("do_rescale", True) else 1.0
-        resample = int(held.get("resample") if held.get("resample") is not None else 3)
+        resample = int(3 if (number := held.get("resample")) is None else number)
     except (TypeError, ValueError) as error:
         raise InputError(f"{called}: the image processor has no usable numbers: {one_line(error)}") from error
     if held.get("do_normalize") is False:
