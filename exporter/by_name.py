@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from exporter.declaration import FileName, Option, Text, WordList, add_options, check_options, declared, given
-from exporter.foreign.request import CHECKS, PICTURES, WHAT, ForeignSpec
+from exporter.foreign.request import CHECKS, ENGINE, PICTURES, WHAT, ForeignSpec
 from exporter.methods.itae.options import GROUP as ITAE
 from exporter.methods.itae.options import ItaeConfig
 from exporter.steps import Progress
@@ -99,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    groups = {heading: p.add_argument_group(heading) for heading in (WHAT, PICTURES, ITAE, CHECKS)}
+    groups = {heading: p.add_argument_group(heading) for heading in (WHAT, PICTURES, ITAE, ENGINE, CHECKS)}
     add_options(ModelChoice, groups)
     add_options(ForeignSpec, groups, without=NOT_OURS)
     add_options(ItaeConfig, groups, fill=False)

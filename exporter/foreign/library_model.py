@@ -34,7 +34,8 @@ class LibraryModel:
         """
         if None not in (self.prefix, found.prefix) and found.prefix != self.prefix:
             raise SurgeryError(
-                f"{self.name}: {self.library} has {self.prefix} tokens before the patches, the graph shows {found.prefix}"
+                f"{self.name}: {self.library} has {self.prefix} tokens before the patches, the graph shows "
+                f"{found.prefix}"
             )
 
     def named(self, manifest: Manifest) -> Manifest:
