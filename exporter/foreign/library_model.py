@@ -41,10 +41,11 @@ class LibraryModel:
     def named(self, manifest: Manifest) -> Manifest:
         """The manifest of the trace with the model's name, its weights and its library in it."""
         assert manifest.foreign is not None
-        (embedding,) = [one.shape[-1] for one in manifest.outputs if one.name == "embedding"] or [None]
-        width = manifest.model.width
-        if isinstance(embedding, int):
-            width = embedding // (2 if self.pooling == "cls+mean" else 1)
+        width = next((int(one.shape[-1]) for one in manifest.outputs if one.name == "embedding"), None)
+        if width is None:
+            width = manifest.model.width
+        elif self.pooling == "cls+mean":
+            width //= 2
         options = {"size": self.name, "weights": self.weights.source, "pooling": self.pooling}
         backbone = {"size": self.name, "weights": self.weights, "width": width}
         foreign = {"file": self.name, "producer": self.library, "given": ()}
