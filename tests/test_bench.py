@@ -16,6 +16,7 @@ import pytest
 
 import exporter.models.architecture
 from exporter.models.architecture import Architecture, architecture
+from runtime.backends.openvino import import_openvino
 from runtime.contract.errors import ManifestError, UsageError
 from scripts.benchmark import __main__ as bench
 from scripts.benchmark import measure, plot, report
@@ -23,6 +24,7 @@ from scripts.benchmark.contestants import CONTESTANTS, REFERENCE, choose
 from scripts.benchmark.gpu import flops_per_image, peak_tflops
 from scripts.benchmark.measure import Accuracy, Race
 from scripts.benchmark.prepare import Check
+from scripts.benchmark.products import shapes
 from scripts.benchmark.runners import Job, load
 from scripts.benchmark.worker import Refused
 
@@ -204,6 +206,39 @@ def test_openvino_runs_our_file_by_the_runtimes_own_backend_and_transformers_bes
     job = Job(BY_NAME["openvino-itae-last"], TINY, tmp_path / "no.onnx", 1)
     with pytest.raises(ManifestError, match="no such model file"):  # which OpenVINO itself would not say
         load(job)
+
+
+def has_bf16() -> bool:
+    if importlib.util.find_spec("openvino") is None:
+        return False
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@pytest.mark.skipif(not has_bf16(), reason="needs OpenVINO and a CPU with bf16 (AVX512-BF16 or AMX)")
+def test_bf16_is_timed_beside_its_peers_and_the_products_alone(tmp_path, monkeypatch, capfd):
+    monkeypatch.setitem(exporter.models.architecture.ARCHITECTURES, "tiny", TINY)
+    file = tmp_path / "bf16.json"
+    assert bench.main(["bf16", "--size", "tiny", "--batch", "2", "--rounds", "1", "--json", str(file)]) == 0
+    found = json.loads(file.read_text())
+    names = {"openvino-itae-last-bf16", "openvino-transformers-bf16", "transformers", "products-bf16", "products-int8"}
+    assert set(found["seconds"]["2"]) == names
+    assert 0.99 < found["cosines"]["openvino-itae-last-bf16"] < 1 - 1e-7  # it was bf16
+    said = capfd.readouterr().out
+    assert "| its matrix products alone, int8 |" in said
+    assert bench.main(["bf16", "--size", "vitg14"]) == 2
+    assert "take S, B or L" in capfd.readouterr().err
+
+
+def test_the_products_alone_are_those_of_the_model():
+    arch = architecture("vitb14")
+    facts = arch.facts((224, 224))
+    tokens = facts.patches + facts.prefix
+    of_products = sum(k * n for k, n in shapes(arch)) * tokens
+    attention = 2 * (arch.depth - 1) * tokens**2 * arch.width
+    last_block = (4 * arch.width**2 + 2 * arch.width * arch.mlp_width - 2 * arch.width**2) * tokens  # of one token
+    patches = facts.patches * arch.width * 3 * arch.patch**2
+    whole = flops_per_image(arch) / 2
+    assert (of_products + attention + last_block + patches) / whole == pytest.approx(1, abs=0.02)
 
 
 def test_the_picture_is_a_png(tmp_path):

@@ -38,7 +38,7 @@ class Contestant:
     graph: str | None = None
     """The file that it runs, a key of `OURS` or `PLAIN`; None for PyTorch."""
     device: Device = "cpu"
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     """The precision that it computes in."""
     by_name_only: bool = False
     """Whether it takes part only where `--contestants` names it."""
@@ -52,7 +52,8 @@ class Contestant:
     def file(self) -> str:
         """The name of the file that it runs; two contestants with one file share it."""
         suffix = ".engine" if self.engine == "tensorrt" else ".onnx"
-        return f"{self.graph}{'' if self.precision == 'fp32' else f'-{self.precision}'}{suffix}"
+        rounded = self.ours and self.precision != "fp32"  # transformers' export is float32 whatever computes it
+        return f"{self.graph}{f'-{self.precision}' if rounded else ''}{suffix}"
 
 
 CONTESTANTS = (
@@ -66,6 +67,10 @@ CONTESTANTS = (
     ),
     Contestant("openvino-itae-last", "ITAE, last layer · OpenVINO", "openvino", "itae-last"),
     Contestant("openvino-transformers", "transformers · OpenVINO", "openvino", PLAIN),
+    Contestant("openvino-itae-last-bf16", "ITAE, last layer · OpenVINO bf16", "openvino", "itae-last",
+               precision="bf16", by_name_only=True),
+    Contestant("openvino-transformers-bf16", "transformers · OpenVINO bf16", "openvino", PLAIN,
+               precision="bf16", by_name_only=True),
     Contestant("torch-eager", "transformers · PyTorch eager", "torch"),
     Contestant("torch-compile", "transformers · torch.compile", "torch-compile"),
     Contestant("transformers", "transformers · ONNX Runtime", "onnxruntime", PLAIN),

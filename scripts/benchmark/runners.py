@@ -88,13 +88,19 @@ class OnnxRuntime:
 
 
 class OpenVino:
-    """transformers' export on OpenVINO, with the settings that our files get there."""
+    """transformers' export on OpenVINO, with the settings that our files get there; in bf16 by its own default."""
 
     def __init__(self, job: Job) -> None:
-        from runtime.backends.openvino import SETTINGS, import_openvino
+        from runtime.backends.openvino import SETTINGS, compute_of, import_openvino
+        from scripts.benchmark.worker import Refused
 
         openvino = import_openvino()
-        self._request = openvino.Core().compile_model(str(job.path), "CPU", SETTINGS).create_infer_request()
+        precision = job.contestant.precision
+        own_default = {name: value for name, value in SETTINGS.items() if name != "INFERENCE_PRECISION_HINT"}
+        compiled = openvino.Core().compile_model(str(job.path), "CPU", SETTINGS if precision == "fp32" else own_default)
+        if (found := compute_of(compiled)) != precision:
+            raise Refused(f"OpenVINO computes in {found} here, not in {precision}")
+        self._request = compiled.create_infer_request()
         self.version = f"OpenVINO {openvino.get_version().partition('-')[0]}"
 
     def put(self, batch: Float32) -> None:  # noqa: D102
@@ -165,6 +171,12 @@ def _onnxruntime_cuda(job: Job) -> Runner:
     return OnGpu(job, "cuda")
 
 
+def _products(job: Job) -> Runner:
+    from scripts.benchmark.products import Products
+
+    return Products(job.arch, job.contestant.precision)
+
+
 RUNNERS: dict[str, Callable[[Job], Runner]] = {
     "ours": Ours,
     "onnxruntime": OnnxRuntime,
@@ -173,4 +185,5 @@ RUNNERS: dict[str, Callable[[Job], Runner]] = {
     "torch-compile": Torch,
     "tensorrt": _tensorrt,
     "onnxruntime-cuda": _onnxruntime_cuda,
+    "products": _products,
 }
