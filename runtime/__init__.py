@@ -34,7 +34,8 @@ def load(
 
     Args:
         path: `X.onnx` or `X.engine`, with its manifest beside it.
-        provider: what runs an ONNX model: `auto` (ONNX Runtime on the CPU), `cpu` (the same), `cuda` or `openvino`.
+        provider: what runs an ONNX model: `auto` (ONNX Runtime on the CPU), `cpu` (the same), `cuda`, `openvino`, or
+            `tuned`: what `bench --tune` found to be the fastest here, compute type included.
         compute: what matrix products run in: None for the precision that the model was exported in, or `bf16` for an
             fp32 model on `openvino`.
         device: the number of the GPU, for `cuda` and engines.

@@ -36,7 +36,7 @@ def resolve_provider(manifest: Manifest, provider: str) -> str:
     provider = as_text(provider, "provider")
     known = PROVIDERS if builder == "onnx" else (*PROVIDERS, builder)
     if provider not in known:
-        raise UsageError(f"no provider {provider!r}: choose from {', '.join(known)}")
+        raise UsageError(f"no provider {provider!r}: choose from {', '.join(known)}, tuned")
     if builder == "onnx":
         return "cpu" if provider == "auto" else provider
     if provider not in ("auto", builder):
@@ -62,7 +62,8 @@ def open_session(
 
     Args:
         model: `X.onnx`, `X.engine` or `X.plan`, with its manifest beside it.
-        provider: one of `PROVIDERS`, or what `resolve_provider` returned; engines run where they were built for.
+        provider: one of `PROVIDERS`, `tuned`, or what `resolve_provider` returned; engines run where they were built
+            for.
         compute: what the matrix products run in, one of `compute.COMPUTES`; None for the precision of the file.
         device: the GPU's number, as the driver counts; 0 on a CPU.
         threads: how many one run on a CPU uses. If None, what this process is held to (a container's quota), or the
@@ -70,16 +71,18 @@ def open_session(
         verify_hash: whether the files' SHA-256 are checked; see `verified_manifest` for what it risks not to.
 
     Raises:
-        UsageError: there is no such provider, or not for this kind of model; or it knows no such `compute`, `device`
-            or `threads`.
+        UsageError: there is no such provider, or not for this kind of model; it knows no such `compute`, `device` or
+            `threads`; or nothing is tuned for this model and machine.
         ManifestError: the model, its external data or its manifest is missing, altered or too new.
         BackendError: this machine lacks the library, driver, GPU or instructions of a CPU that the model needs.
     """
     from runtime.backends.checked_model import CheckedModel  # here, so that `--help` pays for nothing of it
+    from runtime.backends.tuned import settled
 
     device = as_whole_number(device, "device")
     threads = None if threads is None else as_whole_number(threads, "threads")
     checked = CheckedModel(model, check_hash=as_flag(verify_hash, "verify_hash"))
+    provider, compute, _ = settled(model, checked.manifest, provider, compute)
     provider = resolve_provider(checked.manifest, provider)
     compute = resolve_compute(checked.manifest, provider, compute)
     on_gpu = uses_gpu(provider)

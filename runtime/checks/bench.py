@@ -129,7 +129,7 @@ def check_sizes(manifest: Manifest, batches: Sequence[int]) -> None:
 
 
 def _time(session: Session, size: int, seconds: float, runs: int, seed: int) -> Timing:
-    batch = _noise(session.manifest, size, seed)
+    batch = noise(session.manifest, size, seed)
     start = time.perf_counter()
     first = _run(session, batch)
     for _ in range(WARM_UP_RUNS - 1):
@@ -148,7 +148,7 @@ def _run(session: Session, batch: Array) -> float:
     return time.perf_counter() - start
 
 
-def _noise(manifest: Manifest, size: int, seed: int) -> Array:
+def noise(manifest: Manifest, size: int, seed: int) -> Array:
     """Seeded noise as the model takes it, B x ...: its time doesn't depend on what is in a picture."""
     rng = np.random.default_rng(seed)
     shape = (size, *(int(one) for one in manifest.input.shape[1:]))

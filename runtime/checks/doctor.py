@@ -23,6 +23,7 @@ from runtime.contract.comparison import compare
 from runtime.contract.driver import Driver, read_driver
 from runtime.contract.errors import BackendError, ItaeError, ManifestError, one_line
 from runtime.contract.golden import read_golden
+from runtime.contract.instructions import GIVES, cpu_instructions, cpu_name
 from runtime.contract.machine import usable_cores
 from runtime.contract.manifest import Manifest, verified_manifest
 from runtime.contract.tensorrt import version_pair
@@ -50,6 +51,8 @@ class Machine:
     system: str
     python: str
     cpu: str
+    instructions: dict[str, str]
+    """Those of the CPU that decide how fast a model can run, with what they give."""
     cores: int
     """Number of cores that this process may use."""
     driver: Driver | None
@@ -177,7 +180,8 @@ def look_around() -> Machine:
     return Machine(
         system=platform.platform(),
         python=platform.python_version(),
-        cpu=_cpu(),
+        cpu=cpu_name(),
+        instructions={name: GIVES[name] for name in cpu_instructions()},
         cores=usable_cores(),
         driver=driver,
         no_driver=no_driver,
@@ -192,16 +196,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _cpu() -> str:
-    """The CPU's own name, which `platform` doesn't know on Linux."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _onnxruntime_providers(packages: dict[str, str | None]) -> tuple[tuple[str, ...], str | None]:

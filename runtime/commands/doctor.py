@@ -58,6 +58,7 @@ def _machine_rows(machine: Machine) -> list[tuple[str, str]]:
         ("Python", machine.python),
         ("CPU", f"{machine.cpu}, {machine.cores} cores for this process"),
     ]
+    rows += [(f"  {name}", gives) for name, gives in machine.instructions.items()]
     if machine.driver is None:
         rows.append(("GPU", f"none: {machine.no_driver}"))
     else:

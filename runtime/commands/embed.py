@@ -133,6 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
     max_pixels = arguments.max_pixels or MAX_PIXELS
     manifest = read_manifest(arguments.model)  # its files are checked where they are loaded
     check_names(manifest, ["embedding"])
+    arguments = _settled(arguments, manifest)
     provider, devices = _placed(arguments, manifest)
     compute = resolve_compute(manifest, provider, arguments.compute)
     with open_writer(arguments.out, origin_of(manifest, provider, arguments.sixteen_bit, compute)) as writer:
@@ -198,6 +199,33 @@ def _embed_by_ray(
         sixteen_bit=arguments.sixteen_bit,
     )
     return embed_by_ray(arguments.ray, worker, sources, writer, arguments.out, shown, **how)
+
+
+def _settled(arguments: argparse.Namespace, manifest: Manifest) -> argparse.Namespace:
+    """Return the options with what `bench --tune` chose in the place of --provider tuned.
+
+    Batch size and number of sessions are the chosen ones too, unless --batch or --devices says otherwise.
+
+    Raises:
+        InputError, UsageError: as `runtime.backends.tuned.settled`.
+    """
+    from runtime.backends.tuned import settled
+
+    provider, compute, choice = settled(arguments.model, manifest, arguments.provider, arguments.compute)
+    if choice is None:
+        return arguments
+    streams = f"{choice.streams} stream{'s' * (choice.streams > 1)}"
+    sys.stderr.write(f"tuned: {choice.provider}, {choice.compute}, batch {choice.batch}, {streams}\n")
+    devices = [None] * choice.streams if choice.streams > 1 else None
+    return argparse.Namespace(
+        **{
+            **vars(arguments),
+            "provider": provider,
+            "compute": compute,
+            "batch": choice.batch if arguments.batch is None else arguments.batch,
+            "devices": arguments.devices or devices,
+        }
+    )
 
 
 def _placed(arguments: argparse.Namespace, manifest: Manifest) -> tuple[str, list[int | None]]:

@@ -118,6 +118,8 @@ def run(arguments: argparse.Namespace) -> int:
         chosen_batch(manifest, arguments.batch)
     if arguments.provider != "auto" and not any(manifest.builder.name == "onnx" for manifest in manifests):
         raise UsageError(f"--provider {arguments.provider} is for ONNX models, and {arguments.model[0]} is an engine")
+    for model, manifest in zip(arguments.model, manifests, strict=True):
+        options.what_runs(arguments, model, manifest)  # so that what can't run is refused at once
     datasets = _named(open_dataset(data, Selection.from_arguments(arguments)) for data in arguments.data)
     for dataset in datasets:
         for remark in dataset.remarks:
@@ -271,9 +273,10 @@ def _embed_by(
     from runtime.evaluation.cache import embed_dataset
 
     # No --no-verify-hash here: embeddings are kept under the hash that the manifest claims.
-    provider, compute = options.provider_of(arguments, manifest), options.compute_of(arguments, manifest)
+    provider, compute, choice = options.what_runs(arguments, model, manifest)
+    batch = choice.batch if choice is not None and arguments.batch is None else arguments.batch
     found = []
-    with _loaded_when_asked(model, provider, compute, arguments.batch, arguments.sixteen_bit) as embedder:
+    with _loaded_when_asked(model, provider, compute, batch, arguments.sixteen_bit) as embedder:
         for dataset, rows in chosen:
             load = functools.partial(embedder, f"embedding {dataset.name} by {name}")
             with progress(len(rows)) as shown:

@@ -116,10 +116,7 @@ def _artifacts(arguments: argparse.Namespace, result: DatasetResult, keys: Seque
 
     for path, one in zip(arguments.model, result.embedded, strict=True):
         if all(name in one.manifest.output_names() for name in MASKS):
-            provider, compute = (
-                options.provider_of(arguments, one.manifest),
-                options.compute_of(arguments, one.manifest),
-            )
+            provider, compute, _ = options.what_runs(arguments, path, one.manifest)
             with load(path, provider, compute=compute) as model:
                 return sample_artifacts(
                     model,

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from runtime.backends import PROVIDERS, resolve_provider
 from runtime.backends.compute import COMPUTES, resolve_compute
+from runtime.backends.tuned import TUNED, settled
 from runtime.contract.console import text
 from runtime.contract.errors import InputError, plain
 
 if TYPE_CHECKING:
+    from runtime.backends.tuned import Choice
     from runtime.contract.keys import Key
     from runtime.contract.manifest import Manifest
     from runtime.store import Store
@@ -73,20 +75,25 @@ def teller(arguments: argparse.Namespace) -> Callable[[str], None]:
 
 def add_provider(parser: argparse.ArgumentParser) -> None:
     """Declare --provider and --compute."""
-    what = "what runs an ONNX model; auto is ONNX Runtime on the CPU"
-    parser.add_argument("--provider", choices=PROVIDERS, default="auto", help=f"{what} (default: %(default)s)")
+    what = "what runs an ONNX model; auto is ONNX Runtime on the CPU, tuned what `bench --tune` chose"
+    choices = (*PROVIDERS, TUNED)
+    parser.add_argument("--provider", choices=choices, default="auto", help=f"{what} (default: %(default)s)")
     parser.add_argument("--compute", choices=COMPUTES, help=f"{COMPUTE} (default: the precision of its file)")
 
 
-def provider_of(arguments: argparse.Namespace, manifest: Manifest) -> str:
-    """Return what runs one of several models: --provider is for the ONNX models among them, an engine has no choice."""
-    return resolve_provider(manifest, arguments.provider if manifest.builder.name == "onnx" else "auto")
+def what_runs(arguments: argparse.Namespace, model: Path, manifest: Manifest) -> tuple[str, str, Choice | None]:
+    """Return what runs one of several models, what it computes in, and `bench --tune`'s choice if that was asked for.
 
+    --provider and --compute are for the ONNX models among them: an engine runs in one way.
 
-def compute_of(arguments: argparse.Namespace, manifest: Manifest) -> str:
-    """Return what one of several models computes in: --compute is for the ONNX models among them."""
-    asked = arguments.compute if manifest.builder.name == "onnx" else None
-    return resolve_compute(manifest, provider_of(arguments, manifest), asked)
+    Raises:
+        InputError, UsageError: as `settled`, `resolve_provider` and `resolve_compute`.
+    """
+    if manifest.builder.name != "onnx":
+        return resolve_provider(manifest, "auto"), manifest.options.precision, None
+    provider, compute, choice = settled(model, manifest, arguments.provider, arguments.compute)
+    provider = resolve_provider(manifest, provider)
+    return provider, resolve_compute(manifest, provider, compute), choice
 
 
 def add_images_root(parser: argparse.ArgumentParser, what: str) -> None:

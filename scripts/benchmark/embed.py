@@ -1,24 +1,30 @@
-"""`scripts/bench embed`: what reading, decoding and storing add to the bare model. `scripts/bench embed --help`."""
+"""`scripts/bench embed`: what reading, decoding and storing add to the bare model. `scripts/bench embed --help`.
+
+Decoding takes the cores from the model. So what it costs in CPU time is measured alone, in one thread, and the table
+says what `embed` would take if nothing else cost anything: the model's time, and the decoding spread over the cores.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from exporter.models.architecture import architecture
-from runtime.backends import open_session
+from runtime.backends import PROVIDERS, open_session
+from runtime.backends.compute import COMPUTES
 from runtime.backends.session import Session
 from runtime.contract.console import Parser
 from runtime.contract.errors import CheckError, UsageError
@@ -26,12 +32,14 @@ from runtime.contract.machine import usable_cores
 from runtime.contract.progress import Silent
 from runtime.embedding.embedder import embed_sources
 from runtime.embedding.stream import embed_stream
-from runtime.images.decode import load_image
+from runtime.images.decode import keep_freed_memory, load_image
 from runtime.images.preprocess import preprocess
 from runtime.sources import open_sources
 from runtime.store import Store
 from runtime.store.writer import open_writer
+from scripts.benchmark.measure import orders
 
+BARE, DECODE = "bare model", "decode"
 TOLERANCE = 1e-5
 """Between an embedding from the pipeline and the bare model's: batches of ONNX Runtime agree to the bit here."""
 
@@ -45,10 +53,18 @@ def parser() -> Parser:
     )
     options.add_argument("--size", default="vitb14", help="of the model, random weights (default: %(default)s)")
     options.add_argument("--model", metavar="FILE", type=Path, help="an exported .onnx in place of --size")
+    options.add_argument("--precision", default="fp32", help="of the model of --size (default: %(default)s)")
+    options.add_argument("--provider", choices=PROVIDERS, default="auto", help="(default: %(default)s)")
+    options.add_argument("--compute", choices=COMPUTES, help="(default: the precision of the file)")
     options.add_argument("--images", type=int, default=48, help="in each run (default: %(default)s)")
     options.add_argument("--side", type=int, default=500, help="of the JPEGs, pixels (default: %(default)s)")
     options.add_argument("--batch", type=int, default=8, help="(default: %(default)s)")
-    options.add_argument("--workers", type=int, default=usable_cores(), help="(default: the cores)")
+    options.add_argument(
+        "--workers",
+        type=_numbers,
+        default=[usable_cores()],
+        help="threads that decode; several numbers, comma-separated, are compared (default: the cores)",
+    )
     options.add_argument("--rounds", type=int, default=8, help="(default: %(default)s)")
     options.add_argument("--json", metavar="FILE", type=Path, help="write every time there too")
     return options
@@ -57,25 +73,27 @@ def parser() -> Parser:
 def bench(argv: Sequence[str]) -> int:
     """Run the command; gives its exit code."""
     given = parser().parse_args(argv)
-    if min(given.images, given.side, given.batch, given.workers, given.rounds) < 1:
+    if min(given.images, given.side, given.batch, *given.workers, given.rounds) < 1:
         raise UsageError("every number must be 1 or more")
     with tempfile.TemporaryDirectory(prefix="itae-bench-") as scratch:
         folder = Path(scratch)
-        model = given.model or _exported(given.size, folder)
+        model = given.model or _exported(given.size, given.precision, folder)
         megabytes = draw(folder / "images", given.images, given.side)
-        with contextlib.closing(open_session(model)) as session:
+        with contextlib.closing(open_session(model, given.provider, compute=given.compute)) as session:
             times = _race(session, folder, given)
             name = session.name
     print(_as_markdown(given, name, megabytes, times))
     if given.json:
-        given.json.write_text(json.dumps({"backend": name, **_plain(vars(given)), **times}, indent=2) + "\n")
+        found = {what: asdict(one) for what, one in times.items()}
+        given.json.write_text(json.dumps({"backend": name, **_plain(vars(given)), **found}, indent=2) + "\n")
     return 0
 
 
-def _exported(size: str, folder: Path) -> Path:
+def _exported(size: str, precision: str, folder: Path) -> Path:
     path = folder / f"{architecture(size).name}.onnx"
-    print(f"bench: exporting {size}", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "exporter", "--size", size, "--weights", "random:0", "--out", str(path)]
+    print(f"bench: exporting {size} in {precision}", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", "exporter", "--size", size, "--weights", "random:0", "--precision", precision]
+    command += ["--out", str(path)]
     done = subprocess.run(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, check=False)
     if done.returncode:
         raise CheckError(done.stderr.splitlines()[-1])
@@ -95,9 +113,19 @@ def draw(folder: Path, count: int, side: int) -> float:
     return sum(path.stat().st_size for path in folder.iterdir()) / 1e6
 
 
-def _race(session: Session, folder: Path, given: Any) -> dict[str, list[float]]:  # noqa: ANN401  # argparse's namespace
+@dataclass(frozen=True)
+class Times:
+    """The runs of one contestant, one a round."""
+
+    seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+    """CPU time of all threads of the process; a library's threads that wait for each other count too."""
+
+
+def _race(session: Session, folder: Path, given: Any) -> dict[str, Times]:  # noqa: ANN401  # argparse's namespace
     files = sorted((folder / "images").iterdir())
     how = session.manifest.preprocessing
+    keep_freed_memory()  # as `embed` does
     arrays = [np.stack([preprocess(load_image(file), how) for file in files[start : start + given.batch]])
               for start in range(0, len(files), given.batch)]  # fmt: skip
     expected = np.concatenate([session.run(array)["embedding"] for array in arrays])
@@ -107,12 +135,12 @@ def _race(session: Session, folder: Path, given: Any) -> dict[str, list[float]]:
         for array in arrays:
             session.run(array, ["embedding"])
 
-    def pipeline() -> None:
+    def pipeline(workers: int) -> None:
         nonlocal stores
         stores += 1
         out = folder / f"store{stores}"
         with open_writer(out, {}) as writer:
-            embed = functools.partial(embed_stream, session, batch=given.batch, workers=given.workers)
+            embed = functools.partial(embed_stream, session, batch=given.batch, workers=workers)
             embed_sources(embed, open_sources([str(folder / "images")]), writer, Silent())
         if np.abs(Store(out).load() - expected).max() > TOLERANCE:
             raise CheckError("the pipeline's embeddings are not the bare model's")
@@ -121,37 +149,58 @@ def _race(session: Session, folder: Path, given: Any) -> dict[str, list[float]]:
         for file in files:
             preprocess(load_image(file), how)
 
-    runs: dict[str, Callable[[], None]] = {"bare": bare, "embed": pipeline, "decode": decode}
-    bare()
-    pipeline()
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    runs: dict[str, Callable[[], None]] = {BARE: bare}
+    runs |= {_embed(workers): functools.partial(pipeline, workers) for workers in given.workers}
+    cycle = orders(list(runs))
+    for run in runs.values():
+        run()
+    runs[DECODE] = decode
+    times = {name: Times() for name in runs}
     for number in range(given.rounds):
-        names = ["bare", "embed"] if number % 2 else ["embed", "bare"]
-        for name in [*names, "decode"]:
-            start = time.perf_counter()
+        for name in (*cycle[number % len(cycle)], DECODE):
+            cpu, start = time.process_time(), time.perf_counter()
             runs[name]()
-            times[name].append(time.perf_counter() - start)
-        ratio = times["embed"][-1] / times["bare"][-1]
+            times[name].seconds.append(time.perf_counter() - start)
+            times[name].cpu_seconds.append(time.process_time() - cpu)
+        ratio = times[_embed(given.workers[0])].seconds[-1] / times[BARE].seconds[-1]
         print(f"bench: round {number + 1} of {given.rounds}: {ratio:.3f}", file=sys.stderr, flush=True)
     return times
 
 
-def _as_markdown(given: Any, name: str, megabytes: float, times: dict[str, list[float]]) -> str:  # noqa: ANN401
-    ratios = [whole / bare for whole, bare in zip(times["embed"], times["bare"], strict=True)]
-    quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+def _embed(workers: int) -> str:
+    return f"`embed`, {workers} decoding thread{'s' * (workers > 1)}"
 
-    def per_image(what: str) -> str:
-        return f"{statistics.median(times[what]) / given.images * 1000:.1f}"
 
-    model = given.model.name if given.model else given.size
-    return (
-        f"{given.images} JPEGs of {given.side} px ({megabytes / given.images * 1000:.0f} kB each), "
-        f"batch {given.batch}, {given.workers} decoding threads, {name}, {given.rounds} rounds\n\n"
-        "| model | embed / bare model | embed, ms per image | bare model | decoding alone, one thread |\n"
-        "|---|---|---|---|---|\n"
-        f"| {model} | {statistics.median(ratios):.3f} ({quartiles[0]:.3f}-{quartiles[2]:.3f}) | {per_image('embed')} | "
-        f"{per_image('bare')} | {per_image('decode')} |"
+def _as_markdown(given: Any, name: str, megabytes: float, times: dict[str, Times]) -> str:  # noqa: ANN401
+    bare = np.array(times[BARE].seconds)
+
+    def row(what: str, seconds: npt.NDArray[np.float64]) -> str:
+        low, middle, high = np.quantile(seconds / bare, (0.25, 0.5, 0.75))
+        ratio = "1" if what == BARE else f"{middle:.3f} ({low:.3f}-{high:.3f})"
+        each, cpu = np.median(seconds), np.median(times[what].cpu_seconds)
+        return f"| {what} | {ratio} | {each / given.images * 1000:.1f} | {cpu / given.images * 1000:.1f} |"
+
+    rows = [row(what, np.array(one.seconds)) for what, one in times.items() if what != DECODE]
+    cores = usable_cores()
+    decode = float(np.median(times[DECODE].cpu_seconds))
+    least = 1 + decode / cores / float(np.median(bare))
+    model = given.model.name if given.model else f"{given.size}, {given.precision}"
+    return "\n".join(
+        [
+            f"{model}, {name}; {given.images} JPEGs of {given.side} px ({megabytes / given.images * 1000:.0f} kB each)"
+            f", batch {given.batch}, {cores} cores, {given.rounds} rounds",
+            "",
+            "| | time / bare model | ms an image | CPU time, ms an image |",
+            "|---|---|---|---|",
+            *rows,
+            f"| decoding and resizing alone, one thread | | | {decode / given.images * 1000:.1f} |",
+            f"| bare model and that, spread over the cores | {least:.3f} | | |",
+        ]
     )
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -301,7 +301,7 @@ def test_a_crash_is_a_no_of_that_provider_alone(tiny, monkeypatch) -> None:
 
 
 def test_what_is_off_by_default_fails_and_what_is_off_elsewhere_does_not() -> None:
-    machine = Machine("", "", "", 1, None, "none", {}, (), ())
+    machine = Machine("", "", "", {}, 1, None, "none", {}, (), ())
     good, off = Attempt("cpu", runs=True, parity=True), Attempt("cuda", runs=True, parity=False)
     assert Diagnosis(machine, "x", attempts=(good, off)).passed
     assert not Diagnosis(machine, "x", attempts=(off, good)).passed
