@@ -10,7 +10,20 @@ from runtime.contract.console import Parser, program_name, run
 from runtime.contract.errors import UsageError
 from runtime.contract.machine import limited_threads
 
-COMMANDS = ("embed", "cluster", "search", "dedup", "export", "evaluate", "triton", "verify", "bench", "info", "doctor")
+COMMANDS = (
+    "embed",
+    "cluster",
+    "search",
+    "dedup",
+    "export",
+    "evaluate",
+    "triton",
+    "verify",
+    "bench",
+    "plan",
+    "info",
+    "doctor",
+)
 """The files of `runtime/commands`. They are imported inside `run`, so that Ctrl-C during an import is one line too."""
 
 
@@ -47,6 +60,7 @@ def parser() -> Parser:
         "  %(prog)s triton itae.onnx --out repository/\n"
         "  %(prog)s verify itae.onnx\n"
         "  %(prog)s bench itae.onnx --batch 1,8\n"
+        "  %(prog)s plan --images 1e9 --rate 2500 --devices 64\n"
         "  %(prog)s info itae.onnx\n"
         "  %(prog)s doctor itae.engine",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -211,6 +211,7 @@ def as_json(result: Bench) -> dict[str, Any]:
         "size": result.manifest.options.size,
         "precision": result.manifest.options.precision,
         "image_size": list(result.manifest.options.image_size),
+        "embedding_width": result.manifest.embedding_width,
         "backend": result.backend,
         "seed": result.seed,
         "warm_up_runs": WARM_UP_RUNS,

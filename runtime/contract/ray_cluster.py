@@ -109,9 +109,10 @@ def _check_address(address: str) -> None:
 
 @contextlib.contextmanager
 def _translated(ray: Any, address: str) -> Iterator[None]:  # noqa: ANN401  # a module
-    """A block in which Ray's errors become ours."""
+    """A block in which Ray's errors become ours, and what it prints goes to stderr."""
     try:
-        yield
+        with contextlib.redirect_stdout(sys.stderr):  # as "(raylet) A worker died"
+            yield
     except ray.exceptions.RayError as error:
         raise BackendError(
             f"--ray {address}: {_reason(error)}; what was written stays, the same command goes on from there"

@@ -144,6 +144,7 @@ _DRIVER = """
 import contextlib, io, json, logging, sys
 import ray
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.CRITICAL)
+ray._private.worker._worker_logs_enabled = False  # a command of its own is disconnected before it prints its JSON
 from runtime.__main__ import main
 answers = sys.stdout
 sys.stdout = sys.stderr
