@@ -1,4 +1,4 @@
-"""What embedding many images takes: arithmetic from measured rates, nothing is run."""
+"""Time, storage and cost of embedding many images: arithmetic from measured rates, nothing is run."""
 
 from __future__ import annotations
 

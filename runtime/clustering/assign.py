@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 
 from runtime.clustering.clusters import Clustering
 from runtime.clustering.options import METRICS
-from runtime.clustering.points import Float32, StoreReader
+from runtime.clustering.points import Float32, Float64, Int32
 from runtime.clustering.results import CENTROIDS, SUMMARY
 from runtime.contract.errors import InputError, UsageError, one_line
 from runtime.store import Store
@@ -90,13 +90,17 @@ def check_fit(old: OldClusters, store: Store, metric: str | None) -> tuple[str, 
     return old.metric or metric or "cosine", unknown
 
 
-def assign(reader: StoreReader, old: OldClusters) -> Clustering:
+def assign(labelled: Callable[[Float64], tuple[Int32, Float64]], old: OldClusters) -> Clustering:
     """Give each new embedding the nearest old centroid; numbers stay as they were, and clusters may stay empty.
+
+    Args:
+        labelled: `StoreReader.labelled` of the new embeddings, or what computes the same elsewhere.
+        old: the clusters.
 
     Raises:
         InputError: the store can't be read.
     """
-    labels, distances = reader.labelled(old.centroids.astype(np.float64))
+    labels, distances = labelled(old.centroids.astype(np.float64))
     return Clustering(
         labels=labels,
         distances=distances.astype(np.float32),

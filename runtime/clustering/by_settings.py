@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from runtime.clustering import algorithms, choose_k, kmeans, minibatch
+from runtime.clustering import algorithms, by_ray, choose_k, kmeans, minibatch
 from runtime.clustering.choose_k import Curve
 from runtime.clustering.clusters import Clustering
 from runtime.clustering.options import Settings
@@ -16,13 +16,16 @@ from runtime.contract.progress import NowAndThen
 Say = Callable[[str], None]
 
 
-def cluster_store(reader: StoreReader, settings: Settings, say: Say) -> tuple[Clustering, Curve | None]:
+def cluster_store(
+    reader: StoreReader, settings: Settings, say: Say, ray: str | None = None
+) -> tuple[Clustering, Curve | None]:
     """Cluster the embeddings of a store; they are in memory no longer than this takes, and never for `minibatch`.
 
     Args:
         reader: the store, in the metric to cluster by.
         settings: the options of the command; `settings.assign` has no meaning here.
         say: receives the progress, a line at a time.
+        ray: address of the Ray cluster that does the work, for `kmeans` with a given k; None for this process.
 
     Returns:
         the clusters, and the curve by which k was chosen; None if k was given.
@@ -33,6 +36,10 @@ def cluster_store(reader: StoreReader, settings: Settings, say: Say) -> tuple[Cl
         BackendError: there is no such device, or it lacks memory.
     """
     store = reader.store
+    if ray is not None and settings.k is not None:
+        say(f"clustering {len(store):,} embeddings of width {store.width} into {settings.k:,}")
+        tell = NowAndThen(say)
+        return by_ray.cluster(reader, settings.k, settings.seed, ray, **settings.given, tell=tell), None
     points = reader.load(NowAndThen(say)) if settings.algorithm != "minibatch" else None
     if points is not None and settings.k is not None:
         kmeans.check_k(points, settings.k)  # the algorithm checks it again; here it fails before the first line

@@ -14,7 +14,8 @@ from runtime.clustering import options as cluster_options
 from runtime.clustering.options import AUTO, Settings
 from runtime.commands import cluster_report, options
 from runtime.commands.command_line import command_line
-from runtime.contract.console import add_threads
+from runtime.contract.console import add_threads, text
+from runtime.contract.errors import UsageError
 
 if TYPE_CHECKING:
     from runtime.clustering.assign import OldClusters
@@ -37,7 +38,8 @@ EXAMPLES = """examples:
   %(prog)s embeddings/ --k auto --k-range 5:50 --out clusters/
   %(prog)s embeddings/ --algorithm minibatch --k 1000 --out clusters/
   %(prog)s embeddings/ --algorithm hdbscan --min-cluster-size 20 --out clusters/
-  %(prog)s new/ --assign clusters/ --out new-clusters/"""
+  %(prog)s new/ --assign clusters/ --out new-clusters/
+  %(prog)s embeddings/ --k 1000 --out clusters/ --ray auto"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +88,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-iter", type=int, help="of kmeans: iterations of a start (default: 300); of minibatch: passes (10)"
     )
     parser.add_argument("--device", help="of kmeans: cpu, cuda[:N] by PyTorch, torch-cpu to check")
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        type=text,
+        help="of kmeans and --assign: learn centroids on a sample; Ray finds the nearest one of each embedding, on all "
+        "machines of a cluster: auto or HOST:PORT, or local to start Ray here (the extra `ray`)",
+    )
     parser.add_argument("--min-cluster-size", type=int, help="of hdbscan: what is smaller is noise (default: 5)")
     parser.add_argument(
         "--min-samples", type=int, help="of hdbscan: neighbours that make a place dense (default: --min-cluster-size)"
@@ -114,6 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     settings = Settings.parse(arguments)
     cluster_report.check(arguments)
+    _check_ray(arguments.ray, settings)
     started = time.monotonic()
     from runtime.clustering import assign
     from runtime.clustering import results as cluster_output
@@ -127,7 +137,10 @@ def run(arguments: argparse.Namespace) -> int:
     reader = StoreReader(store, _metric(settings, old, store, say))
     moved = options.moved(arguments, store.images)
     with cluster_output.output_folder(out, arguments.embeddings, settings.assign) as work:
-        clustering, curve = _assigned(reader, old, say) if old is not None else cluster_store(reader, settings, say)
+        if old is not None:
+            clustering, curve = _assigned(reader, old, arguments.ray, say)
+        else:
+            clustering, curve = cluster_store(reader, settings, say, arguments.ray)
         roots, paths = _names(store)
         from runtime.clustering import (
             summary as cluster_summary,  # and what draws, now that the points are out of memory
@@ -175,13 +188,30 @@ def _metric(settings: Settings, old: OldClusters | None, store: Store, say: Say)
     return metric
 
 
-def _assigned(reader: StoreReader, old: OldClusters, say: Say) -> tuple[Clustering, None]:
+def _check_ray(ray: str | None, settings: Settings) -> None:
+    """Check that Ray is installed if it is asked for, and for what it can do.
+
+    Raises:
+        BackendError: it is not installed.
+        UsageError: it is asked for another algorithm, or for a k that is to be found.
+    """
+    if ray is None:
+        return
+    from runtime.contract.ray_cluster import require_ray
+
+    if settings.assign is None and (settings.algorithm != "kmeans" or settings.k is None):
+        raise UsageError("--ray is for --algorithm kmeans with a number as --k, and for --assign")
+    require_ray("--ray")
+
+
+def _assigned(reader: StoreReader, old: OldClusters, ray: str | None, say: Say) -> tuple[Clustering, None]:
     """The clusters of an older run."""
-    from runtime.clustering import assign
+    from runtime.clustering import assign, by_ray
 
     store = reader.store
     say(f"assigning {len(store):,} embeddings of width {store.width} to {len(old.centroids):,} clusters")
-    return assign.assign(reader, old), None
+    find = reader.labelled if ray is None else functools.partial(by_ray.labelled, reader, address=ray)
+    return assign.assign(find, old), None
 
 
 def _names(store: Store) -> tuple[list[str], list[str]]:

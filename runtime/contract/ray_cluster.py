@@ -94,6 +94,23 @@ def connected(address: str) -> Iterator[Any]:
             os.environ.pop(name, None)
 
 
+@contextlib.contextmanager
+def ray_data(**settings: object) -> Iterator[Any]:
+    """Yield the module `ray.data`; data sets that are made in the block are silent and have these `settings`.
+
+    Args:
+        settings: attributes of Ray's `DataContext`.
+    """
+    data = importlib.import_module("ray.data")
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    context = data.DataContext.get_current().copy()
+    for name, value in {"enable_progress_bars": False, "print_on_execution_start": False, **settings}.items():
+        setattr(context, name, value)
+    with data.DataContext.current(context):
+        yield data
+
+
 def _check_address(address: str) -> None:
     """Check that something answers at HOST:PORT, since Ray would try for minutes."""
     if address.startswith("ray://"):

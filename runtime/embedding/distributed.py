@@ -8,7 +8,6 @@ paths.
 from __future__ import annotations
 
 import functools
-import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from runtime.contract.errors import BackendError, CheckError
 from runtime.contract.keys import Keys
 from runtime.contract.manifest import Manifest, read_manifest
 from runtime.contract.progress import Progress
-from runtime.contract.ray_cluster import connected
+from runtime.contract.ray_cluster import connected, ray_data
 from runtime.embedding.distributed_stages import (
     Chunk,
     Embed,
@@ -178,22 +177,14 @@ class _Taken:
 
 def _dataset(ray: Any, reads: Sequence[Any], manifest: Manifest, options: WorkerOptions) -> Any:  # noqa: ANN401
     """The images of all reads, embedded: a Ray Dataset of chunks."""
-    from ray import data as ray_data
-
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    context = ray_data.DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.target_max_block_size = 1  # byte: each chunk is a block, however large
     on_gpu = uses_gpu(options.provider)
     how = {"how": manifest.preprocessing, "max_pixels": options.max_pixels, "sixteen_bit": options.sixteen_bit}
-    pool = ray_data.ActorPoolStrategy(min_size=1, max_size=_devices(ray, on_gpu))
     # A model on the CPU takes all cores of its machine, as it does without Ray, beside what decodes there.
     needs = {"num_cpus": 1, "num_gpus": 1} if on_gpu else {"num_cpus": 0}
     one: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
-    with ray_data.DataContext.current(context):
-        chunks = ray_data.read_datasource(_datasource(reads), override_num_blocks=len(reads), num_cpus=_LITTLE)
+    with ray_data(target_max_block_size=1) as data:  # byte: each chunk is a block, however large
+        pool = data.ActorPoolStrategy(min_size=1, max_size=_devices(ray, on_gpu))
+        chunks = data.read_datasource(_datasource(reads), override_num_blocks=len(reads), num_cpus=_LITTLE)
         decoded = chunks.map_batches(decode, **one, num_cpus=1, fn_kwargs=how)
         return decoded.map_batches(Embed, **one, **needs, fn_constructor_args=(options,), compute=pool)
 

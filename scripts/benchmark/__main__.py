@@ -14,7 +14,7 @@ from exporter.models.architecture import Architecture, architecture
 from runtime.contract.console import Parser, run
 from runtime.contract.driver import require_gpu
 from runtime.contract.errors import BackendError, CheckError, OutputFileError, UsageError
-from scripts.benchmark import bf16, calibrate, cluster, cpp, dedup, embed, seeding, triton
+from scripts.benchmark import bf16, by_ray, calibrate, cluster, cpp, dedup, embed, seeding, triton
 from scripts.benchmark.contestants import CONTESTANTS, REFERENCE, Contestant, Device, choose
 from scripts.benchmark.gpu import gpu_name
 from scripts.benchmark.measure import Accuracy, Race, accuracy, race, round_up, timings
@@ -42,7 +42,8 @@ def parser() -> Parser:
         "`scripts/bench calibrate --help`: what a calibration's settings add to a pass of the model. "
         "`scripts/bench cluster --help`: k-means beside other libraries'. `scripts/bench seeding --help`: its start. "
         "`scripts/bench dedup --help`: near-duplicates, in time, memory and recall. "
-        "`scripts/bench triton --help`: a model in Triton beside the direct call.",
+        "`scripts/bench triton --help`: a model in Triton beside the direct call. "
+        "`scripts/bench ray --help`: what Ray adds to `embed`.",
     )
     options.add_argument(
         "--sizes", default="vits14,vitb14", help="of the model, comma-separated (default: %(default)s)"
@@ -74,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run("bench", lambda: dedup.bench(words[1:]))
     if words[:1] == ["triton"]:
         return run("bench", lambda: triton.bench(words[1:]))
+    if words[:1] == ["ray"]:
+        return run("bench", lambda: by_ray.bench(words[1:]))
     if words[:1] == ["cluster"]:
         return run("bench", lambda: cluster.bench(words[1:]))
     return run("bench", lambda: _bench(words))

@@ -82,7 +82,7 @@ def bench(argv: Sequence[str]) -> int:
         folder = Path(scratch)
         draw(folder / "all", max(given.images, given.decoded), given.side)
         size = TINY if given.size == TINY.name else architecture(given.size)
-        model, tiny = _exported(size, folder), _exported(TINY, folder)
+        model, tiny = exported(size, folder), exported(TINY, folder)
         one, some, many = (_some(folder, count) for count in (1, given.images, given.decoded))
         raced = _race(
             (
@@ -101,7 +101,7 @@ def bench(argv: Sequence[str]) -> int:
     return 0
 
 
-def _exported(size: Architecture, folder: Path) -> Path:
+def exported(size: Architecture, folder: Path) -> Path:
     """Export in a process of its own, for torch's memory."""
     path = folder / f"{size.name}.onnx"
     print(f"bench: exporting {size.name}", file=sys.stderr, flush=True)
@@ -135,7 +135,7 @@ def _race(workloads: Sequence[Workload], folder: Path, rounds: int) -> Raced:
                 (cpp, [str(PROGRAM), *common, "--out", str(array)]),
             ]
             for times, command in runs if number % 2 else reversed(runs):
-                seconds, peak = _timed(command)
+                seconds, peak = timed(command)
                 if number:
                     times.seconds.append(seconds)
                     times.peak_mib.append(peak)
@@ -145,7 +145,7 @@ def _race(workloads: Sequence[Workload], folder: Path, rounds: int) -> Raced:
     return found
 
 
-def _timed(command: Sequence[str]) -> tuple[float, float]:
+def timed(command: Sequence[str]) -> tuple[float, float]:
     """Seconds and peak MiB of a command; raises CheckError if it fails."""
     env = {name: value for name, value in os.environ.items() if name not in _TUNING}
     with tempfile.TemporaryFile() as errors:

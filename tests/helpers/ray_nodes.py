@@ -93,6 +93,16 @@ class Node:
         """Processes of Ray that do `of` now, a part of a function's or class's name."""
         return [pid for pid, line in self.processes().items() if line.startswith("ray::") and of in line]
 
+    def memory(self) -> list[int]:
+        """Bytes of memory of their own that Ray's workers hold now: not what they share, such as the object store."""
+        found = []
+        for pid, line in self.processes().items():
+            if line.startswith("ray::"):
+                with contextlib.suppress(OSError, IndexError):
+                    words = Path(f"/proc/{pid}/status").read_text().partition("RssAnon:")[2].split()
+                    found.append(int(words[0]) * 1024)
+        return found
+
     def kill(self) -> None:
         """Kill all its processes at once, as a power cut does."""
         for pid in self.processes():
@@ -146,6 +156,7 @@ import ray
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.CRITICAL)
 ray._private.worker._worker_logs_enabled = False  # a command of its own is disconnected before it prints its JSON
 from runtime.__main__ import main
+exec(sys.argv[2])
 answers = sys.stdout
 sys.stdout = sys.stderr
 for line in sys.stdin:
@@ -160,10 +171,11 @@ ray.shutdown()
 class Driver:
     """A process that is connected once and runs one command after the other: Ray's workers take seconds to start."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, prepare: str = "") -> None:
+        """Connect, and run the Python code `prepare`."""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _DRIVER, address],
+            [sys.executable, "-c", _DRIVER, address, prepare],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,8 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def driver():
-    with cluster({"cpus": 2}) as (address, _), contextlib.closing(Driver(address)) as made:
+    with cluster({"cpus": 2}) as (address, nodes), contextlib.closing(Driver(address)) as made:
+        made.memory = lambda: nodes[0].memory()
         yield made
 
 
@@ -176,6 +178,27 @@ def test_errors_are_those_of_one_machine(driver, sources, tiny, make_model, tmp_
     code, _, err = driver.run("embed", tiny, sources / "photos", *words[3:5], "--ray", "auto", "--workers", "2")
     assert code == 2
     assert "--workers is not for --ray" in err
+
+
+def test_images_larger_than_rays_object_store_are_embedded_in_bounded_memory(driver, tiny, tmp_path, capsys) -> None:
+    side, count = 512, 200  # 157 MB, which come with the tar through an object store of 100
+    with tarfile.open(tmp_path / "large.tar", "w") as tar:
+        for number in range(count):
+            data = io.BytesIO()
+            Image.fromarray(np.full((side, side, 3), number % 256, np.uint8)).save(data, "bmp")
+            member = tarfile.TarInfo(f"{number:03}.bmp")
+            member.size = data.tell()
+            tar.addfile(member, io.BytesIO(data.getvalue()))
+    words = (tiny, tmp_path / "large.tar", "--out", tmp_path / "store", "--ray", "auto", "--json")
+    driver.start("embed", *words)
+    largest = 0
+    while driver.is_running():
+        largest = max([largest, *driver.memory()])
+        time.sleep(0.1)
+    assert summary(driver.end())["embedded"] == count
+    assert 0 < largest < 600 << 20
+    on_one_machine(capsys, tiny, tmp_path / "large.tar", "--out", tmp_path / "one")
+    assert_same_rows(tmp_path / "store", tmp_path / "one")
 
 
 def test_ray_on_this_machine_prints_json_alone_and_leaves_nothing(sources, tiny, tmp_path) -> None:
