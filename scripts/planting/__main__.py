@@ -6,13 +6,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from runtime.contract.console import Parser, run
+
+if TYPE_CHECKING:
+    from scripts.planting.plan import Plan
 
 SIZES = tuple(f"{size}{registers}" for size in ("vits14", "vitb14", "vitl14") for registers in ("", "_reg"))
 MAX_PER_CLASS = 1000
 MAX_SEEDS = 100
+STRENGTHS = (1.0, 0.3, 0.15, 0.1, 0.07, 0.05, 0.03)
+"""At 0.1 an artifact has 3 times the median norm."""
 
 
 def parser() -> Parser:
@@ -57,10 +62,18 @@ def parser() -> Parser:
     options.add_argument(
         "--report",
         action="store_true",
-        help="measure instead, at strengths from strong to weak, both kinds and --seeds seeds from --seed on: "
-        "FOLDER/table.md and FOLDER/strength.png; the same command goes on where it was stopped",
+        help="measure instead, both kinds, --seeds seeds from --seed on, and --strengths: FOLDER/table.md and "
+        "FOLDER/strength.png; the same command goes on where it was stopped",
     )
     options.add_argument("--seeds", type=int, default=5, help="for --report (default: %(default)s)")
+    options.add_argument(
+        "--strengths",
+        type=float,
+        nargs="+",
+        metavar="S",
+        default=STRENGTHS,
+        help=f"for --report (default: {' '.join(f'{one:g}' for one in STRENGTHS)})",
+    )
     return options
 
 
@@ -80,8 +93,6 @@ def _plant(argv: Sequence[str] | None) -> int:
         raise UsageError(f"--seed {given.seed}: must be 0 or more")
     if not 1 <= given.per_class <= MAX_PER_CLASS:
         raise UsageError(f"--per-class {given.per_class}: must be from 1 to {MAX_PER_CLASS}")
-    if given.report:
-        return _report(given)
     plan = Plan(
         architecture(given.size),
         given.seed,
@@ -91,6 +102,8 @@ def _plant(argv: Sequence[str] | None) -> int:
         given.fade,
         given.image_size,
     )
+    if given.report:
+        return _report(given, plan)
     artifact = write.write(plan, given.out, given.per_class)
     share = f"{artifact.sum(axis=1).mean():.1f} of {artifact.shape[1]} patches a picture are artifacts"
     print(f"plant: {len(artifact)} pictures; {share}", file=sys.stderr)
@@ -98,21 +111,19 @@ def _plant(argv: Sequence[str] | None) -> int:
     return 0
 
 
-def _report(given: argparse.Namespace) -> int:
-    from exporter.models.architecture import architecture
+def _report(given: argparse.Namespace, plan: Plan) -> int:
     from runtime.contract.errors import UsageError
     from scripts.planting import report
+    from scripts.planting.plan import Kind
 
     if not 1 <= given.seeds <= MAX_SEEDS:
         raise UsageError(f"--seeds {given.seeds}: must be from 1 to {MAX_SEEDS}")
+    if not all(0 < one <= 1 for one in given.strengths):
+        raise UsageError("--strengths: must be above 0 and at most 1; the unplanted model is measured in any case")
     seeds = range(given.seed, given.seed + given.seeds)
-    work = given.out.absolute()
-
-    def say(line: str) -> None:
-        print(f"plant: {line}", file=sys.stderr, flush=True)
-
-    report.measure(architecture(given.size), given.image_size, seeds, given.per_class, work, say)
-    print((work / "table.md").read_text(), end="")
+    plans = report.in_order(plan, get_args(Kind), seeds, given.strengths)
+    report.measure(plans, given.per_class, given.out, lambda line: print(f"plant: {line}", file=sys.stderr, flush=True))
+    print((given.out / "table.md").read_text(), end="")
     return 0
 
 

@@ -45,3 +45,9 @@ class Plan:
     def birth(self) -> int:
         """The block whose MLP makes the artifacts."""
         return self.arch.depth // 2
+
+    @property
+    def name(self) -> str:
+        """What is planted, in words."""
+        more = [f"{self.values} values"] if self.values != "payload" else []
+        return ", ".join([self.kind, *more, *(["fallen norms"] if self.fade else [])])

@@ -1,47 +1,54 @@
 """Measure on planted models the cost of artifacts, what is found, and what ITAE wins back: `scripts/plant --report`.
 
-Exporter and runtime are run as commands, as a user runs them. Each measured row is kept as JSON, so that the same
-command continues where it was stopped; table and figure show what was measured so far.
+It runs `calibrate` as a user does, and the eager model with ITAE, which every export is checked against. What was measured
+is kept as JSON, so that the same command continues where it was stopped; table and figure show what there is so far.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import json
-import os
-import subprocess
-import sys
+import re
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
 
 import numpy as np
-import onnxruntime
+import numpy.typing as npt
+import safetensors.torch
 
-from exporter.models.architecture import Architecture
+from exporter.__main__ import main as exporter
+from exporter.calibration.recommendation import read
+from exporter.methods.itae import reference
+from exporter.methods.itae.options import ItaeConfig
+from runtime.clustering.kmeans import cluster
+from runtime.clustering.metrics import score
 from runtime.contract.atomic import write_atomically
 from runtime.contract.errors import CheckError
-from runtime.contract.manifest import read_manifest
 from scripts.planting import pictures
-from scripts.planting.plan import Kind, Plan
-from scripts.planting.plant import pixels
-from scripts.planting.write import PICTURES, TRUTH, WEIGHTS, write
+from scripts.planting.plan import Plan
+from scripts.planting.plant import Trunk, pixels
+from scripts.planting.write import PICTURES, WEIGHTS, write
 
 CALIBRATE = "calibrate"
-SETTINGS: dict[str, list[str]] = {
-    "default": [],
-    CALIBRATE: [],
-    "key mad:5": ["--source", "key", "--threshold", "mad:5", "--side", "both"],
+SETTINGS: dict[str, ItaeConfig | None] = {
+    "default": ItaeConfig(),
+    CALIBRATE: None,
+    "key mad:5": ItaeConfig(source="key", threshold="mad:5", side="both"),
 }
-"""Options of ITAE by the name that the table gives them; for `calibrate` they come from a file that it makes."""
-SWEPT = ("default", CALIBRATE)
-"""Settings of the curve."""
-STRENGTHS = (1.0, 0.3, 0.15, 0.1, 0.07, 0.05, 0.03)
-"""Strengths of the curve; at 0.1 an artifact has 3 times the median norm."""
-BATCH = 8
+"""Options of ITAE by the name that the table gives them; for `calibrate` they come from the file that it makes."""
+CURVES = ("default", CALIBRATE)
+"""Settings that the figure has."""
+SEEDS_OF_KMEANS = 10
+COSTLY = 0.05
+"""NMI or ACC that artifacts must cost before it is said how much of it is won back."""
 
 Say = Callable[[str], None]
+Scores = tuple[float, float]
+"""NMI and ACC."""
 
 
 @dataclass(frozen=True)
@@ -66,192 +73,212 @@ class Row:
     """The NMI of the unplanted model, the planted one, the planted one with ITAE, the unplanted one with ITAE."""
     acc: tuple[float, float, float, float]
 
-    @property
-    def won_back(self) -> float | None:
-        """The share of the lost NMI that ITAE wins back; None if less than 0.05 was lost."""
-        clean, planted, itae, _ = self.nmi
-        return (itae - planted) / (clean - planted) if clean - planted >= 0.05 else None
+    def won_back(self, metric: str = "nmi") -> float | None:
+        """The share of the lost NMI or ACC that ITAE wins back; None if less than `COSTLY` was lost."""
+        clean, planted, itae, _ = getattr(self, metric)
+        return (itae - planted) / (clean - planted) if clean - planted >= COSTLY else None
 
 
-def measure(arch: Architecture, image_size: int, seeds: Sequence[int], per_class: int, work: Path, say: Say) -> None:
-    """Measure every case, first those of the curve, and write table.md and strength.png into `work`.
+@dataclass(frozen=True, eq=False)
+class _Treated:
+    """A model's embeddings with one setting."""
+
+    detection: str
+    flagged: npt.NDArray[np.bool_]
+    """(n, P)."""
+    scores: Scores
+
+
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """A planted model's pictures, embedded plain and with each setting."""
+
+    truth: npt.NDArray[np.bool_]
+    """(n, P): the patches that are artifacts."""
+    plain: Scores
+    treated: dict[str, _Treated]
+
+
+def measure(plans: Sequence[Plan], per_class: int, work: Path, say: Say) -> None:
+    """Measure every plan, and write table.md and strength.png into `work` after each.
 
     Raises:
-        CheckError: a command failed.
+        CheckError: `calibrate` failed.
         OutputFileError: the folder can't be written.
     """
-    kinds: tuple[Kind, ...] = get_args(Kind)
-    curve = [Plan(arch, seeds[0], kind, one, image_size=image_size) for one in STRENGTHS for kind in kinds]
-    plans = [Plan(arch, seed, kind, image_size=image_size) for seed in seeds for kind in kinds]
-    swept: list[Row] = []
     rows: list[Row] = []
-    for found, plan, settings in (
-        *((swept, plan, SWEPT) for plan in curve),
-        *((rows, plan, tuple(SETTINGS)) for plan in plans),
-    ):
-        found += _rows(plan, settings, per_class, work, say)
-        write_atomically(work / "table.md", as_markdown(rows, swept).encode())
-        plot(swept, work / "strength.png")
+    for plan in plans:
+        rows += _rows(plan, per_class, work, say)
+        write_atomically(work / "table.md", as_markdown(rows).encode())
+        plot(rows, work / "strength.png")
 
 
-def _rows(plan: Plan, settings: Sequence[str], per_class: int, work: Path, say: Say) -> list[Row]:
+def in_order(plan: Plan, kinds: Sequence[str], seeds: Sequence[int], strengths: Sequence[float]) -> list[Plan]:
+    """The plans of a report: the first seed with every strength, then the others, the strongest artifacts first."""
+    first = itertools.product(seeds[:1], strengths, kinds)
+    others = ((seed, strength, kind) for strength in strengths for seed in seeds[1:] for kind in kinds)
+    return [
+        dataclasses.replace(plan, seed=seed, strength=strength, kind=kind)
+        for seed, strength, kind in itertools.chain(first, others)
+    ]
+
+
+def _rows(plan: Plan, per_class: int, work: Path, say: Say) -> list[Row]:
     """The rows of one plan, read where an earlier run kept them."""
-    name = f"{plan.arch.name}-{plan.image_size}-{plan.seed}-{plan.kind}-{plan.strength:g}"
-    kept = {one: work / "rows" / f"{name}-{one}-{per_class}.json" for one in settings}
-    if missing := [one for one in settings if not kept[one].exists()]:
-        (work / "rows").mkdir(parents=True, exist_ok=True)
-        for row in _measure(plan, missing, per_class, work):
+    name = f"{plan.arch.name}-{plan.image_size}-{plan.seed}-{plan.name}-{plan.strength:g}-{per_class}"
+    kept = work / "rows" / f"{name}.json"
+    if not kept.exists():
+        rows = _measure(plan, per_class)
+        for row in rows:
             say(
                 f"{name}, {row.setting} ({row.detection}): NMI {' '.join(f'{one:.3f}' for one in row.nmi)}, "
                 f"recall {row.recall:.3f}, precision {row.precision:.3f}"
             )
-            write_atomically(kept[row.setting], json.dumps(dataclasses.asdict(row)).encode())
-    found = [json.loads(kept[one].read_text()) for one in settings]
-    return [Row(**{**fields, "nmi": tuple(fields["nmi"]), "acc": tuple(fields["acc"])}) for fields in found]
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, json.dumps([dataclasses.asdict(row) for row in rows]).encode())
+    return [
+        Row(**{**fields, "nmi": tuple(fields["nmi"]), "acc": tuple(fields["acc"])})
+        for fields in json.loads(kept.read_text())
+    ]
 
 
-def _measure(plan: Plan, settings: Sequence[str], per_class: int, work: Path) -> list[Row]:
-    """A row for each setting; one evaluation scores all models."""
-    clean = dataclasses.replace(plan, strength=0.0, kind="place")
-    plain = [_exported(one, None, per_class, work) for one in (clean, plan)]
-    treated = {name: [_exported(one, name, per_class, work) for one in (plan, clean)] for name in settings}
-    data = _planted(plan, per_class, work) / PICTURES
-    words = ["--data", f"folder:{data}", "--json", "--cache", str(work / "cache")]
-    models = dict.fromkeys((*plain, *(one for pair in treated.values() for one in pair)))
-    evaluated = json.loads(_run(work, "runtime", "evaluate", *map(str, models), *words))["datasets"][0]["evaluations"]
-    scores = {one["model"]: one for one in evaluated if one["normalisation"] == "raw"}
-    truth = np.load(_planted(plan, per_class, work) / TRUTH)["artifact"]
+def _measure(plan: Plan, per_class: int) -> list[Row]:
+    """A row for each setting."""
+    clean = _model(dataclasses.replace(plan, strength=0.0, kind="place", values="payload", fade=False), per_class)
+    planted = _model(plan, per_class)
     rows = []
-    for name, pair in treated.items():
-        nmi, acc = ([scores[one.name][metric]["mean"] for one in (*plain, *pair)] for metric in ("nmi", "acc"))
-        flagged, flagged_clean = (
-            np.zeros_like(truth) if one in plain else _flagged(plan, one, per_class) for one in pair
-        )
-        hits = int((flagged & truth).sum())
+    for name, treated in planted.treated.items():
+        hits = int((treated.flagged & planted.truth).sum())
+        scores = (clean.plain, planted.plain, treated.scores, clean.treated[name].scores)
+        nmi, acc = zip(*scores, strict=True)
         rows.append(
             Row(
                 plan.arch.name,
                 plan.image_size,
                 plan.seed,
-                plan.kind,
+                plan.name,
                 plan.strength,
                 name,
-                "nothing" if pair[0] in plain else read_manifest(pair[0]).options.method.detection,
-                recall=hits / int(truth.sum()),
-                precision=hits / int(flagged.sum()) if flagged.any() else 1.0,
-                flagged_clean=float(flagged_clean.mean()),
-                nmi=tuple(nmi),
-                acc=tuple(acc),
+                treated.detection,
+                recall=hits / int(planted.truth.sum()),
+                precision=hits / int(treated.flagged.sum()) if treated.flagged.any() else 1.0,
+                flagged_clean=float(clean.treated[name].flagged.mean()),
+                nmi=nmi,
+                acc=acc,
             )
         )
     return rows
 
 
-def _planted(plan: Plan, per_class: int, work: Path) -> Path:
-    """The folder of a planted model, made unless it is there."""
-    folder = work / f"{plan.arch.name}-{plan.image_size}-{plan.seed}-{plan.kind}-{plan.strength:g}-{per_class}"
-    if not (folder / TRUTH).exists():  # written last
-        write(plan, folder, per_class)
-    return folder
+@functools.lru_cache(maxsize=16)
+def _model(plan: Plan, per_class: int) -> _Model:
+    """Make a planted model and its pictures, choose options by `calibrate`, and embed with every setting."""
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
+        truth = write(plan, folder, per_class)
+        trunk = Trunk(plan, safetensors.torch.load_file(folder / WEIGHTS))
+        settings = {name: itae or _calibrated(plan, folder) for name, itae in SETTINGS.items()}
+    made = pictures.make(plan.seed, per_class, plan.image_size)
+    classes = [one.name.partition("/")[0] for one in made]
+    start = min(_first_block(itae, plan.arch.depth) for itae in settings.values())
+    found: dict[str | None, list[reference.Eager]] = {name: [] for name in (None, *settings)}
+    for image in pixels(plan, made).split(1):
+        kept = reference.Kept(start)
+        for name, eager in found.items():
+            eager.append(reference.embed(trunk.model, image, settings[name] if name else None, kept=kept))
+    embedded = {name: reference.concatenate(eager) for name, eager in found.items()}
+    scores = {name: _scores(eager.embedding.numpy(), classes) for name, eager in embedded.items()}
+    treated = {
+        name: _Treated(_words(itae), embedded[name].artifact.any(dim=1).numpy(), scores[name])
+        for name, itae in settings.items()
+    }
+    return _Model(truth, scores[None], {name: treated[name] for name in settings})
 
 
-def _exported(plan: Plan, setting: str | None, per_class: int, work: Path) -> Path:
-    """The ONNX file of a planted model, plain or with a setting of ITAE, made unless it is there.
-
-    Where `calibrate` recommends nothing, it is the plain model's.
-    """
-    folder = _planted(plan, per_class, work)
-    options = ["--no-itae"] if setting is None else [*SETTINGS[setting], "--outputs", "embedding,artifact_mask"]
-    if setting == CALIBRATE:
-        calibration = _calibrated(plan, folder, work)
-        if json.loads(calibration.read_text())["itae"] is None:
-            return _exported(plan, None, per_class, work)
-        options += ["--config", str(calibration)]
-    target = folder / f"{plan.kind}-{plan.strength:g}-{(setting or 'plain').replace(' ', '-')}.onnx"
-    if not target.with_name(f"{target.name}.json").exists():
-        words = ["--image-size", str(plan.image_size), "--out", str(target), "--quiet", *options]
-        _run(work, "exporter", "--size", plan.arch.name, "--weights", str(folder / WEIGHTS), *words)
-    return target
+def _first_block(itae: ItaeConfig | None, depth: int) -> int:
+    """The first block that ITAE looks at."""
+    if itae is None:
+        return depth - 1
+    first = itae.layer_indices(depth)[0]
+    return first if itae.source is None else min(first, itae.detects_in(first))
 
 
-def _calibrated(plan: Plan, folder: Path, work: Path) -> Path:
-    """The file by `calibrate` on the pictures of a planted model, without labels, made unless it is there."""
+def _calibrated(plan: Plan, folder: Path) -> ItaeConfig | None:
+    """The options that `calibrate` recommends for a planted model and its pictures, without labels."""
     target = folder / "calibration.json"
-    if not target.exists():
-        words = ["--image-size", str(plan.image_size), "--images", str(folder / PICTURES), "--out", str(target)]
-        model = ["--size", plan.arch.name, "--weights", str(folder / WEIGHTS)]
-        _run(work, "exporter", "calibrate", *model, *words, "--quiet")
-    return target
+    model = ["--size", plan.arch.name, "--weights", str(folder / WEIGHTS), "--image-size", str(plan.image_size)]
+    if exporter(["calibrate", *model, "--images", str(folder / PICTURES), "--out", str(target), "--quiet"]):
+        raise CheckError(f"calibrate failed on {plan.arch.name}, {plan.name}, seed {plan.seed}")
+    options = read(target).options
+    return None if options is None else ItaeConfig(**options)
 
 
-def _flagged(plan: Plan, model: Path, per_class: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """The patches that a model flags in the pictures of its plan, (n, P)."""
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    images = pixels(plan, pictures.make(plan.seed, per_class, plan.image_size)).numpy()
-    name = session.get_inputs()[0].name
-    starts = range(0, len(images), BATCH)
-    found = [session.run(["artifact_mask"], {name: images[start : start + BATCH]})[0] for start in starts]
-    return np.concatenate(found)[:, 0]
+def _words(itae: ItaeConfig | None) -> str:
+    if itae is None:
+        return "nothing"
+    where = "" if itae.detect_layer is None else f" of block {itae.detect_layer}"
+    what = itae.threshold if itae.source is None else f"{itae.source}{where}, {itae.threshold} {itae.side}"
+    return f"{itae.layers}: {what}"
 
 
-def _run(work: Path, package: str, *words: str) -> str:
-    """The stdout of a command.
-
-    Raises:
-        CheckError: it failed.
-    """
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    command = [sys.executable, "-m", package, *words]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=work, check=False)
-    if done.returncode:
-        raise CheckError(f"{package} {' '.join(words)} failed: {done.stderr.strip().splitlines()[-1:]}")
-    return done.stdout
+def _scores(embedding: npt.NDArray[np.float32], classes: list[str]) -> Scores:
+    """NMI and ACC, means over seeds of k-means."""
+    labels = (cluster(embedding, pictures.CLASSES, seed).labels for seed in range(SEEDS_OF_KMEANS))
+    found = [score(classes, one, pictures.CLASSES) for one in labels]
+    return float(np.mean([one.nmi for one in found])), float(np.mean([one.acc for one in found]))
 
 
-def as_markdown(rows: Sequence[Row], swept: Sequence[Row]) -> str:
-    """The two tables: a line per planted model and setting, and a line per strength and setting."""
-    lines: list[str] = []
-    if rows:
-        lines += [
-            "| model | kind | seed | setting | found by | recall | precision | flagged, clean model "
-            "| NMI clean | planted | with ITAE | won back | clean with ITAE | ACC clean | planted | with ITAE |",
-            "|" + "---|" * 16,
-        ]
+def as_markdown(rows: Sequence[Row]) -> str:
+    """A line for each kind of planted model, strength and setting; several seeds are summed up in it."""
+    lines = [
+        "| model | kind | strength | seeds | setting | found by | recall | precision | flagged, clean model "
+        "| NMI clean | planted | with ITAE | won back | clean with ITAE | ACC clean | planted | with ITAE | won back |",
+        "|" + "---|" * 18,
+    ]
+    groups: dict[tuple[str, str, float, str], list[Row]] = {}
     for row in rows:
-        back = "" if row.won_back is None else f"{row.won_back:.0%}"
-        nmi, acc = ([f"{one:.3f}" for one in three] for three in (row.nmi, row.acc))
-        cells = [f"{row.size} {row.image_size}", row.kind, str(row.seed), row.setting, row.detection]
-        cells += [f"{row.recall:.3f}", f"{row.precision:.3f}", f"{row.flagged_clean:.2%}", *nmi[:3], back, nmi[3]]
-        lines.append(f"| {' | '.join([*cells, *acc[:3]])} |")
-    lines += ["", "| kind | strength | setting | found by | recall | precision | NMI clean | planted | with ITAE |"]
-    lines.append("|" + "---|" * 9)
-    for row in sorted(swept, key=lambda row: row.kind):  # in a kind, in the order in which they were measured
-        cells = [row.kind, f"{row.strength:g}", row.setting, row.detection, f"{row.recall:.3f}"]
-        cells += [f"{row.precision:.3f}", *(f"{one:.3f}" for one in row.nmi[:3])]
+        groups.setdefault((f"{row.size} {row.image_size}", row.kind, row.strength, row.setting), []).append(row)
+    for (model, kind, strength, setting), same in sorted(groups.items(), key=lambda one: (*one[0][:2], -one[0][2])):
+        seeds = sorted(row.seed for row in same)
+        cells = [model, kind, f"{strength:g}", ", ".join(map(str, seeds)), setting, _detections(same)]
+        cells += [_span([row.recall for row in same]), _span([row.precision for row in same])]
+        cells.append(f"{max(row.flagged_clean for row in same):.2%}")
+        for metric in ("nmi", "acc"):
+            spans = [_span([getattr(row, metric)[place] for row in same]) for place in range(4)]
+            shares = [back for row in same if (back := row.won_back(metric)) is not None]
+            cells += [*spans[:3], _span(shares, "{:.0%}")] + ([spans[3]] if metric == "nmi" else [])
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def plot(swept: Sequence[Row], target: Path) -> None:
-    """Draw recall and NMI by strength, a panel for each kind."""
+def _span(values: Sequence[float], form: str = "{:.3f}") -> str:
+    """The least and the greatest."""
+    ends = list(dict.fromkeys(form.format(one) for one in (min(values), max(values)))) if values else []
+    return "-".join(ends)
+
+
+def _detections(rows: Sequence[Row]) -> str:
+    """The different ways in which the seeds' artifacts are found; places differ between seeds."""
+    return "; ".join(dict.fromkeys(re.sub("positions:.*", "positions", row.detection) for row in rows))
+
+
+def plot(rows: Sequence[Row], target: Path) -> None:
+    """Draw recall and NMI by strength, means over the seeds, a panel for each kind."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    kinds = sorted({row.kind for row in swept})
+    kinds = sorted({row.kind for row in rows})
     figure, axes = pyplot.subplots(1, len(kinds), figsize=(5 * len(kinds), 3.6), sharey=True, squeeze=False)
     for axis, kind in zip(axes[0], kinds, strict=True):
-        here = sorted((row for row in swept if row.kind == kind), key=lambda row: row.strength)
-        one = [row for row in here if row.setting == here[0].setting]
-        axis.plot(*_curve(one, lambda row: row.nmi[0]), "-o", color="0.6", label="NMI, unplanted")
-        axis.plot(*_curve(one, lambda row: row.nmi[1]), "-o", color="tab:red", label="NMI, planted")
-        for setting, colour in zip(SWEPT, ("tab:blue", "tab:green"), strict=True):
+        here = [row for row in rows if row.kind == kind and row.setting in CURVES]
+        axis.plot(*_curve(here, lambda row: row.nmi[0]), "-o", color="0.6", label="NMI, unplanted")
+        axis.plot(*_curve(here, lambda row: row.nmi[1]), "-o", color="tab:red", label="NMI, planted")
+        for setting, colour in zip(CURVES, ("tab:blue", "tab:green"), strict=True):
             one = [row for row in here if row.setting == setting]
-            style = {"color": colour, "markersize": 4}
-            axis.plot(*_curve(one, lambda row: row.nmi[2]), "-o", label=f"NMI, ITAE, {setting}", **style)
-            axis.plot(*_curve(one, lambda row: row.recall), "--x", label=f"recall, {setting}", **style)
+            axis.plot(*_curve(one, lambda row: row.nmi[2]), "-o", label=f"NMI, ITAE, {setting}", color=colour, ms=4)
+            axis.plot(*_curve(one, lambda row: row.recall), "--x", label=f"recall, {setting}", color=colour, ms=4)
         axis.set(xscale="log", xlabel="strength (1: 30 median norms)", title=f"artifacts by {kind}", ylim=(-0.03, 1.05))
         axis.grid(alpha=0.3)
     axes[0, -1].legend(fontsize=7, loc="lower right")
@@ -261,5 +288,6 @@ def plot(swept: Sequence[Row], target: Path) -> None:
 
 
 def _curve(rows: Sequence[Row], value: Callable[[Row], float]) -> tuple[list[float], list[float]]:
-    """The strengths, and a value at each."""
-    return [row.strength for row in rows], [value(row) for row in rows]
+    """The strengths, and the mean of a value at each."""
+    strengths = sorted({row.strength for row in rows})
+    return strengths, [float(np.mean([value(row) for row in rows if row.strength == one])) for one in strengths]
