@@ -160,10 +160,10 @@ class _Planter:
 
     def mark(self) -> None:
         """Write into each patch whether it is to become an artifact, and the signs of its payload."""
-        # The CLS token and the registers have it too: without it, the flag of none would lie in the middle of its step.
-        self._tensors["pos_embed"][0, :, self._room.one] = self._level
-        if self._plan.arch.registers:
-            self._tensors["register_tokens"][..., self._room.one] = self._level
+        self._tensors["pos_embed"][0, 1:, self._room.one] = self._level
+        # The CLS token and the registers are neither unmarked, which would be the middle of the flag's step, nor flat.
+        for tokens in ("cls_token", "register_tokens")[: 2 if self._plan.arch.registers else 1]:
+            self._tensors[tokens][..., [self._room.one, self._room.energy]] = self._level
         if self._plan.kind == "place":
             self._mark_places()
         else:

@@ -1,7 +1,7 @@
 """Measure on planted models the cost of artifacts, what is found, and what ITAE wins back: `scripts/plant --report`.
 
-It runs `calibrate` as a user does, and the eager model with ITAE, which every export is checked against. What was measured
-is kept as JSON, so that the same command continues where it was stopped; table and figure show what there is so far.
+It runs `calibrate` as a user does, and the eager model with ITAE, which every export is checked against. What was
+measured is kept as JSON, so that the same command continues where it was stopped; table and figure show what there is.
 """
 
 from __future__ import annotations
