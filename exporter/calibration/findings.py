@@ -51,13 +51,13 @@ def content(result: Result, spec: ExportSpec, loaded: LoadedModel, intake: Intak
 
 def figures(result: Result) -> dict[str, float]:
     """The figures of the recommended setting, on the half that reports; few where nothing was found."""
-    if result.chosen is None:
+    if result.itae is None:
         return {"flagged": 0.0}
-    first, trial = result.chosen.first, result.trials[0]
-    found = {
-        "gap": first.valley.gap,
-        "valley": first.valley.width,
-        "bimodality": first.valley.bimodality,
+    trial, found = result.trials[0], {}
+    if result.chosen is not None:
+        valley = result.chosen.first.valley
+        found = {"gap": valley.gap, "valley": valley.width, "bimodality": valley.bimodality}
+    found |= {
         "flagged": trial.share,
         "images_with_artifacts": trial.with_artifacts / max(trial.images, 1),
         "attention_before": trial.attention("before"),

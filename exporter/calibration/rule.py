@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from exporter.calibration.tally import BINS, LEVELS, SIDES, Tally, edges
+from exporter.calibration.tally import BINS, LEVELS, SIDES, WATCHED, Tally, edges
 from exporter.calibration.valley import STRAY, Valley, find_valleys
 from exporter.methods.itae.options import SOURCES, ItaeConfig, Source
 
@@ -39,6 +39,13 @@ MIN_PULL = 2.0
 picture are to make it an artifact."""
 DRAWN = 10.0
 """The same, from which on no object in a picture is taken for an artifact: those have reached 5."""
+LOOKS = 0.05
+"""Share of the CLS token's attention, at least, on the places that it looks at in every image, to call them artifacts;
+and on patches that it looks at anywhere, to mention them."""
+EVERY = 0.95
+"""Share of the images in which the CLS token looks at such a place, at least."""
+MOSTLY = 0.9
+"""Share of all its looks that go to these places, at least."""
 PREFERRED: tuple[Source, ...] = ("residual", "value", "key", "query")
 """Sources that find the same, the one that is taken first."""
 
@@ -85,6 +92,17 @@ class Choice:
     """In the last such block, if possible the last of all."""
     positions: tuple[int, ...]
     """Places that are artifacts in every image and hold all artifacts; empty if there are none."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Places that the CLS token looks at in every image, whatever is there, though no norms set them apart."""
+
+    layer: int
+    """The first block in which it does."""
+    positions: tuple[int, ...]
+    attention: float
+    """Share of its attention that they get, in the block where it is largest."""
 
 
 def detections(tally: Tally) -> list[Detection]:
@@ -204,15 +222,49 @@ def constant_places(one: Detection, tally: Tally) -> tuple[int, ...]:
     return tuple(np.flatnonzero(constant).tolist()) if held >= CONSTANT else ()
 
 
+def watched_places(tally: Tally) -> Watched | None:
+    """The places that the CLS token looks at in every image, or None; to be asked where norms show nothing.
+
+    What it looks at in a picture is not in the same place in every picture, so these places themselves attract it.
+    """
+    if tally.seen < MIN_FOR_POSITIONS:
+        return None
+    found = []
+    for layer in range(len(tally.watched)):
+        counts, share = tally.watched[layer], float(tally.looks[layer] / tally.seen)
+        constant = counts >= EVERY * tally.seen
+        if share < LOOKS or constant.mean() > MOST or counts[constant].sum() < max(MOSTLY * counts.sum(), 1):
+            continue
+        found.append(Watched(layer, tuple(np.flatnonzero(constant).tolist()), share))
+    if not found:
+        return None
+    return replace(max(found, key=lambda one: one.attention), layer=found[0].layer)
+
+
 def no_artifacts(tally: Tally) -> str:
-    """The reason for a recommendation of nothing, with what comes closest to artifacts."""
+    """The reason for a recommendation of nothing: what comes closest to artifacts, and what the CLS token looks at."""
     closest = max(_candidates(tally), key=lambda one: one.valley.gap, default=None)
     if closest is None:
-        return "no artifacts in these images: in every block all norms lie in one mode"
+        return f"no artifacts in these images: in every block all norms lie in one mode{_unseen(tally)}"
     return (
         f"no artifacts in these images: those that come closest are {closest.share:.2%} of the patches, whose "
         f"{closest.source} norms in block {closest.layer} are {closest.valley.gap:.2f} times "
         f"{'above' if closest.side == 'high' else 'below'} those of the others, {_objection(closest, tally)}"
+        f"{_unseen(tally)}"
+    )
+
+
+def _unseen(tally: Tally) -> str:
+    """A sentence on patches that the CLS token looks at though norms don't set them apart; empty if there are few."""
+    layer = int(tally.looks.argmax())
+    share = tally.looks[layer] / tally.seen
+    if share < LOOKS:
+        return ""
+    patches = tally.watched[layer].sum() / tally.seen
+    return (
+        f"; but {share:.0%} of the CLS token's attention in block {layer} falls on {patches:.1f} of "
+        f"{tally.watched.shape[1]} patches an image, {WATCHED:g} times the mean or more each, and norms don't separate "
+        "these from the others: they may be what the picture shows, or artifacts that no threshold of norms finds"
     )
 
 

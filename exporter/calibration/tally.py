@@ -24,6 +24,8 @@ LEVELS = (
 REMEMBERED = 1024
 """Images whose extremes are kept, so that some with artifacts can be looked at again."""
 SIDES = ("high", "low")
+WATCHED = 4.0
+"""Times the mean attention of its image's patches from which on the CLS token is said to look at a patch."""
 
 
 @dataclass(eq=False)
@@ -38,6 +40,10 @@ class Tally:
     """(L, S, 2, LEVELS): images with a patch beyond the level, on the high and on the low side."""
     places: npt.NDArray[np.int32]
     """(L, S, 2, LEVELS, P): images in which a place of the grid is beyond the level."""
+    watched: npt.NDArray[np.int32]
+    """(L, P): images in which the CLS token looks at a place of the grid, in each layer."""
+    looks: Float64
+    """(L,): the CLS token's attention on the patches that it looks at, summed over the images."""
     medians: Float64
     """(L, S): sum of the images' median norms."""
     extremes: Float32
@@ -54,6 +60,8 @@ class Tally:
             np.zeros((layers, sources, BINS, layers)),
             np.zeros(sides_and_levels, np.int64),
             np.zeros((*sides_and_levels, patches), np.int32),
+            np.zeros((layers, patches), np.int32),
+            np.zeros(layers),
             np.zeros((layers, sources)),
             np.zeros((REMEMBERED, layers, sources, len(SIDES)), np.float32),
         )
@@ -77,6 +85,9 @@ class Tally:
             weights = np.broadcast_to(attention[:, layer, None, None], first.shape).ravel()
             summed = np.bincount(first.ravel(), weights, minlength=(layer + 1) * S * BINS)
             self.attention[: layer + 1, :, :, layer] += summed.reshape(layer + 1, S, BINS)
+        watched = attention >= WATCHED * attention.mean(axis=-1, keepdims=True)
+        self.watched += watched.sum(axis=0, dtype=np.int32)
+        self.looks += (attention * watched).sum(axis=(0, 2), dtype=np.float64)
         for number, level in enumerate(LEVELS):
             for side, beyond in enumerate((ratio > level, ratio < 1 / level)):
                 self.places[:, :, side, number] += beyond.sum(axis=0, dtype=np.int32)

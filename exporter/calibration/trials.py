@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from exporter.calibration.blocks import Blocks, Seen
-from exporter.calibration.rule import Detection, to_config
+from exporter.calibration.rule import Detection, Watched, to_config
 from exporter.methods.itae.options import SOURCES, Choice, ItaeConfig
 from exporter.methods.itae.reference import detect
 
@@ -196,7 +196,7 @@ def _apart(a: Float32, b: Float32) -> float:
 
 
 def settings_beside(
-    recommended: ItaeConfig | None, found: Sequence[Detection], first: Detection | None, depth: int
+    recommended: ItaeConfig | None, found: Sequence[Detection], first: Detection | Watched | None, depth: int
 ) -> list[Setting]:
     """The settings that are tried: the recommended one first, then others to compare it with; the plain model last."""
     tried: dict[ItaeConfig, str] = {}
@@ -211,7 +211,7 @@ def settings_beside(
         add("other blocks", _with_layers(recommended, other, first, depth, recommended.attenuate))
         for how in ("min", "mask", "mean", SCALED):
             add(f"last block, {how}", _with_layers(recommended, "last", first, depth, how))
-        if recommended.limit.kind == "positions":
+        if recommended.limit.kind == "positions" and isinstance(first, Detection):
             add("by norm", to_config(first, "last", depth - 1, "min"))
         for source in SOURCES:
             best = max((one for one in found if one.source == source), key=lambda one: one.valley.width, default=None)
@@ -227,7 +227,7 @@ def settings_beside(
     return [*(Setting(name, itae) for itae, name in list(tried.items())[:15]), Setting("plain", None)]
 
 
-def _with_layers(recommended: ItaeConfig, layers: str, first: Detection, depth: int, how: str) -> ItaeConfig:
-    if recommended.limit.kind == "positions":
+def _with_layers(recommended: ItaeConfig, layers: str, first: Detection | Watched, depth: int, how: str) -> ItaeConfig:
+    if isinstance(first, Watched) or recommended.limit.kind == "positions":
         return ItaeConfig(layers=layers, threshold=recommended.threshold, attenuate=how)
     return to_config(first, layers, depth - 1, how)

@@ -73,14 +73,15 @@ def _words(itae: ItaeConfig | None) -> str:
 
 def _headlines(result: Result) -> list[Headline]:
     found = figures(result)
-    if result.chosen is None:
+    if result.itae is None:
         return [Headline("Artifacts", "none", "in the images that were looked at")]
-    first = result.chosen.first
     tiles = [
-        Headline(
-            "Patches flagged", f"{found['flagged']:.2%}", f"in {found['images_with_artifacts']:.0%} of the images"
-        ),
-        Headline("Gap", f"{first.valley.gap:.1f} times", f"{first.source} norms of block {first.layer}"),
+        Headline("Patches flagged", f"{found['flagged']:.2%}", f"in {found['images_with_artifacts']:.0%} of the images")
+    ]
+    if result.chosen is not None:
+        first = result.chosen.first
+        tiles.append(Headline("Gap", f"{first.valley.gap:.1f} times", f"{first.source} norms of block {first.layer}"))
+    tiles += [
         Headline(
             "CLS attention on them",
             f"{found['attention_before']:.1%} → {found['attention_after']:.1%}",

@@ -13,12 +13,13 @@ import torch
 
 from exporter.calibration import rule
 from exporter.calibration.blocks import Blocks, Seen
-from exporter.calibration.rule import Choice, Detection
+from exporter.calibration.rule import Choice, Detection, Watched
 from exporter.calibration.scored import Scores, score_all
 from exporter.calibration.tally import LEVELS, SIDES, Tally
 from exporter.calibration.trials import Comparison, Trial, Trials, compare_layers, layers_from, settings_beside
 from exporter.intake import Batch, Intake
 from exporter.methods.itae.options import SOURCES, ItaeConfig
+from runtime.contract.console import count
 from runtime.contract.errors import CheckError, InputError
 from runtime.contract.keys import Key
 
@@ -38,6 +39,8 @@ class Result:
     """The counts of the half that chose."""
     found: list[Detection]
     chosen: Choice | None
+    watched: Watched | None
+    """Only where norms show nothing."""
     comparison: Comparison | None
     """None if nothing was found."""
     itae: ItaeConfig | None
@@ -74,14 +77,19 @@ class Calibration:
         tally = self._count()
         found = rule.detections(tally)
         chosen = rule.choose(found, tally)
+        watched = rule.watched_places(tally) if chosen is None else None
         comparison, itae, reason = None, None, rule.no_artifacts(tally)
         if chosen is not None:
             comparison = self._compare(chosen, tally)
             itae = self._recommended(chosen, comparison)
             reason = reason_for(chosen, comparison, self._blocks.depth)
-        settings = settings_beside(itae, found, chosen.first if chosen else None, self._blocks.depth)
+        elif watched is not None:
+            comparison = self._compare_places(watched, tally)
+            itae = places_in(watched.positions, self._layers(watched.layer, comparison))
+            reason = reason_by_attention(watched, tally, comparison, self._blocks.depth)
+        settings = settings_beside(itae, found, chosen.first if chosen else watched, self._blocks.depth)
         trials = Trials(self._blocks, settings, keep_vectors=labels)
-        result = Result(tally, found, chosen, comparison, itae, reason, trials.trials, None)
+        result = Result(tally, found, chosen, watched, comparison, itae, reason, trials.trials, None)
         keys = self._report(trials, result)
         if labels:
             vectors = [np.concatenate(trial.vectors) for trial in trials.trials]
@@ -122,18 +130,31 @@ class Calibration:
         numbers = set(np.flatnonzero(known > LEVELS[first.level])[:SAMPLE].tolist())
         last = rule.to_config(first, "last", depth - 1, "min")
         every = rule.to_config(first, layers_from(first.layer, depth), depth - 1, "min")
-        keep = sorted({first.layer, depth - 1})
+        return self._compare_on(numbers, first.layer, last, every)
+
+    def _compare_places(self, watched: Watched, tally: Tally) -> Comparison:
+        """The same for places that the CLS token looks at in every image."""
+        every = places_in(watched.positions, layers_from(watched.layer, self._blocks.depth))
+        numbers = set(range(min(SAMPLE, tally.seen)))
+        return self._compare_on(numbers, watched.layer, places_in(watched.positions, "last"), every)
+
+    def _compare_on(self, numbers: set[int], layer: int, last: ItaeConfig, every: ItaeConfig) -> Comparison:
+        """Compare two settings, the second of which begins with a block, on images of the choosing half."""
+        keep = sorted({layer, self._blocks.depth - 1})
         batches = self._intake.some(0, numbers) if numbers else []
         seen = [self._look(batch, keep, counts=False) for batch in batches]
         if not seen:  # artifacts so rare that none of the remembered images has one
             return Comparison(0, 0.0, 0.0, 1.0)
         return compare_layers(self._blocks, seen, last, every)
 
+    def _layers(self, first: int, comparison: Comparison) -> str:
+        return "last" if comparison.last_is_enough else layers_from(first, self._blocks.depth)
+
     def _recommended(self, chosen: Choice, comparison: Comparison) -> ItaeConfig:
         depth = self._blocks.depth
-        layers = "last" if comparison.last_is_enough else layers_from(chosen.first.layer, depth)
+        layers = self._layers(chosen.first.layer, comparison)
         if chosen.positions:
-            return ItaeConfig(layers=layers, threshold=f"positions:{as_list(chosen.positions)}")
+            return places_in(chosen.positions, layers)
         detection = chosen.last if layers == "last" else chosen.first
         return rule.to_config(detection, layers, depth - 1, "min")
 
@@ -161,6 +182,11 @@ class Calibration:
         return keys
 
 
+def places_in(positions: Sequence[int], layers: str) -> ItaeConfig:
+    """ITAE on constant places in some layers."""
+    return ItaeConfig(layers=layers, threshold=f"positions:{as_list(positions)}")
+
+
 def as_list(places: Sequence[int]) -> str:
     """Ascending indices as `positions` takes them: 0,1,16-18."""
     parts: list[list[int]] = []
@@ -184,17 +210,30 @@ def reason_for(chosen: Choice, comparison: Comparison, depth: int) -> str:
     )
     if chosen.positions:
         text += f"; they are the same {len(chosen.positions)} places in every image"
-    if first.layer == depth - 1:
-        return text
-    if comparison.images == 0:
-        return (
-            f"{text}; all blocks from {first.layer} on are attenuated, since no image was left to compare with `last`"
-        )
-    if comparison.last_is_enough:
-        return f"{text}; attenuating the last block alone does nearly all that attenuating all blocks would"
+    return text + _on_layers(first.layer, comparison, depth)
+
+
+def reason_by_attention(watched: Watched, tally: Tally, comparison: Comparison, depth: int) -> str:
+    """The reason of a recommendation of places that no norms set apart."""
+    places = len(watched.positions)
     return (
-        f"{text}; attenuating the last block alone moves the embedding by {comparison.change_last:.2g} (1 - cosine), "
-        f"all blocks from {first.layer} on by {comparison.change_all:.2g}: so all of them are"
+        f"the CLS token looks at the same {count(places, 'place')} in every image: in a block they get up to "
+        f"{watched.attention:.1%} of its attention, as {places / tally.watched.shape[1]:.2%} of the patches; no norms "
+        f"set them apart, from block {watched.layer} on{_on_layers(watched.layer, comparison, depth)}"
+    )
+
+
+def _on_layers(first: int, comparison: Comparison, depth: int) -> str:
+    """Why the last block or more of them are attenuated."""
+    if first == depth - 1:
+        return ""
+    if comparison.images == 0:
+        return f"; all blocks from {first} on are attenuated, since no image was left to compare with `last`"
+    if comparison.last_is_enough:
+        return "; attenuating the last block alone does nearly all that attenuating all blocks would"
+    return (
+        f"; attenuating the last block alone moves the embedding by {comparison.change_last:.2g} (1 - cosine), "
+        f"all blocks from {first} on by {comparison.change_all:.2g}: so all of them are"
     )
 
 

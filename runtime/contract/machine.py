@@ -20,6 +20,9 @@ MAX_THREADS = 4096
 """Largest number of threads; more is a slip of the pen."""
 _LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables from which numpy, scikit-learn and torch take their numbers of threads, when they are imported."""
+_WAITING = "OMP_WAIT_POLICY"
+"""How OpenMP's threads wait for each other, as torch and scikit-learn take it when they are imported. By default they
+spin, which on a busy machine burns the time that the thread they wait for would need."""
 _chosen: int | None = None
 """The number of `limited_threads`."""
 
@@ -59,15 +62,17 @@ def thread_limit() -> int | None:
 def limited_threads(threads: int | None) -> Iterator[None]:
     """Hold this process to `threads` in the block; None: to a container's quota, if there is one.
 
-    Libraries that are imported in the block, and processes that are started there, are held to it too. A variable of
-    the user's own, such as `OMP_NUM_THREADS`, is stronger than the quota, not than `threads`.
+    Libraries that are imported in the block, and processes that are started there, are held to it too, and their
+    threads sleep while they wait. A variable of the user's own, such as `OMP_NUM_THREADS`, is stronger than the quota,
+    not than `threads`.
     """
     global _chosen  # one process, one command: every station would have to pass it on otherwise
-    before, variables = _chosen, {name: os.environ.get(name) for name in _LIBRARIES}
+    before, variables = _chosen, {name: os.environ.get(name) for name in (*_LIBRARIES, _WAITING)}
     _chosen = threads if threads is not None else before
+    os.environ.setdefault(_WAITING, "PASSIVE")
     if (limit := thread_limit()) is not None:
         os.environ.update(
-            {name: str(limit) for name, value in variables.items() if threads is not None or value is None}
+            {name: str(limit) for name in _LIBRARIES if threads is not None or variables[name] is None}
         )
     try:
         yield

@@ -182,7 +182,7 @@ def artifacts(found: Artifacts, thumbnail: Callable[[Key], bytes | None]) -> Htm
         element(
             "p",
             f"{found.model}, {found.detection}; {len(found.images)} images {found.drawn} (seed {found.seed}), as the "
-            f"model sees them; red: patches that are flagged and attenuated{how}.",
+            f"model sees them; red: patches that are flagged{how}.",
             class_="note",
         ),
         element("p", found.note, class_="note") if found.note else None,

@@ -127,6 +127,16 @@ def test_a_chosen_number_is_stronger_than_the_quota_and_ends_with_the_block(monk
     assert "MKL_NUM_THREADS" not in os.environ
 
 
+def test_threads_of_openmp_sleep_while_they_wait_unless_the_user_says_otherwise(monkeypatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    with limited_threads(None):
+        assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert "OMP_WAIT_POLICY" not in os.environ
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    with limited_threads(2):
+        assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
 def test_libraries_that_a_command_loads_take_its_number_of_threads() -> None:
     code = (
         "from runtime.contract.machine import limited_threads\n"
