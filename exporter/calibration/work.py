@@ -209,7 +209,7 @@ def reason_for(chosen: Choice, comparison: Comparison, depth: int) -> str:
         f"gives them {max(first.caught) / first.image_share:.1%} of its attention"
     )
     if chosen.positions:
-        text += f"; they are the same {len(chosen.positions)} places in every image"
+        text += f"; they are the same {count(len(chosen.positions), 'place')} in every image"
     return text + _on_layers(first.layer, comparison, depth)
 
 

@@ -54,6 +54,7 @@ def test_a_clean_model_has_none(arch, seed):
     images[1::4, :28, 28:] = 0
     tally = look(marked.model(arch, times=0, seed=seed), images)
     assert rule.detections(tally) == []
+    assert rule.watched_places(tally) is None
     assert rule.no_artifacts(tally).startswith("no artifacts in these images")
 
 
@@ -69,6 +70,7 @@ def test_objects_on_a_flat_ground_are_the_pictures_own(arch, ground):
     stand_apart = [one for one in rule._candidates(tally) if one.valley.gap >= 2]
     assert stand_apart  # so the next line can fail
     assert rule.detections(tally) == []
+    assert rule.watched_places(tally) is None
 
 
 def test_patches_that_the_embedding_of_patches_makes_large_are_the_pictures_own_unless_the_cls_token_is_drawn():
@@ -277,3 +279,47 @@ def test_the_reason_says_why_those_that_come_closest_are_none(norms, reason):
     tally = made(whole, np.full((100, 3, 256), 1 / 257))
     assert rule.choose(rule.detections(tally), tally) is None
     assert re.search(reason, rule.no_artifacts(tally))
+
+
+def watched(masks: np.ndarray, drawn: float, layers: range = range(2, 4)) -> Tally:
+    """Norms of one mode; in some layers the CLS token gives the masks this much of its attention."""
+    return mixture(masks, layers, 1, 0, drawn)
+
+
+@pytest.mark.parametrize("places", [[0, 1, 16, 17], [85], list(range(32, 48))], ids=["a corner", "one", "a row"])
+def test_constant_places_that_no_norms_set_apart_are_found_by_the_cls_tokens_attention(places):
+    masks = np.zeros((60, 256), bool)
+    masks[:, places] = True
+    tally = watched(masks, 0.4)
+    assert rule.detections(tally) == []
+    found = rule.watched_places(tally)
+    assert found is not None
+    assert (found.positions, found.layer) == (tuple(places), 2)
+    assert found.attention == pytest.approx(0.4, abs=0.05)
+    assert rule.watched_places(watched(masks[:15], 0.4)) is None  # too few images to call a place constant
+
+
+def test_what_the_cls_token_looks_at_in_other_places_of_every_image_is_mentioned_alone():
+    tally = watched(masks_of(60, 1, 4), 0.4)
+    assert rule.watched_places(tally) is None
+    reason = rule.no_artifacts(tally)
+    assert re.search(
+        r"but \d\d% of the CLS token's attention in block [23] falls on 2\.\d of 256 patches an image, 4 times the mean or "
+        "more each, and norms don't separate these",
+        reason,
+    )
+
+
+def test_some_places_in_every_image_and_as_many_that_vary_are_not_constant():
+    masks = masks_of(60, 1, 8)
+    masks[:, [3, 4]] = True
+    assert rule.watched_places(watched(masks, 0.4)) is None
+
+
+@pytest.mark.parametrize("drawn", [0.0, 0.01])
+def test_attention_that_is_hardly_drawn_is_not_mentioned(drawn):
+    masks = np.zeros((60, 256), bool)
+    masks[:, [3, 4]] = True
+    tally = watched(masks, drawn)
+    assert rule.watched_places(tally) is None
+    assert rule.no_artifacts(tally) == "no artifacts in these images: in every block all norms lie in one mode"
