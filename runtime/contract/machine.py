@@ -71,9 +71,7 @@ def limited_threads(threads: int | None) -> Iterator[None]:
     _chosen = threads if threads is not None else before
     os.environ.setdefault(_WAITING, "PASSIVE")
     if (limit := thread_limit()) is not None:
-        os.environ.update(
-            {name: str(limit) for name in _LIBRARIES if threads is not None or variables[name] is None}
-        )
+        os.environ.update({name: str(limit) for name in _LIBRARIES if threads is not None or variables[name] is None})
     try:
         yield
     finally:
