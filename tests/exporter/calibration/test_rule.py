@@ -304,8 +304,8 @@ def test_what_the_cls_token_looks_at_in_other_places_of_every_image_is_mentioned
     assert rule.watched_places(tally) is None
     reason = rule.no_artifacts(tally)
     assert re.search(
-        r"but \d\d% of the CLS token's attention in block [23] falls on 2\.\d of 256 patches an image, 4 times the mean or "
-        "more each, and norms don't separate these",
+        r"but \d\d% of the CLS token's attention in block [23] falls on 2\.\d of 256 patches an image, "
+        "4 times the mean or more each, and norms don't separate these",
         reason,
     )
 
