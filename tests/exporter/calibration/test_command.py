@@ -1,10 +1,14 @@
 """`python -m exporter calibrate` on a small model: its file, its report, and the export that follows."""
 
+import dataclasses
 import io
 import json
+import os
 import re
+import signal
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import marked_dinov2 as marked
@@ -15,6 +19,7 @@ import pytest
 import torch
 
 from exporter.__main__ import main
+from exporter.calibration.blocks import Blocks
 from exporter.calibration.recommendation import NOTHING, read
 from exporter.models.architecture import ARCHITECTURES
 from runtime.contract.manifest import read_manifest
@@ -252,6 +257,37 @@ def test_a_run_that_fails_leaves_the_calibration_before_it_and_nothing_else(tmp_
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    "where", ["exporter.calibration.work.Calibration._report", "runtime.contract.atomic.sync_file"]
+)
+def test_sigkill_leaves_the_calibration_before_it_and_the_next_run_cleans_up(where, tmp_path, monkeypatch):
+    """It comes between the two halves, or when the page is written and not yet renamed."""
+    marked.save(marked.pictures(marked.some_masks(8)), tmp_path / "pictures")
+    calibrate()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    child = os.fork()  # a process that has to import PyTorch would need seconds
+    if child == 0:
+        monkeypatch.setattr(where, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+        try:
+            main([*calibrate_words(), "--seed", "1"])
+        finally:
+            os._exit(1)
+    ended, deadline = (0, 0), time.monotonic() + 100
+    while ended[0] == 0 and time.monotonic() < deadline:
+        time.sleep(0.02)
+        ended = os.waitpid(child, os.WNOHANG)
+    if ended[0] == 0:
+        os.kill(child, signal.SIGKILL)
+        ended = os.waitpid(child, 0)[0], 1
+    assert os.waitstatus_to_exitcode(ended[1]) == -signal.SIGKILL
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert {name: after[name] for name in before} == before
+    assert (len(after) > len(before)) == ("atomic" in where)  # what the killed process could not remove
+    calibrate("--seed", "1")
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == before.keys()
+    assert Path("itae.json").read_bytes() != before["itae.json"]
+
+
 def test_too_few_images_that_can_be_read_are_refused_with_the_first_reason(tmp_path, capsys):
     (tmp_path / "pictures").mkdir()
     for number in range(6):
@@ -268,3 +304,33 @@ def test_a_model_that_gives_nan_is_said(tmp_path, capsys, monkeypatch):
     torch.save(made, "loud.pth")
     calibrate(weights="loud.pth", expect=1)
     assert "NaN or infinity" in capsys.readouterr().err
+
+
+def test_places_that_no_norms_set_apart_are_found_by_attention_reported_and_exported(tmp_path, capsys, monkeypatch):
+    marked.save(marked.pictures(marked.some_masks(40)), tmp_path / "pictures", classes=2)
+    look = Blocks.look
+
+    def drawn(blocks, pixels, keep=()):
+        """As if the CLS token gave two places half of its attention in the last blocks."""
+        seen = look(blocks, pixels, keep)
+        attention = seen.attention.clone()
+        attention[:, 2:] *= 0.5
+        attention[:, 2:, [3, 9]] += 0.25
+        return dataclasses.replace(seen, attention=attention)
+
+    monkeypatch.setattr(Blocks, "look", drawn)
+    found = calibrate("--labels", "folders", weights="clean.pth")
+    assert found["itae"]["threshold"] == "positions:3,9"
+    assert "the CLS token looks at the same 2 places in every image" in found["reason"]
+    assert "no norms set them apart, from block 2 on" in found["reason"]
+    assert found["figures"]["images_with_artifacts"] == 1
+    assert "gap" not in found["figures"]
+    assert "recommended" in [one["name"] for one in found["settings"]]
+    assert "ITAE: layers" in capsys.readouterr().err
+    page = Path("itae.html").read_text()
+    assert "CLS attention on them" in page
+    assert 'class="places"' in page
+    size = f"{marked.SIZE[0]}x{marked.SIZE[1]}"
+    words = ["--config", "itae.json", "--size", "tiny", "--weights", "clean.pth", "--image-size", size]
+    assert main([*words, "--out", "x.onnx"]) == 0
+    assert read_manifest(tmp_path / "x.onnx").options.method.name == "itae"
