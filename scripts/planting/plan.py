@@ -48,6 +48,6 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """What is planted, in words."""
+        """The kind of artifacts in words."""
         more = [f"{self.values} values"] if self.values != "payload" else []
         return ", ".join([self.kind, *more, *(["fallen norms"] if self.fade else [])])
