@@ -20,7 +20,7 @@ from runtime.contract.console import Parser, run
 from runtime.contract.errors import BackendError, CheckError, UsageError
 from scripts.serving.guard import MAX_HEAD, Guard
 
-_START_SECONDS, _STOP_SECONDS = 600.0, 30.0
+_START_SECONDS, _STOP_SECONDS, _WATCH_SECONDS = 600.0, 30.0, 1.0
 _LOOPBACK = "127.0.0.1"
 _RESTRICTED = "shared-memory,model-repository,trace,logging"
 """Interfaces with which a client could make the server load programs, write files or read memory."""
@@ -85,34 +85,79 @@ async def _until_stopped(given: argparse.Namespace) -> int:
         front = await asyncio.start_server(guard.serve, given.address, given.http_port, limit=MAX_HEAD)
     except OSError as error:
         raise BackendError(f"can't listen at {given.address}:{given.http_port}: {error.strerror}") from error
+    stopped = asyncio.create_task(stop.wait())
+    command = _command(given, behind, grpc, metrics)
+    async with front:
+        http = front.sockets[0].getsockname()[1]
+        line = f"ready: http={given.address}:{http} grpc={_LOOPBACK}:{grpc} metrics={_LOOPBACK}:{metrics}"
+        while await _run(command, behind, stopped, line):
+            print("serve: the process of a model died: Triton is started again", file=sys.stderr, flush=True)
+            line = ""
+    return 0
+
+
+async def _run(command: Sequence[str], port: int, stopped: asyncio.Task[bool], line: str) -> bool:
+    """Run Triton until it is stopped, or a model's process dies, which Triton itself does not notice.
+
+    Args:
+        command: of Triton.
+        port: its HTTP port.
+        stopped: a task that ends when Triton shall.
+        line: a line for stdout when it is ready; empty for none.
+
+    Returns:
+        Whether a model's process died.
+
+    Raises:
+        CheckError: Triton ended by itself.
+    """
     process = await asyncio.create_subprocess_exec(
-        *_command(given, behind, grpc, metrics),
+        *command,
         env=_environment(),
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
         start_new_session=True,  # Ctrl-C reaches this process alone, which then stops it
         preexec_fn=_die_with_parent,
     )
-    ended, stopped = asyncio.create_task(process.wait()), asyncio.create_task(stop.wait())
+    ended = asyncio.create_task(process.wait())
+    waiting = [asyncio.create_task(_ready(port))]
     try:
-        async with front:
-            ready = asyncio.create_task(_ready(behind))
-            await asyncio.wait({ready, ended, stopped}, timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            if not ready.done():
-                ready.cancel()
-                if stop.is_set():
-                    return 0
-                raise CheckError("Triton did not become ready; what it wrote above says why")
-            http = front.sockets[0].getsockname()[1]
-            print(
-                f"ready: http={given.address}:{http} grpc={_LOOPBACK}:{grpc} metrics={_LOOPBACK}:{metrics}", flush=True
-            )
-            await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if not stop.is_set():
+        await asyncio.wait({*waiting, ended, stopped}, timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if stopped.done():
+            return False
+        if not waiting[0].done():
+            raise CheckError("Triton did not become ready; what it wrote above says why")
+        if line:
+            print(line, flush=True)
+        waiting.append(asyncio.create_task(_a_child_died(process.pid)))
+        await asyncio.wait({waiting[1], ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if ended.done() and not stopped.done():
             raise CheckError(f"Triton ended by itself (exit code {process.returncode}); what it wrote above says why")
-        return 0
+        if not stopped.done():
+            process.kill()  # it would wait for the process that died
+        return not stopped.done()
     finally:
+        for one in waiting:
+            one.cancel()
         await _end(process, ended)
+        for left in Path("/dev/shm").glob(f"{_shared_memory()}*"):
+            left.unlink(missing_ok=True)
+
+
+async def _a_child_died(pid: int) -> None:
+    """Wait until a process that `pid` started has ended, and `pid` does not take note of it."""
+    before: set[str] = set()
+    while True:
+        await asyncio.sleep(_WATCH_SECONDS)
+        dead = set()
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                for child in task.read_text().split():
+                    if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                        dead.add(child)
+        if dead & before:
+            return
+        before = dead
 
 
 def _ports(*wanted: int) -> list[int]:
@@ -149,9 +194,15 @@ def _command(given: argparse.Namespace, http: int, grpc: int, metrics: int) -> l
         f"--http-restricted-api={_RESTRICTED}:itae={key}",
         f"--grpc-restricted-protocol={_RESTRICTED}:itae={key}",
         "--allow-gpu-metrics=false",
+        f"--backend-config=python,shm-region-prefix-name={_shared_memory()}",
         "--exit-timeout-secs=10",
         f"--log-info={'true' if given.log_info else 'false'}",
     ]
+
+
+def _shared_memory() -> str:
+    """How the names of shared memory of this server begin, which Triton leaves where it does not end well."""
+    return f"itae-serve-{os.getpid()}-"
 
 
 def _triton() -> Path:
@@ -186,7 +237,8 @@ async def _ready(port: int) -> None:
 async def _end(process: asyncio.subprocess.Process, ended: asyncio.Task[int]) -> None:
     """Let Triton finish what it is at, and end it."""
     if process.returncode is None:
-        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGINT)
     await asyncio.wait({ended}, timeout=_STOP_SECONDS)
     if process.returncode is None:
         process.kill()

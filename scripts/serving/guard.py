@@ -156,8 +156,8 @@ class Guard:
                     return
         except RefusedError as refused:
             await _refuse(reader, writer, refused)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # the client went away, or is too slow
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client went away, or is too slow; or the server is being stopped
         finally:
             self._open -= 1
             for one in (writer, *(upstream[1:] if upstream else ())):

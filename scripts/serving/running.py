@@ -64,3 +64,12 @@ def running(repository: Path, log: Path, *options: str) -> Iterator[Server]:
             code = process.wait()
     if code:
         raise CheckError(f"the server ended with exit code {code}: {log.read_text()[-2000:]}")
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started, and theirs."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += [int(child), *children(int(child))]
+    return found

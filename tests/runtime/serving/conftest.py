@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from runtime.__main__ import main
-from scripts.serving.running import SERVE, running
+from scripts.serving.running import SERVE, children, running
 
 ROOT = SERVE.parents[1]
 
@@ -86,12 +86,3 @@ def server(installed, served, tmp_path_factory) -> Iterator[Running]:
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < end:
         time.sleep(0.1)
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]  # Ctrl-C leaves nothing
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process has started, and theirs."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += [int(child), *children(int(child))]
-    return found

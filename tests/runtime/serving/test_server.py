@@ -8,7 +8,9 @@ import contextlib
 import http.client
 import io
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -25,7 +27,7 @@ from rehash import rehash
 from runtime import load
 from runtime.__main__ import main
 from runtime.store import Store
-from scripts.serving.running import FREE_PORTS, SERVE
+from scripts.serving.running import FREE_PORTS, SERVE, children
 
 http_client = pytest.importorskip("tritonclient.http", reason="needs the extra triton: pip install '.[triton]'")
 grpc_client = pytest.importorskip("tritonclient.grpc", reason="needs the extra triton: pip install '.[triton]'")
@@ -294,6 +296,20 @@ def until(reached, seconds=60):
 def is_ready(server, model):
     with Client(server, "grpc") as client:
         return client.client.is_model_ready(model)
+
+
+def test_a_models_process_that_dies_comes_back(server, served):
+    """Triton itself goes on without it, and says that it is ready."""
+    for pid in children(server.process.pid):
+        if "triton_python_backend_stub" in Path(f"/proc/{pid}/cmdline").read_text():
+            os.kill(pid, signal.SIGKILL)
+
+    def answers():
+        with contextlib.suppress(InferenceServerException, OSError), Client(server, "http") as client:
+            return len(client.embed(contents(served)).as_numpy("embedding")) == 12
+
+    until(answers, 90)
+    assert "the process of a model died: Triton is started again" in server.log.read_text()
 
 
 def test_health_and_metrics_answer(server, served):
