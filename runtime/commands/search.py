@@ -215,7 +215,7 @@ def _recorded_model(store: Store) -> Path:
 def _check_model(store: Store, manifest: Manifest, path: Path) -> str | None:
     """Check that a model makes embeddings such as the store's; returns a warning if that is not known.
 
-    What runs the model, and what it computes in, may be another: that changes the last digits alone.
+    What runs the model, what it computes in, and how JPEGs are scaled, may be another: that changes little.
 
     Raises:
         UsageError: it is another model, or prepares images otherwise.
@@ -225,7 +225,9 @@ def _check_model(store: Store, manifest: Manifest, path: Path) -> str | None:
     if "model_sha256" not in store.origin:
         return f"{store.path} does not say which model made it: similarities mean nothing if {path} did not"
     there = store.origin
-    here = origin_of(manifest, str(there.get("provider")), sixteen_bit_of(there), compute_of(there))
+    here = origin_of(
+        manifest, str(there.get("provider")), sixteen_bit_of(there), compute_of(there), draft=there.get("draft") is True
+    )
     if found := differences(store.origin, here):
         raise UsageError(f"{path} is not the model that made {store.path}: {found}; give --model MODEL")
     return None

@@ -21,7 +21,7 @@ from runtime.backends.session import NOT_FINITE, Session, check_names, chosen_ba
 from runtime.contract.errors import InputError, one_line
 from runtime.contract.manifest import Preprocessing
 from runtime.images.decode import MAX_PIXELS, Note, OnNote, keep_freed_memory
-from runtime.images.preprocess import preprocess
+from runtime.images.preprocess import preprocess, resized_to
 from runtime.sources import load_item
 from runtime.sources.item import Entry, Item, Unreadable
 
@@ -54,6 +54,7 @@ def embed_stream(
     workers: int = 1,
     max_pixels: int = MAX_PIXELS,
     sixteen_bit: str = "full",
+    draft: bool = False,
 ) -> Iterator[Embedded]:
     """Embed images in the order in which they come, `batch` at a time; the last batch has the rest.
 
@@ -65,6 +66,7 @@ def embed_stream(
         workers: number of threads that decode.
         max_pixels: larger images are not decoded.
         sixteen_bit: one of `runtime.images.formats.SIXTEEN_BIT`.
+        draft: whether large JPEGs may be scaled while they are decoded; see `runtime.images.decode.decode_image`.
 
     Raises:
         UsageError: the model has no `embedding` output, or takes no such batch.
@@ -79,6 +81,7 @@ def embed_stream(
         max_pixels=max_pixels,
         sixteen_bit=sixteen_bit,
         on_note=notes.append,
+        draft=draft,
     )
     with contextlib.closing(_decoded(entries, decode, workers, ahead=2 * size + workers)) as decoded:
         for one in embed_decoded(session, decoded, on_unreadable, size):
@@ -117,7 +120,7 @@ def embed_decoded(
 
 
 def decode_item(
-    item: Item, how: Preprocessing, max_pixels: int, sixteen_bit: str, on_note: OnNote
+    item: Item, how: Preprocessing, max_pixels: int, sixteen_bit: str, on_note: OnNote, *, draft: bool = False
 ) -> tuple[Item, Array] | Unreadable:
     """Decode an image as the model takes it, or return the reason why it can't be decoded.
 
@@ -127,10 +130,12 @@ def decode_item(
         max_pixels: larger images are not decoded.
         sixteen_bit: one of `runtime.images.formats.SIXTEEN_BIT`.
         on_note: called with each remark on an image that is decoded.
+        draft: whether a large JPEG may be scaled while it is decoded.
     """
     notes: list[Note] = []
+    wanted = functools.partial(resized_to, how=how) if draft else None
     try:
-        prepared = preprocess(load_item(item, max_pixels, sixteen_bit, notes.append), how)
+        prepared = preprocess(load_item(item, max_pixels, sixteen_bit, notes.append, wanted), how)
     except InputError as error:
         return Unreadable(item.root, item.path, one_line(error))
     except MemoryError:

@@ -42,6 +42,7 @@ class WorkerOptions:
     """Threads of the model on a CPU, of one device; the backend's own choice if None."""
     max_pixels: int
     sixteen_bit: str
+    draft: bool = False
 
     def open_session(self, device: int = 0) -> Session:
         """Load the model; raises as `runtime.backends.open_session`."""
@@ -213,6 +214,7 @@ def _work(connection: Connection, device: int | None, options: WorkerOptions) ->
                     workers=options.workers,
                     max_pixels=options.max_pixels,
                     sixteen_bit=options.sixteen_bit,
+                    draft=options.draft,
                 ):
                     send(batch)
             send(None)

@@ -45,6 +45,8 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 """The transposition that undoes each value of EXIF's orientation tag."""
+_LYING, _FROM_THE_RIGHT, _FROM_BELOW = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
+"""Values of that tag with which height and width change places; the last column comes first; the last row does."""
 
 
 class Note(enum.StrEnum):
@@ -70,10 +72,33 @@ _NOTES = {
 OnNote = Callable[[Note], None]
 
 
+@dataclass(frozen=True)
+class Drafted:
+    """The geometry of a JPEG that was scaled while it was decoded."""
+
+    size: tuple[int, int]
+    """(H, W) of the upright picture in full."""
+    box: tuple[float, float, float, float]
+    """Left, top, right, bottom of it in the pixels of the scaled picture."""
+
+
+_DRAFTED = "itae-drafted"
+
+
+def drafted(image: Image.Image) -> Drafted | None:
+    """Return the geometry of a picture that was scaled while it was decoded; None if it was not."""
+    found = image.info.get(_DRAFTED)
+    return found if isinstance(found, Drafted) else None
+
+
 def no_note(note: Note) -> None:
     """Take a note and forget it."""
 
 
+Wanted = Callable[[tuple[int, int]], tuple[int, int]]
+"""A function from the (H, W) of an upright picture to the (H, W) that it will be resized to."""
+DRAFT_MARGIN = 2
+"""A JPEG that is scaled while it is decoded stays this many times as large as what it will be resized to."""
 _BLOCK_BYTES, _KEPT_BLOCKS = 1 << 20, 64
 _BITS = (8, 10, 12, 14, 16)
 
@@ -85,6 +110,7 @@ class _How:
     max_pixels: int
     sixteen_bit: str
     on_note: OnNote
+    draft: Wanted | None = None
 
 
 def load_image(
@@ -102,7 +128,11 @@ def load_image(
 
 
 def decode_file(
-    path: Path, max_pixels: int = MAX_PIXELS, sixteen_bit: str = "full", on_note: OnNote = no_note
+    path: Path,
+    max_pixels: int = MAX_PIXELS,
+    sixteen_bit: str = "full",
+    on_note: OnNote = no_note,
+    draft: Wanted | None = None,
 ) -> Image.Image:
     """Decode a picture like `decode_image`, with an error that doesn't name the file."""
     try:
@@ -111,7 +141,7 @@ def decode_file(
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise InputError("is a folder or a device, not a file")
-            return _decode(file, status.st_size, _How(max_pixels, sixteen_bit, on_note))
+            return _decode(file, status.st_size, _How(max_pixels, sixteen_bit, on_note, draft))
     except FileNotFoundError as error:
         raise InputError("does not exist, or is a link to what does not") from error
     except IsADirectoryError as error:
@@ -121,7 +151,11 @@ def decode_file(
 
 
 def decode_image(
-    data: bytes, max_pixels: int = MAX_PIXELS, sixteen_bit: str = "full", on_note: OnNote = no_note
+    data: bytes,
+    max_pixels: int = MAX_PIXELS,
+    sixteen_bit: str = "full",
+    on_note: OnNote = no_note,
+    draft: Wanted | None = None,
 ) -> Image.Image:
     """Decode the content of a file like `load_image`; the error names no file.
 
@@ -130,8 +164,10 @@ def decode_image(
         max_pixels: a larger picture is refused.
         sixteen_bit: one of `runtime.images.formats.SIXTEEN_BIT`.
         on_note: called, in the caller's thread, with what a user should know of the picture.
+        draft: lets a JPEG come out smaller, at a half, a quarter or an eighth of its size, where it is at least
+            `DRAFT_MARGIN` times as large as `draft` says that it will be resized to.
     """
-    return _decode(io.BytesIO(data), len(data), _How(max_pixels, sixteen_bit, on_note))
+    return _decode(io.BytesIO(data), len(data), _How(max_pixels, sixteen_bit, on_note, draft))
 
 
 @functools.cache
@@ -199,7 +235,7 @@ def _by_pillow(file: BinaryIO, kind: str | None, how: _How) -> Image.Image:
         if form == "I;12":  # a TIFF that says so itself
             return to_rgb(Image.fromarray(_narrowed(np.asarray(image), (1 << 12) - 1)))
         if type(image) is JpegImageFile:
-            return _own_to_rgb(image, how)
+            return _own_to_rgb(image, how) if how.draft is None else _draft(image, how.draft, how)
         if ";16" not in form or image.mode not in ("RGB", "RGBA"):
             return _to_rgb(image, how)
         image.load()
@@ -351,6 +387,25 @@ def _to_rgb(image: Image.Image, how: _How) -> Image.Image:
     upright = rgb if turn is None else rgb.transpose(turn)
     upright.info.clear()  # EXIF among it: the next reader must not turn the picture again
     return upright
+
+
+def _draft(image: JpegImageFile, wanted: Wanted, how: _How) -> Image.Image:
+    """The picture as the JPEG library decodes it at a part of its size, from few of its frequencies, if it is large."""
+    turn, size = _orientation(image), (image.height, image.width)
+    upright = size[::-1] if turn in _LYING else size
+    least = wanted(upright)
+    parts = (8, 4, 2)
+    part = next((part for part in parts if all(map(lambda a, b: a >= DRAFT_MARGIN * part * b, upright, least))), 1)
+    if part == 1:
+        return _own_to_rgb(image, how)
+    image.draft(None, (image.width // part, image.height // part))
+    rgb = _own_to_rgb(image, how)
+    # The last row and column may lie partly outside of the picture; turned, they may be the first ones.
+    height, width = (side / part for side in upright)
+    left = rgb.width - width if turn in _FROM_THE_RIGHT else 0.0
+    top = rgb.height - height if turn in _FROM_BELOW else 0.0
+    rgb.info[_DRAFTED] = Drafted(upright, (left, top, left + width, top + height))
+    return rgb
 
 
 def _own_to_rgb(image: JpegImageFile, how: _How) -> Image.Image:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from runtime.contract.errors import InputError
 from runtime.contract.manifest import Preprocessing
-from runtime.images.decode import to_rgb
+from runtime.images.decode import drafted, to_rgb
 
 Float32 = npt.NDArray[np.float32]
 
@@ -31,7 +31,7 @@ def preprocess(image: Image.Image, how: Preprocessing) -> Float32 | npt.NDArray[
     Raises:
         InputError: the picture can't be made RGB, or is too narrow a strip to be cropped.
     """
-    pixels = np.asarray(fitted(to_rgb(image), how))
+    pixels = np.asarray(fitted(image if drafted(image) else to_rgb(image), how))
     if how.dtype == "uint8":
         return pixels if how.layout == "NHWC" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
     values = np.empty((3, *pixels.shape[:2]), np.float32)
@@ -54,11 +54,18 @@ def fitted(image: Image.Image, how: Preprocessing) -> Image.Image:
         return resize_and_crop(image, how.resize_cover, how.crop)
     if how.fit == "squash":
         return _resized_part(image, how.crop, (0, 0), how.crop)
-    size = contained_size((image.height, image.width), how.crop)
+    size = contained_size(_full_size(image), how.crop)
     whole = Image.new("RGB", how.crop[::-1], pad_color(how))
     top, left = (how.crop[0] - size[0]) // 2, (how.crop[1] - size[1]) // 2
     whole.paste(_resized_part(image, size, (0, 0), size), (left, top))
     return whole
+
+
+def resized_to(size: tuple[int, int], how: Preprocessing) -> tuple[int, int]:
+    """The (H, W) that `fitted` resizes a picture of `size` (H, W) to, before it is cropped or surrounded."""
+    if how.resize_cover is not None:
+        return resized_size(size, how.resize_cover)
+    return how.crop if how.fit == "squash" else contained_size(size, how.crop)
 
 
 def pad_color(how: Preprocessing) -> tuple[int, int, int]:
@@ -94,7 +101,7 @@ def resize_and_crop(image: Image.Image, cover: tuple[int, int], crop: tuple[int,
     Raises:
         InputError: the resized picture would have a side of more than `MAX_SIDE`.
     """
-    height, width = resized_size((image.height, image.width), cover)
+    height, width = resized_size(_full_size(image), cover)
     if max(height, width) > MAX_SIDE:
         raise InputError(
             f"has {image.width} x {image.height} pixels, "
@@ -108,6 +115,9 @@ def _resized_part(
 ) -> Image.Image:
     """Resize to `size` (H, W) and keep a `part` (H, W) of it, whose first row and column are `corner`."""
     (height, width), (top, left) = size, corner
+    if (small := drafted(image)) is not None:
+        whole = image.resize((width, height), Image.Resampling.BICUBIC, small.box)
+        return whole.crop((left, top, left + part[1], top + part[0]))
     x = _exact_box(image.width, width, left, part[1])
     y = _exact_box(image.height, height, top, part[0])
     if _columns_first(image, size):
@@ -117,6 +127,12 @@ def _resized_part(
         return image.resize(part[::-1], Image.Resampling.BICUBIC, (x[0], y[0], x[1], y[1]))
     rows = _needed(image.height, height, top, part[0])
     return _resize_columns(_resize_rows(image, width, left, part[1], rows), height, top, part[0])
+
+
+def _full_size(image: Image.Image) -> tuple[int, int]:
+    """(H, W) of a picture, before it was scaled while it was decoded."""
+    small = drafted(image)
+    return (image.height, image.width) if small is None else small.size
 
 
 def _columns_first(image: Image.Image, size: tuple[int, int]) -> bool:

@@ -17,14 +17,14 @@ CONSTANT_PREPROCESSING = ("exif_orientation", "color", "alpha", "gray16", "resiz
 """Fields of the preprocessing that have one value in each manifest format, in other words in each."""
 _LATER_PREPROCESSING = {"fit": "crop"}
 """Fields that came later, with the value that there was before: stores of before have none."""
-_USUAL = {"sixteen_bit": "full", "compute": "the model's own"}
+_USUAL = {"sixteen_bit": "full", "compute": "the model's own", "draft": False}
 """Values of fields that are left out of an origin where they have them."""
 _SHOWN = 3
 """Number of differences that a message names."""
 
 
 def origin_of(
-    manifest: Manifest, provider: str, sixteen_bit: str = "full", compute: str | None = None
+    manifest: Manifest, provider: str, sixteen_bit: str = "full", compute: str | None = None, *, draft: bool = False
 ) -> dict[str, Any]:
     """Return what makes the embeddings of a model, as JSON for `_store.json`.
 
@@ -33,6 +33,7 @@ def origin_of(
         provider: what runs the model: `cpu`, `cuda`, `openvino`, `tensorrt`, `tensorrt-rtx`.
         sixteen_bit: white of 16-bit images, one of `runtime.images.formats.SIXTEEN_BIT`.
         compute: what the model computes in; None for the precision of its file, which the SHA-256 covers.
+        draft: whether large JPEGs were scaled while they were decoded.
     """
     weights = manifest.files.external_data
     how, later = manifest.preprocessing.model_dump(mode="json"), _LATER_PREPROCESSING.items()
@@ -46,6 +47,7 @@ def origin_of(
         "provider": provider,
         **({} if compute in (None, manifest.options.precision) else {"compute": compute}),
         **({} if sixteen_bit == "full" else {"sixteen_bit": sixteen_bit}),
+        **({"draft": True} if draft else {}),
     }
 
 
