@@ -16,8 +16,8 @@ import pytest
 
 import exporter.models.architecture
 from exporter.models.architecture import Architecture, architecture
-from runtime.backends.openvino import import_openvino
 from runtime.contract.errors import ManifestError, UsageError
+from runtime.contract.machine import has_bf16
 from scripts.benchmark import __main__ as bench
 from scripts.benchmark import measure, plot, report
 from scripts.benchmark.contestants import CONTESTANTS, REFERENCE, choose
@@ -208,13 +208,10 @@ def test_openvino_runs_our_file_by_the_runtimes_own_backend_and_transformers_bes
         load(job)
 
 
-def has_bf16() -> bool:
-    if importlib.util.find_spec("openvino") is None:
-        return False
-    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-@pytest.mark.skipif(not has_bf16(), reason="needs OpenVINO and a CPU with bf16 (AVX512-BF16 or AMX)")
+@pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None or not has_bf16(),
+    reason="needs OpenVINO and a CPU with bf16 (AVX512-BF16 or AMX)",
+)
 def test_bf16_is_timed_beside_its_peers_and_the_products_alone(tmp_path, monkeypatch, capfd):
     monkeypatch.setitem(exporter.models.architecture.ARCHITECTURES, "tiny", TINY)
     file = tmp_path / "bf16.json"

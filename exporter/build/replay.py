@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from runtime.contract.driver import Driver, GpuInfo, read_driver
 from runtime.contract.errors import BackendError, BuildError, ParityError
+from runtime.contract.machine import has_bf16
 from runtime.contract.manifest import Replay
 from runtime.contract.tensorrt import LIBRARIES, RTX_CAPABILITIES, LibraryName
 
@@ -29,8 +30,9 @@ _ROOT = Path(__file__).parents[2]
 def cannot_replay(builder: LibraryName | Literal["onnx"]) -> str | None:
     """Return the reason why nothing here runs models of a builder, and what would help; None if something does."""
     if builder == "onnx":
-        reason = "ONNX Runtime has no bf16 on a CPU, and OpenVINO is not installed: pip install 'itae[openvino]'"
-        return None if _is_installed("openvino") else reason
+        if not _is_installed("openvino"):
+            return "ONNX Runtime has no bf16 on a CPU, and OpenVINO is not installed: pip install 'itae[openvino]'"
+        return None if has_bf16() else "this CPU has no bf16 (AVX512-BF16 or AMX)"
     try:
         gpu = _first_gpu()[1]
     except BackendError as error:

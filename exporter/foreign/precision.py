@@ -56,7 +56,7 @@ def make_faster(found: Survey, probe: Probe, precision: Half | None) -> tuple[On
     if precision is not None:
         _part_outputs(graph)
         try:
-            changed = half_precision(graph, precision)
+            changed = half_precision(graph, precision, exact_softmax=True)
         except SurgeryError as error:
             raise SurgeryError(f"--precision {precision} can't be applied to this graph: {error}") from error
         notes.append(f"{len(changed)} operators compute in {precision}; softmax, norms, sums of layers in float32")

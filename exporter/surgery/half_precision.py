@@ -35,11 +35,16 @@ DATA_INPUTS = {"Reshape": 1, "Slice": 1, "Gather": 1, "Squeeze": 1, "Unsqueeze":
 """Operators of which only the first inputs are numbers; the other inputs say how to arrange them."""
 
 
-def half_precision(graph: gs.Graph, precision: Half) -> list[str]:
+def half_precision(graph: gs.Graph, precision: Half, *, exact_softmax: bool = False) -> list[str]:
     """Turn a float32 graph into a mixed one, strongly typed.
 
     A weight becomes a Cast of the float32 weight, which `exporter.surgery.materialize` turns into a half-precision
     weight when it writes the file: the passes themselves never read weights.
+
+    Args:
+        graph: changed in place.
+        precision: of the work.
+        exact_softmax: whether the softmax stays float32 in bfloat16 too.
 
     Raises:
         SurgeryError: an output of the graph would be rounded to half precision, or a type or shape is not known.
@@ -49,8 +54,9 @@ def half_precision(graph: gs.Graph, precision: Half) -> list[str]:
         return []
     dtype = HALVES[precision]
     half: dict[int, gs.Node] = {}
+    operators = _MOVED if exact_softmax else FOLLOW[precision]
     for node in graph.nodes:
-        if node.op in WORK[precision] or _follows(node, half, FOLLOW[precision]):
+        if node.op in WORK[precision] or _follows(node, half, operators):
             half[id(node)] = node
     _leave_last_biases(half)
     for node in half.values():

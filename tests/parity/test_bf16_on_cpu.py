@@ -18,10 +18,11 @@ from exporter.methods.itae.options import ItaeConfig
 from exporter.options import ExportSpec
 from runtime.backends.openvino import BF16, SETTINGS, compute_of, import_openvino
 from runtime.contract.comparison import LIMITS
+from runtime.contract.machine import has_bf16
 
 if importlib.util.find_spec("openvino") is None:  # looked for, not imported: that would send telemetry
     pytest.skip("openvino is not installed: pip install 'itae[openvino]'", allow_module_level=True)
-if "BF16" not in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+if not has_bf16():
     pytest.skip("needs a CPU with bf16 (AVX512-BF16 or AMX)", allow_module_level=True)
 
 SEED = 0

@@ -18,6 +18,7 @@ from exporter.models.architecture import Architecture
 from exporter.surgery import materialize
 from runtime.contract.driver import Driver, GpuInfo
 from runtime.contract.errors import BackendError, CheckError, one_line
+from runtime.contract.machine import has_bf16
 from runtime.contract.manifest import read_manifest
 
 ON_FAKE_GPU = Path(__file__).parents[2] / "helpers" / "verify_on_fake_gpu.py"
@@ -136,9 +137,16 @@ def test_an_engine_that_is_not_run_is_published_and_says_so(
     assert reason in manifest.not_replayed
 
 
+def require_bf16():
+    """Skip where nothing runs bf16."""
+    pytest.importorskip("openvino")
+    if not has_bf16():
+        pytest.skip("needs a CPU with bf16 (AVX512-BF16 or AMX)")
+
+
 @pytest.mark.parametrize("external", [False, True], ids=["weights inside", "weights beside"])
 def test_a_bf16_onnx_file_is_run_by_openvino(tmp_path, capfd, external, monkeypatch):
-    pytest.importorskip("openvino")
+    require_bf16()
     monkeypatch.setattr(materialize, "INLINE_LIMIT", 0 if external else materialize.INLINE_LIMIT)
     out = tmp_path / "m.onnx"
     assert main([*ARGV, "--precision", "bf16", "--out", str(out)]) == 0
@@ -148,6 +156,7 @@ def test_a_bf16_onnx_file_is_run_by_openvino(tmp_path, capfd, external, monkeypa
     assert found is not None
     assert (found.gpu, found.compute_capability, found.driver, found.samples) == (None, None, None, 2)
     assert found.backend.startswith("OpenVINO")
+    assert found.backend.endswith("(CPU, bf16)")
     assert {2, 3} <= set(found.batch_sizes)
     assert 0.998 < found.min_cosine < 1  # it was the bf16 file, not its twin
     assert manifest.not_replayed is None
@@ -155,22 +164,24 @@ def test_a_bf16_onnx_file_is_run_by_openvino(tmp_path, capfd, external, monkeypa
 
 
 def test_the_bf16_file_that_an_engine_was_built_from_is_run_too(export, tmp_path):
-    pytest.importorskip("openvino")
+    require_bf16()
     assert export("--precision", "bf16", "--keep-onnx", str(tmp_path / "m.onnx"), capability=None) == 0
     assert read_manifest(tmp_path / "m.onnx").replay is not None
     assert read_manifest(tmp_path / "m.engine").replay is None
 
 
 @pytest.mark.parametrize(
-    ("argv", "reason"),
+    ("argv", "installed", "reason"),
     [
-        ([], "ONNX Runtime has no bf16 on a CPU, and OpenVINO is not installed: pip install 'itae[openvino]'"),
-        (["--no-replay"], "--no-replay was given"),
+        ([], False, "ONNX Runtime has no bf16 on a CPU, and OpenVINO is not installed: pip install 'itae[openvino]'"),
+        ([], True, "this CPU has no bf16 (AVX512-BF16 or AMX)"),
+        (["--no-replay"], True, "--no-replay was given"),
     ],
-    ids=["no OpenVINO", "asked for"],
+    ids=["no OpenVINO", "no bf16", "asked for"],
 )
-def test_a_bf16_onnx_file_that_is_not_run_says_so(tmp_path, capfd, argv, reason, monkeypatch):
-    monkeypatch.setattr(replay, "_is_installed", lambda _: False)
+def test_a_bf16_onnx_file_that_is_not_run_says_so(tmp_path, capfd, argv, installed, reason, monkeypatch):
+    monkeypatch.setattr(replay, "_is_installed", lambda _: installed)
+    monkeypatch.setattr(replay, "has_bf16", lambda: False)
     out = tmp_path / "m.onnx"
     assert main([*ARGV, "--precision", "bf16", "--out", str(out), *argv]) == 0
     assert f"note: the bf16 model was not run: {reason}" in " ".join(capfd.readouterr().err.split())
@@ -182,6 +193,7 @@ def test_a_bf16_onnx_file_that_is_off_is_not_published(tmp_path, capfd, monkeypa
     wrong = "import json; print(json.dumps({'failures': ['cosine 0.9']})); raise SystemExit(1)"
     monkeypatch.setattr(replay, "VERIFY", (sys.executable, "-c", wrong))
     monkeypatch.setattr(replay, "_is_installed", lambda _: True)
+    monkeypatch.setattr(replay, "has_bf16", lambda: True)
     assert main([*ARGV, "--quiet", "--precision", "bf16", "--out", str(tmp_path / "m.onnx")]) == 1
     said = "exporter: the bf16 model is off on OpenVINO: cosine 0.9; try another --precision; --no-replay publishes it"
     assert said in capfd.readouterr().err

@@ -15,20 +15,21 @@ from runtime.backends import open_session, openvino
 from runtime.backends.compute import COMPUTES, least_precise, resolve_compute
 from runtime.checks.verify import verify
 from runtime.contract.errors import BackendError, UsageError
+from runtime.contract.machine import has_bf16
 from runtime.contract.manifest import read_manifest
 from runtime.store import Store
 from runtime.store.origin import compute_of, differences, identity, origin_of
 
-
-def has_bf16() -> bool:
-    """Whether OpenVINO is here, on a CPU with bf16."""
-    if importlib.util.find_spec("openvino") is None:
-        return False
-    return "BF16" in openvino.import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+HAS_OPENVINO = importlib.util.find_spec("openvino") is not None  # looked for, not imported: that would send telemetry
+needs_bf16 = pytest.mark.skipif(
+    not (HAS_OPENVINO and has_bf16()), reason="needs OpenVINO and a CPU with bf16 (AVX512-BF16 or AMX)"
+)
 
 
-HAS_BF16 = has_bf16()
-needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="needs OpenVINO and a CPU with bf16 (AVX512-BF16 or AMX)")
+@pytest.mark.skipif(not HAS_OPENVINO, reason="needs OpenVINO")
+def test_openvino_and_the_system_agree_on_bf16() -> None:
+    core = openvino.import_openvino().Core()
+    assert ("BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")) == has_bf16()
 
 
 def of_precision(manifest, precision):

@@ -21,6 +21,7 @@ from runtime.backends import open_session
 from runtime.backends.openvino import import_openvino
 from runtime.checks.verify import verify
 from runtime.contract.errors import BackendError
+from runtime.contract.machine import has_bf16
 
 if importlib.util.find_spec("openvino") is None:  # looked for, not imported: that would send telemetry
     pytest.skip("openvino is not installed: pip install 'itae[openvino]'", allow_module_level=True)
@@ -49,6 +50,8 @@ def test_a_real_model_of_uint8_keeps_parity_in_every_output_and_batch(tmp_path):
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_every_precision_keeps_parity(precision, tmp_path, monkeypatch):
     pytest.importorskip("torch")
+    if precision == "bf16" and not has_bf16():
+        pytest.skip("needs a CPU with bf16 (AVX512-BF16 or AMX)")
     monkeypatch.setitem(architecture.ARCHITECTURES, "tiny", TINY)
     path = tmp_path / "m.onnx"
     export(ExportSpec(path, "tiny", "random:0", image_size=56, precision=precision, outputs=ALL))
