@@ -226,6 +226,22 @@ def test_bf16_is_timed_beside_its_peers_and_the_products_alone(tmp_path, monkeyp
     assert "take S, B or L" in capfd.readouterr().err
 
 
+@pytest.mark.skipif(not has_bf16(), reason="needs OpenVINO and a CPU with bf16 (AVX512-BF16 or AMX)")
+def test_int8_is_timed_beside_bf16_and_fp32(tmp_path, monkeypatch, capfd):
+    monkeypatch.setitem(exporter.models.architecture.ARCHITECTURES, "tiny", TINY)
+    file = tmp_path / "int8.json"
+    options = ["--size", "tiny", "--batch", "2", "--rounds", "1", "--check", "8", "--min-cosine", "0.9"]
+    assert bench.main(["int8", *options, "--json", str(file)]) == 0
+    found = json.loads(file.read_text())["tiny"]
+    assert len(found["seconds"]) == 7
+    assert found["quantization"]["int8_layers"] == 12
+    assert found["checked"]["pictures"] == 8
+    assert 0.9 < found["checked"]["worst_cosine"] < 1 - 1e-7  # it was int8
+    said = capfd.readouterr().out
+    assert "share of bf16" in said
+    assert bench.main(["int8", "--rounds", "0"]) == 2
+
+
 def test_the_products_alone_are_those_of_the_model():
     arch = architecture("vitb14")
     facts = arch.facts((224, 224))
