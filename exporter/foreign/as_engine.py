@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from exporter.build.build_log import Kernel
 from exporter.build.engine import EngineRequest, build
@@ -15,6 +16,7 @@ from exporter.build.fusion import FUSES, Reason, read_fusion
 from exporter.foreign.onnx_file import OnnxFile
 from exporter.foreign.operation import save
 from exporter.foreign.survey import Measured, Survey
+from runtime.contract.errors import BuildError
 from runtime.contract.manifest import Builder, Fusion
 from runtime.contract.tensorrt import LibraryName
 
@@ -66,6 +68,44 @@ def with_outputs(model: onnx.ModelProto, outputs: Mapping[str, str]) -> onnx.Mod
     return made
 
 
+def without_sequences(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with pieces that SplitToSequence cuts and SequenceAt takes, by constant numbers, as Slices.
+
+    TensorRT has no operators of sequences; where a number is computed, they stay, and TensorRT refuses them.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    numbers = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer if np.prod(one.dims) == 1}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            numbers[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    cuts = {node.output[0]: node for node in model.graph.node if node.op_type == "SplitToSequence"}
+    for node in made.graph.node:
+        cut = cuts.get(node.input[0]) if node.op_type == "SequenceAt" else None
+        if cut is None or len(cut.input) < 2 or not {cut.input[1], node.input[1]} <= numbers.keys():
+            continue
+        size, place = (int(numbers[name].reshape(-1)[0]) for name in (cut.input[1], node.input[1]))
+        if place < 0 or numbers[cut.input[1]].ndim > 0:
+            continue
+        axis = next((one.i for one in cut.attribute if one.name == "axis"), 0)
+        bounds = {"start": place * size, "end": (place + 1) * size, "axis": axis}
+        names = [f"{node.output[0]}/{name}" for name in bounds]
+        made.graph.initializer.extend(
+            numpy_helper.from_array(np.array([value], np.int64), name)
+            for name, value in zip(names, bounds.values(), strict=True)
+        )
+        node.CopyFrom(helper.make_node("Slice", [cut.input[0], *names], [node.output[0]], node.name))
+    still = {name for node in made.graph.node for name in node.input}
+    kept = [
+        onnx.NodeProto.FromString(node.SerializeToString())
+        for node in made.graph.node
+        if node.op_type != "SplitToSequence" or node.output[0] in still
+    ]
+    del made.graph.node[:]
+    made.graph.node.extend(kept)
+    return made
+
+
 def build_engine(
     model: onnx.ModelProto,
     found: Survey,
@@ -80,10 +120,14 @@ def build_engine(
         BackendError: the library is not here, or does not start.
         BuildError: it refuses the graph.
     """
+    model = without_sequences(model)
     name_nodes(model)
     source, plan = folder / "engine.onnx", folder / "model.plan"
     save(model, found.file, source, "engine.onnx.data")
-    built = build(source, plan, EngineRequest(library, batch))
+    try:
+        built = build(source, plan, EngineRequest(library, batch))
+    except BuildError as error:
+        raise BuildError(str(error).replace(str(source), f"the graph of {found.file.path}")) from error
     return Engine(plan, built.builder, fusion_of(found.backbone, model, built.kernels, precision))
 
 

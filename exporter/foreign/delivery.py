@@ -241,6 +241,11 @@ def _survey(file: OnnxFile, folder: Path, size: tuple[int, int] | None, *, usual
 
 def _say(found: Survey, prefix: int, spec: ForeignSpec, progress: Progress, by_name: LibraryModel | None) -> None:
     """Show what was inferred, so that the user can contradict."""
+    if found.file.taken_out:
+        progress.note(
+            f"the file was exported in training mode: {'; '.join(found.file.taken_out)}: the new file gives what the "
+            "model gives in use"
+        )
     last = found.backbone[-1]
     grid = f"a grid of {found.grid[0]}x{found.grid[1]} patches" if found.grid else "patches"
     who = "as you say" if spec.prefix_tokens is not None else "as the graph shows"
@@ -632,7 +637,9 @@ def _described(
         ),
         foreign=Foreign(
             file=file.path.name, sha256=file.sha256, producer=file.producer, opset=file.opset,
-            form=found.backbone[-1].site.form, prefix=prefix, grid=found.grid, given=_given(spec), outputs=tuple(
+            form=found.backbone[-1].site.form, prefix=prefix,
+            grid=found.grid if found.grid and found.grid[0] * found.grid[1] == patches else None,
+            given=_given(spec), outputs=tuple(
                 one.name for one in found.outputs
             ),
         ),
@@ -662,18 +669,19 @@ def _given(spec: ForeignSpec) -> tuple[str, ...]:
 
 
 def _patch(size: tuple[int, int], patches: int, found: Survey) -> int:
-    """The side of a patch in pixels.
+    """The side of a patch in pixels, or its height.
 
     Raises:
-        SurgeryError: patches are not square.
+        SurgeryError: patches are not square, and the graph does not show their rows and columns.
     """
     rows, columns = found.grid or (0, 0)
-    if not found.grid or rows * columns != patches:
-        side = round((size[0] * size[1] / patches) ** 0.5)
-        rows, columns = size[0] // max(side, 1), size[1] // max(side, 1)
-    side = size[0] // max(rows, 1)
-    if rows * columns != patches or side < 1 or size[1] // side != columns or size[0] // side != rows:
-        raise SurgeryError(f"{patches} patches of pictures of {size[0]}x{size[1]} are not square: not supported yet")
+    if found.grid and rows * columns == patches:
+        return max(1, size[0] // rows)
+    side = max(1, round((size[0] * size[1] / patches) ** 0.5))
+    if (size[0] // side) * (size[1] // side) != patches:
+        raise SurgeryError(
+            f"{patches} patches of pictures of {size[0]}x{size[1]} are not square, and no convolution shows their rows"
+        )
     return side
 
 

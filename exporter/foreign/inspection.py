@@ -132,6 +132,7 @@ def as_record(found: Any, prefix: int | None = None) -> dict[str, Any]:  # noqa:
         "prefix_tokens": prefix if prefix is not None else found.prefix,
         "sites": rows,
         "near_misses": [vars(one) for one in found.found.near_misses[:5]],
+        "taken_out": list(file.taken_out),
         "in_the_way": obstacles(found),
         "refused": refusal(found, prefix),
     }
@@ -207,6 +208,7 @@ def as_text(record: dict[str, Any]) -> str:
         f"  near     {miss['node']}, after {miss['depth']} matching nodes: {miss['reason']}"
         for miss in record["near_misses"]
     ]
+    lines += [f"  training {one}" for one in record["taken_out"]]
     lines += [f"  engine   {one}" for one in record["in_the_way"]]
     if (built := record["build"]) is not None:
         taken = f"taken, {built['bytes'] / 1e6:.1f} MB in {built['seconds']} s; {built['fused']}"

@@ -11,6 +11,7 @@ import onnx
 import onnx.inliner
 from google.protobuf.message import DecodeError
 
+from exporter.foreign.training import take_out
 from runtime.contract.errors import InputError, one_line
 
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
@@ -31,6 +32,8 @@ class OnnxFile:
     """Bytes of all files."""
     sha256: str
     """SHA-256 over the model and its files of external data, in the order of their names."""
+    taken_out: tuple[str, ...] = ()
+    """The parts of training that were in the file and are not in `model`, in clauses."""
 
     @property
     def opset(self) -> int:
@@ -83,7 +86,10 @@ def open_onnx(path: Path) -> OnnxFile:
                 f"{path}: {node.op_type} {node.name!r} is of the domain {node.domain!r}, which is unknown here: export "
                 "the model without operators of its own"
             )
-    return OnnxFile(path, model, data, len(content) + sum(one.stat().st_size for one in data), digest.hexdigest())
+    taken_out = tuple(take_out(model))
+    return OnnxFile(
+        path, model, data, len(content) + sum(one.stat().st_size for one in data), digest.hexdigest(), taken_out
+    )
 
 
 def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 
 from exporter.foreign.onnx_file import OnnxFile
 from exporter.foreign.probe import Array, Arrays, Probe, number
+from exporter.foreign.training import RANDOM
 from exporter.surgery.any_attention import Found, Scaling, Site, find_any_attention, tokens_before, upstream
 from exporter.surgery.edit import import_graph, is_free
 from exporter.surgery.pattern import Miss
@@ -33,7 +34,6 @@ HIDDEN = -1e4
 FLOATS = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.DOUBLE: "float64"}
 _MAPS = ("Conv", "MaxPool", "AveragePool")
 """Operators whose results lie over the picture, (B, C, rows, columns); the last before the tokens shows the patches."""
-DRAWN = ("RandomUniform", "RandomUniformLike", "RandomNormal", "RandomNormalLike", "Bernoulli", "Multinomial")
 _EQUATION = re.compile(r"([a-zA-Z]+),([a-zA-Z]+)->([a-zA-Z]+)")
 
 
@@ -158,7 +158,7 @@ def refusal(one: Survey, prefix: int | None = None) -> str | None:
             return f"{looked}; the nearest miss, after {near.depth} matching nodes at {near.node}: {near.reason}"
         is_cnn = " (is it a convolutional network?)" if convolutions > softmax else ""
         return f"{looked} among {len(one.graph.nodes)} nodes with {softmax} Softmax and {convolutions} Conv{is_cnn}"
-    if (drawn := next((node for node in one.graph.nodes if node.op in DRAWN), None)) is not None:
+    if (drawn := next((node for node in one.graph.nodes if node.op in RANDOM), None)) is not None:
         return f"{drawn.op} {drawn.name!r} draws random numbers, as in training: export the model in eval mode"
     if one.picture is None:
         names = ", ".join(f"{tensor.name} {tensor.dtype}" for tensor in one.inputs)

@@ -266,9 +266,8 @@ def _check_batches(model: Session, samples: Sequence[Array], limits: Limits) -> 
     """
     if not samples:
         return None
-    options, backbone = model.manifest.options, model.manifest.model
-    patches = (options.image_size[0] // backbone.patch) * (options.image_size[1] // backbone.patch)
-    norms = (len(samples), len(options.method.layers), patches)
+    options = model.manifest.options
+    norms = (len(samples), len(options.method.layers), model.manifest.patches)
     unknown = Golden(
         input=np.stack(samples),
         embedding=np.zeros((len(samples), model.manifest.embedding_width), np.float32),

@@ -119,7 +119,7 @@ def _load(file: io.BytesIO, manifest: Manifest) -> Golden:
 def _check_shapes(golden: Golden, manifest: Manifest, path: Path) -> None:
     height, width = manifest.options.image_size
     samples, width_c = (golden.input.shape or (0,))[0], manifest.model.width
-    patches = (height // manifest.model.patch) * (width // manifest.model.patch)
+    patches = manifest.patches
     layers = len(manifest.options.method.layers)
     image = (3, height, width) if manifest.input.dtype == "float32" else (height, width, 3)
     expected: dict[str, tuple[tuple[int, ...], str]] = {

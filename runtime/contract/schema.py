@@ -139,6 +139,7 @@ class Backbone(_Record):
     size: str
     registers: Annotated[int, Field(ge=0)]
     patch: Positive
+    """Side of a patch in pixels; its height where somebody else's graph has patches that are not square."""
     width: Positive
     heads: Positive
     depth: Positive
@@ -456,6 +457,14 @@ class Manifest(_Record):
     def embedding_width(self) -> int:
         """Elements of an embedding: C, or 2 C with the mean patch token."""
         return self.model.width * (2 if self.options.pooling == "cls+mean" else 1)
+
+    @property
+    def patches(self) -> int:
+        """Number of patches: those of the grid of somebody else's graph, or as many squares as the picture has."""
+        if self.foreign is not None and self.foreign.grid is not None:
+            return self.foreign.grid[0] * self.foreign.grid[1]
+        height, width = self.options.image_size
+        return (height // self.model.patch) * (width // self.model.patch)
 
     @property
     def has_random_weights(self) -> bool:

@@ -534,6 +534,10 @@ def golden_samples() -> Iterator[Case]:
         yield golden(f"sample-less-{name}", npz(shorter), f"`{'embedding' if name == 'input' else name}` is ")
         yield golden(f"column-less-{name}", npz(good | {name: good[name][..., :-1]}), f"`{name}` is ")
         yield golden(f"int16-{name}", npz(good | {name: good[name].astype(np.int16)}), f"`{name}` is int16(")
+    wide = {name: np.concatenate([array] * 2, axis=2) for name, array in good.items() if array.shape[1:] == (K, P)}
+    wide = good | wide | {"patch_tokens": np.concatenate([good["patch_tokens"]] * 2, axis=1)}
+    yield golden("good-grid-of-a-foreign-graph", npz(wide), edit=with_a_grid)
+    yield golden("other-grid-of-a-foreign-graph", npz(good), "`flags` is ", edit=with_a_grid)
     yield golden("good-own-outputs", npz(own_arrays()), edit=with_own_outputs)
     yield golden(
         "without-an-own-output",
@@ -556,6 +560,14 @@ def golden_samples() -> Iterator[Case]:
     yield Case("golden/missing", "golden", {GOLDEN: None}, ("can't read ", "No such file or directory"))
     huge = put("files", "parity", "bytes", value=3 << 30)
     yield Case("golden/said-to-have-3-gib", "golden", {MANIFEST: edited(huge)}, ("bytes, more than 2147483648",))
+
+
+def with_a_grid(content: Fields) -> None:
+    """Somebody else's graph, whose patches are not square: twice as many as squares would be."""
+    content["foreign"] = {
+        "file": "theirs.onnx", "sha256": "b" * 64, "producer": "pytorch", "opset": 17, "form": "MatMul", "prefix": 1,
+        "grid": [1, 4], "given": [], "outputs": ["out"],
+    }  # fmt: skip
 
 
 OWN = {"logits": (3,), "a/map": (1, 2, 4)}

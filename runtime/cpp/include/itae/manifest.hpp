@@ -63,6 +63,7 @@ struct ITAE_EXPORT Manifest {
     std::int64_t width = 0;           ///< elements of a token, C
     bool has_random_weights = false;  ///< embeddings mean nothing then
     std::string foreign_file;         ///< somebody else's ONNX file that the model was made from; empty: it is ours
+    std::optional<std::array<std::int64_t, 2>> grid;  ///< rows and columns of patches, as its graph shows them
 
     TensorInfo input;
     std::vector<TensorInfo> outputs;
@@ -93,7 +94,9 @@ struct ITAE_EXPORT Manifest {
     /// Elements of an embedding: C, or 2 C with the mean patch token.
     std::int64_t embedding_width() const noexcept { return pooling == "cls+mean" ? 2 * width : width; }
     /// Number of patches of a picture.
-    std::int64_t patches() const noexcept { return (image_size[0] / patch) * (image_size[1] / patch); }
+    std::int64_t patches() const noexcept {
+        return grid ? (*grid)[0] * (*grid)[1] : (image_size[0] / patch) * (image_size[1] / patch);
+    }
     /// Whether the model has such an output.
     bool has_output(const std::string& name) const noexcept;
     /// Names of the outputs that are the model's own, such as logits, in their order.

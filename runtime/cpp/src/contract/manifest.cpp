@@ -172,8 +172,10 @@ Manifest typed(const Json& fields) {
     manifest.size = model.at("size");
     manifest.patch = count(model.at("patch"), "model.patch");
     manifest.width = count(model.at("width"), "model.width");
-    if (const auto foreign = fields.find("foreign"); foreign != fields.end() && !foreign->is_null())
+    if (const auto foreign = fields.find("foreign"); foreign != fields.end() && !foreign->is_null()) {
         manifest.foreign_file = foreign->at("file");
+        if (!foreign->at("grid").is_null()) manifest.grid = counts<2>(foreign->at("grid"), "foreign.grid");
+    }
     manifest.has_random_weights = model.at("weights").at("kind") == "random";
 
     manifest.input = tensor(fields.at("inputs").at(0), "inputs.0.shape");
