@@ -21,6 +21,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, which most models were trained with."""
 BICUBIC = 3
 """Pillow's number of the filter, as `preprocessor_config.json` has it."""
+FILTERS = {0: "nearest", 1: "Lanczos", 2: "bilinear", 4: "box", 5: "Hamming"}
+"""Pillow's numbers of the others."""
 
 Pooling = Literal["cls", "mean", "cls+mean"]
 Fit = Literal["crop", "pad", "squash"]
@@ -227,6 +229,17 @@ class ForeignSpec:
         std = STD if self.std is None else _stds("--std", self.std)
         return _preprocessing(size, self.fit, (cover, cover) if isinstance(cover, int) else cover, 1 / 255, mean, std)
 
+    def other_filter(self) -> str | None:
+        """The filter by which the preprocessor's file resizes, if it is not the runtime's.
+
+        Raises:
+            InputError: the file can't be read.
+        """
+        if self.preprocessor is None:
+            return None
+        resample = _read_file(Path(self.preprocessor)).get("resample", BICUBIC)
+        return None if resample == BICUBIC else FILTERS.get(resample, f"filter {resample}")
+
     def check_folder(self) -> None:
         """Refuse before the work what could not be published after it.
 
@@ -254,36 +267,67 @@ def _preprocessing(
     )  # fmt: skip
 
 
+def _read_file(path: Path) -> dict[str, Any]:
+    """The fields of a `preprocessor_config.json`, or of the image processor in a `processor_config.json`; no null ones.
+
+    Raises:
+        InputError: it can't be read.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is no preprocessor_config.json: {error}") from error
+    if isinstance(found, dict) and isinstance(found.get("image_processor"), dict):
+        found = found["image_processor"]
+    if not isinstance(found, dict) or not found.keys() & {"image_mean", "image_std", "size", "do_normalize"}:
+        raise InputError(f"{path} is no preprocessor_config.json: it has no image_mean, image_std or size")
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _sides(value: Any, *, square: bool) -> dict[str, int]:  # noqa: ANN401  # of a foreign file
+    """A size as newer files have it: height and width, or the shortest edge; a number alone is one of the two."""
+    if isinstance(value, int):
+        return {"height": value, "width": value} if square else {"shortest_edge": value}
+    if isinstance(value, list):
+        height, width = map(int, value)
+        return {"height": height, "width": width}
+    return {str(name): int(number) for name, number in dict(value).items() if number is not None}
+
+
 def _from_file(path: Path, size: tuple[int, int]) -> Preprocessing:
-    """The preprocessing that a `preprocessor_config.json` of transformers describes.
+    """The preprocessing that a `preprocessor_config.json` of transformers describes, for a model of this size.
 
     Raises:
         InputError: it can't be read, or describes what the runtime does not do.
     """
+    found = _read_file(path)
+    crops = bool(found.get("do_center_crop", False))
     try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
         mean, std = (
             tuple(map(float, found.get(name, usual))) for name, usual in (("image_mean", MEAN), ("image_std", STD))
         )
         scale = float(found.get("rescale_factor", 1 / 255)) if found.get("do_rescale", True) else 1.0
-        sides = found.get("size", {})
-        sides = {"shortest_edge": sides} if isinstance(sides, int) else dict(sides)
-    except OSError as error:
-        raise InputError(f"can't read {path}: {error.strerror}") from error
+        sides = _sides(found.get("size", {}), square=not crops)
+        cut = _sides(found.get("crop_size", {}), square=True) if crops else {}
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is no preprocessor_config.json: {error}") from error
     if not found.get("do_normalize", True):
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if found.get("resample", BICUBIC) != BICUBIC:
-        raise InputError(
-            f"{path}: resizes by Pillow's filter {found['resample']}, and the runtime by bicubic (3) alone: set "
-            "resample to 3 in a copy, and expect embeddings that differ a little"
-        )
     if len(mean) != 3 or len(std) != 3 or not all(one > 0 for one in std):
         raise InputError(f"{path}: image_mean and image_std must be three numbers each")
     red_green_blue = ((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
+    if unknown := sides.keys() - {"height", "width", "shortest_edge"}:
+        raise InputError(
+            f"{path}: resizes by {min(unknown)}, which the runtime does not: say --mean, --std, --resize-to and --fit"
+        )
+    edges = (sides.get("height", 0), sides.get("width", 0))
     if "shortest_edge" in sides:
-        edge = int(sides["shortest_edge"])
-        cover = tuple(max(edge, side) for side in size)
-        return _preprocessing(size, "crop", (cover[0], cover[1]), scale, *red_green_blue)
-    return _preprocessing(size, "squash", None, scale, *red_green_blue)
+        edges = (sides["shortest_edge"],) * 2
+    elif not crops:
+        return _preprocessing(size, "squash", None, scale, *red_green_blue)
+    cuts = (cut.get("height", 0) or size[0], cut.get("width", 0) or size[1])
+    # A model of another size than the crop sees as much of the picture as the crop would.
+    cover = [max(side, round(edge * side / one)) for edge, side, one in zip(edges, size, cuts, strict=True)]
+    return _preprocessing(size, "crop", (cover[0], cover[1]), scale, *red_green_blue)

@@ -1,4 +1,4 @@
-"""What training left in a graph: dropout that is on, and paths that are dropped at random. In use, both do nothing."""
+"""The parts of training in a graph: dropout that is on, paths that are dropped at random. In use, both do nothing."""
 
 from __future__ import annotations
 
