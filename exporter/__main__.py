@@ -9,6 +9,7 @@ from exporter import export
 from exporter.arguments import parser, remarks, to_spec
 from exporter.by_name import main as take_named
 from exporter.calibration.command import main as calibrate
+from exporter.calibration.recommendation import read
 from exporter.foreign.inspection import main as inspect
 from exporter.foreign.onnx_command import main as take_foreign
 from exporter.result import summary
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given[:1] == ["inspect"]:
         return inspect(given[1:])
     if any(one == "--onnx" or one.startswith("--onnx=") for one in given):
-        return take_foreign(given)
+        return take_foreign(given, read)
     if any(one == "--model" or one.startswith("--model=") for one in given):
         return take_named(given)
 

@@ -101,13 +101,7 @@ def _recommendation(a: argparse.Namespace) -> Recommendation:
 
 def _merged(a: argparse.Namespace, found: Recommendation) -> ItaeConfig | None:
     """The options of the file with those of the command line in place of them; None for plain DINOv2."""
-    options = given(ItaeConfig, a)
-    if a.no_itae or (found.options is None and not options):
-        return _itae(a) if a.no_itae else None
-    base = dict(found.options or {})
-    if options.get("threshold", "").startswith("positions:"):  # looks at no norm
-        base = {name: value for name, value in base.items() if name not in ("source", "side", "detect_layer")}
-    return ItaeConfig(**{**base, **options})
+    return _itae(a) if a.no_itae else found.merged(given(ItaeConfig, a))
 
 
 def remarks(a: argparse.Namespace) -> list[str]:

@@ -43,7 +43,17 @@ EXPORTER = {
     "build": {"options", "graph_facts"},
     "intake": set(),
     "quantization": {"surgery", "intake"},
-    "calibration": {"options", "declaration", "methods", "models", "graph_facts", "pipeline", "steps", "intake"},
+    "calibration": {
+        "options",
+        "declaration",
+        "methods",
+        "models",
+        "graph_facts",
+        "pipeline",
+        "steps",
+        "intake",
+        "foreign",
+    },
 }
 """By package or module of `exporter`: what else of it they may import; `pipeline` and `__main__` know the order."""
 SHARED = ("contract", "images")

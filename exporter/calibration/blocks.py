@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from transformers import AttentionInterface
@@ -23,10 +23,37 @@ class Seen:
     """(B, L, S, P) float32, the sources in the order of `SOURCES`."""
     attention: torch.Tensor
     """(B, L, P): of the CLS token to each patch, mean over heads."""
-    inputs: Mapping[int, torch.Tensor]
-    """(B, N, C), the tokens that go into some of the blocks."""
+    inputs: Mapping[int, Any]
+    """(B, N, C), the tokens that go into some of the blocks, as the model that was run has them."""
     embedding: torch.Tensor
     """(B, C), plain."""
+
+
+class Stack(Protocol):
+    """A model that is run block by block; `Blocks` says what its methods do."""
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+
+    def look(self, pixels: torch.Tensor, keep: Sequence[int] = ()) -> Seen:
+        """Run the plain model once."""
+
+    def again(
+        self,
+        tokens: Any,  # noqa: ANN401
+        layers: Sequence[int],
+        artifact: torch.Tensor,
+        how: Choice,
+    ) -> tuple[Any, list[torch.Tensor]]:
+        """Run the blocks up to the last but one, with attenuation."""
+
+    def last(
+        self,
+        tokens: Any,  # noqa: ANN401
+        settings: Sequence[tuple[torch.Tensor, Choice]],
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Run the last block, with each of several settings."""
 
 
 @dataclass(eq=False)

@@ -7,6 +7,7 @@ import io
 import json
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from exporter.calibration.recommendation import NOTHING, check_target, to_json
 from exporter.declaration import add_options, declared
+from exporter.foreign.request import ForeignSpec
 from exporter.options import ExportSpec
 from runtime.contract.argument_types import shown
 from runtime.contract.atomic import cannot_write, write_atomically
@@ -23,12 +25,22 @@ from runtime.contract.machine import limited_threads
 from runtime.images.options import add_image_column, add_selection, add_sixteen_bit
 
 if TYPE_CHECKING:
+    from exporter.calibration.blocks import Stack
+    from exporter.calibration.subject import Subject
     from exporter.calibration.work import Result
     from exporter.intake import Intake
-    from exporter.models.weights import LoadedModel
+    from exporter.steps import Progress
+    from runtime.contract.manifest import Preprocessing
 
 LIMIT = 2000
 """Images that are looked at unless the user says otherwise."""
+OF_OURS = ("size", "weights", "image_size", "fit", "pos_embed")
+"""Options of the export that say which model and how pictures are brought to it."""
+OF_A_FILE = (
+    "onnx", "embedding", "pooling", "prefix_tokens", "fix_input", "image_size", "mean", "std", "resize_to", "fit",
+    "preprocessor",
+)  # fmt: skip
+"""The same for somebody else's file."""
 SEEDS = 5
 """Seeds of k-means, with --labels."""
 NEXT_TO_NOTHING = 1e-4
@@ -38,6 +50,8 @@ EXAMPLES = """examples:
   %(prog)s --size vits14 --weights own.pth --images train/ --labels folders --out itae.json
   %(prog)s --size vitb14 --images photos/ --exclude 'thumbs/' --device cuda --out itae.json
   python -m exporter --config itae.json --size vitb14 --out itae.engine
+  %(prog)s --onnx theirs.onnx --preprocessor preprocessor_config.json --images photos/ --out itae.json
+  python -m exporter --config itae.json --onnx theirs.onnx --out itae.onnx
 
 One half of the images chooses the options, by the norms of their patches and the CLS token's attention, never by
 labels. The other half reports what these options and others do. Where no patches stand apart, the recommendation is
@@ -46,8 +60,8 @@ null, and an export with that file is plain DINOv2.
 exit code: 0, also for a recommendation of nothing; 1 if the model gave NaN; 2 for bad use"""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
+def parser(*, foreign: bool = False) -> argparse.ArgumentParser:
+    """The parser of the command, for a model of ours or somebody else's file."""
     p = Parser(
         prog="python -m exporter calibrate",
         description="Look for artifacts in images, and recommend options of ITAE.",
@@ -67,7 +81,11 @@ def parser() -> argparse.ArgumentParser:
     add_selection(what)
     add_image_column(what)
     add_sixteen_bit(what)
-    add_options(ExportSpec, {"": what}, only=("size", "weights", "image_size", "fit", "pos_embed"))
+    if foreign:
+        add_options(ForeignSpec, {"": what}, only=OF_A_FILE)
+    else:
+        add_options(ExportSpec, {"": what}, only=OF_OURS)
+        what.add_argument("--onnx", metavar="FILE", help="somebody else's ONNX file, in place of --size and --weights")
     what.add_argument(
         "--labels",
         choices=["folders"],
@@ -92,7 +110,8 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; gives its exit code."""
 
     def body() -> int:
-        arguments = parser().parse_args(argv)
+        is_foreign = any(one == "--onnx" or one.startswith("--onnx=") for one in argv)
+        arguments = parser(foreign=is_foreign).parse_args(argv)
         with limited_threads(arguments.threads):
             return _calibrate(arguments, argv)
 
@@ -100,13 +119,16 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _calibrate(a: argparse.Namespace, argv: Sequence[str]) -> int:
-    spec = ExportSpec(
-        "calibrated.onnx", size=a.size, weights=a.weights, image_size=a.image_size, fit=a.fit, pos_embed=a.pos_embed
-    )
+    spec: ExportSpec | ForeignSpec
+    if a.onnx is None:
+        spec = ExportSpec("calibrated.onnx", **{name: getattr(a, name) for name in OF_OURS})
+    else:
+        spec = ForeignSpec(out="calibrated.onnx", **{name: getattr(a, name) for name in OF_A_FILE})
+        if a.device != "cpu":
+            raise UsageError(f"--device {a.device}: ONNX Runtime runs somebody else's file on the CPU here: take cpu")
     _check_targets(a)
     from exporter.calibration.work import LEAST, Calibration
     from exporter.intake import Intake
-    from exporter.pipeline import load
     from exporter.steps import Progress
     from runtime.contract.progress import progress as progress_of
     from runtime.images.decode import quiet_pillow
@@ -116,24 +138,61 @@ def _calibrate(a: argparse.Namespace, argv: Sequence[str]) -> int:
         raise UsageError(f"--limit {a.limit}: a calibration needs at least {LEAST} images")
     _check_device(a.device)
     sources = open_sources(a.images, selection=Selection.from_arguments(a), columns=Columns(a.image_column))
-    intake = Intake(sources, spec.preprocessing(), a.limit, a.seed, a.batch, a.sixteen_bit)
     steps = Progress(quiet=a.quiet)
-    with steps.step("load", f"{spec.backbone.name} from {spec.weights}"):
-        loaded = load(spec)
-    for note in loaded.origin.notes:
-        steps.note(note)
-    start = time.monotonic()
-    with quiet_pillow(), progress_of(intake.total(), io.StringIO() if a.quiet else None) as bar:
-        work = Calibration(loaded.model, intake, a.device, lambda done: bar.show(done, 0, len(intake.failed)))
-        result = work.run(labels=a.labels is not None, seeds=SEEDS)
-    return _write(a, argv, spec, loaded, intake, result, time.monotonic() - start)
+    with tempfile.TemporaryDirectory(prefix="itae-") as folder:
+        blocks, subject, how, batch = _loaded(spec, a, Path(folder), steps)
+        intake = Intake(sources, how, a.limit, a.seed, batch, a.sixteen_bit)
+        start = time.monotonic()
+        with quiet_pillow(), progress_of(intake.total(), io.StringIO() if a.quiet else None) as bar:
+            work = Calibration(blocks, intake, a.device, lambda done: bar.show(done, 0, len(intake.failed)))
+            result = work.run(labels=a.labels is not None, seeds=SEEDS)
+    return _write(a, argv, subject, intake, result, time.monotonic() - start)
+
+
+def _loaded(
+    spec: ExportSpec | ForeignSpec, a: argparse.Namespace, folder: Path, steps: Progress
+) -> tuple[Stack, Subject, Preprocessing, int]:
+    """The model in blocks, what it is, how pictures are brought to it, and how many at a time."""
+    from exporter.calibration.subject import Subject
+
+    if isinstance(spec, ExportSpec):
+        from exporter.calibration.blocks import Blocks
+        from exporter.pipeline import load
+
+        with steps.step("load", f"{spec.backbone.name} from {spec.weights}"):
+            loaded = load(spec)
+        for note in loaded.origin.notes:
+            steps.note(note)
+        origin = loaded.origin
+        ours = Subject(
+            spec.backbone.name, origin.source, origin.sha256, spec.height_and_width, spec.fit, spec.pos_embed,
+            spec.facts.grid,
+        )  # fmt: skip
+        return Blocks(loaded.model.to(a.device)), ours, spec.preprocessing(), a.batch
+    from exporter.calibration.foreign_blocks import ForeignBlocks
+    from exporter.foreign.delivery import prepare
+    from exporter.foreign.stages import Stages
+
+    prepared = prepare(spec, folder, steps)
+    stages, found = Stages(prepared), prepared.found
+    if not stages.goes_on:
+        steps.note(
+            "the tokens that enter a layer were not found in all layers: residual norms are not looked at, and each "
+            "setting is a whole pass"
+        )
+    assert found.image_size is not None
+    how = spec.preprocessing(found.image_size)
+    grid = found.grid if found.grid and found.grid[0] * found.grid[1] == stages.patches else (1, stages.patches)
+    theirs = Subject(
+        found.file.path.name, f"onnx:{found.file.path.name}", found.file.sha256, found.image_size, how.fit, None, grid
+    )
+    return ForeignBlocks(stages), theirs, how, stages.batch or a.batch
 
 
 def _write(
     a: argparse.Namespace,
     argv: Sequence[str],
-    spec: ExportSpec,
-    loaded: LoadedModel,
+    subject: Subject,
     intake: Intake,
     result: Result,
     seconds: float,
@@ -141,13 +200,13 @@ def _write(
     """Write the files and print what was found."""
     from exporter.calibration.findings import content
 
-    found = content(result, spec, loaded, intake)
+    found = content(result, subject, intake)
     data = to_json(found)
     if a.report is not None:
         from exporter.calibration.views import write_views
 
         made_by = shlex.join(["python", "-m", "exporter", "calibrate", *argv])
-        write_views(a.report, result, spec, intake, found, (made_by, next_command(a)))
+        write_views(a.report, result, subject, intake, found, (made_by, next_command(a)))
     write_atomically(a.out, data)
     if not a.quiet:
         first, *others = _lines(a, result, intake, seconds)
@@ -194,12 +253,13 @@ def _lines(a: argparse.Namespace, result: Result, intake: Intake, seconds: float
 
 def next_command(a: argparse.Namespace) -> str:
     """The command that exports by the file."""
-    words = ["--config", str(a.out), "--size", str(a.size)]
-    for name in ("weights", "image_size", "fit", "pos_embed"):
-        one, value = declared(ExportSpec)[name], getattr(a, name)
-        if value != one.default:
+    options, names = (ExportSpec, OF_OURS) if a.onnx is None else (ForeignSpec, OF_A_FILE)
+    words = ["--config", str(a.out)]
+    for name in names:
+        one, value = declared(options)[name], getattr(a, name)
+        if name in ("size", "onnx") or value != one.default:
             words += [one.flag, "x".join(map(str, value)) if isinstance(value, tuple) else str(value)]
-    return shlex.join(["python", "-m", "exporter", *words, "--out", "itae.engine"])
+    return shlex.join(["python", "-m", "exporter", *words, "--out", "itae.engine" if a.onnx is None else "itae.onnx"])
 
 
 def _words(result: Result) -> str:

@@ -8,33 +8,31 @@ from typing import Any
 import numpy as np
 
 from exporter.calibration.rule import Detection, beyond
+from exporter.calibration.subject import Subject
 from exporter.calibration.tally import LEVELS, SIDES, edges
 from exporter.calibration.trials import Trial
 from exporter.calibration.valley import find_valleys
 from exporter.calibration.work import Result, as_options
 from exporter.intake import Intake
 from exporter.methods.itae.options import SOURCES
-from exporter.models.weights import LoadedModel
-from exporter.options import ExportSpec
 
 _DIGITS = 6
 """Significant digits of a figure."""
 QUANTILES = (0.001, 0.01, 0.5, 0.99, 0.999)
 
 
-def content(result: Result, spec: ExportSpec, loaded: LoadedModel, intake: Intake) -> Mapping[str, Any]:
+def content(result: Result, subject: Subject, intake: Intake) -> Mapping[str, Any]:
     """Everything that the file has, but for its format and hash."""
-    origin = loaded.origin
     return {
         "itae": as_options(result.itae),
         "reason": result.reason,
         "model": {
-            "size": spec.backbone.name,
-            "weights": origin.source,
-            "sha256": origin.sha256,
-            "image_size": list(spec.height_and_width),
-            "fit": spec.fit,
-            "pos_embed": spec.pos_embed,
+            "size": subject.name,
+            "weights": subject.weights,
+            "sha256": subject.sha256,
+            "image_size": list(subject.image_size),
+            "fit": subject.fit,
+            "pos_embed": subject.pos_embed,
         },
         "images": {
             "choosing": result.tally.seen,

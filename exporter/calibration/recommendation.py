@@ -34,6 +34,15 @@ class Recommendation:
     record: Calibration
     """As the manifest of the export has it."""
 
+    def merged(self, options: Mapping[str, Any]) -> ItaeConfig | None:
+        """The options of the file with those that were given in place of them; None for the plain model."""
+        if self.options is None and not options:
+            return None
+        base = dict(self.options or {})
+        if options.get("threshold", "").startswith("positions:"):  # looks at no norm
+            base = {name: value for name, value in base.items() if name not in ("source", "side", "detect_layer")}
+        return ItaeConfig(**{**base, **options})
+
 
 def to_json(content: Mapping[str, Any]) -> bytes:
     """The bytes of the file; `sha256` is added."""

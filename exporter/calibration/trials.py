@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from exporter.calibration.blocks import Blocks, Seen
+from exporter.calibration.blocks import Seen, Stack
 from exporter.calibration.rule import Detection, Watched, to_config
 from exporter.methods.itae.options import SOURCES, Choice, ItaeConfig
 from exporter.methods.itae.reference import detect
@@ -77,7 +77,7 @@ class Trial:
 class Trials:
     """Runs settings on batches that were looked at."""
 
-    def __init__(self, blocks: Blocks, settings: Sequence[Setting], *, keep_vectors: bool) -> None:
+    def __init__(self, blocks: Stack, settings: Sequence[Setting], *, keep_vectors: bool) -> None:
         self._blocks, self._keep = blocks, keep_vectors
         self.trials = [Trial(one) for one in settings]
         depth = blocks.depth
@@ -177,7 +177,7 @@ class Comparison:
         return self.apart <= SAME_CHANGE * self.change_all
 
 
-def compare_layers(blocks: Blocks, seen: Sequence[Seen], last: ItaeConfig, every: ItaeConfig) -> Comparison:
+def compare_layers(blocks: Stack, seen: Sequence[Seen], last: ItaeConfig, every: ItaeConfig) -> Comparison:
     """Compare the two on batches that were looked at, with the inputs of the blocks that `Trials` needs."""
     trials = Trials(blocks, [Setting("all", every), Setting("last", last)], keep_vectors=True)
     plain = []

@@ -12,11 +12,11 @@ from exporter.calibration.findings import figures
 from exporter.calibration.recommendation import NOTHING
 from exporter.calibration.rule import beyond
 from exporter.calibration.scored import METRICS
+from exporter.calibration.subject import Subject
 from exporter.calibration.tally import BINS, LEVELS, OCTAVES, PER_OCTAVE, edges
 from exporter.calibration.work import Result, as_options
 from exporter.intake import Intake
 from exporter.methods.itae.options import SOURCES, ItaeConfig, Source
-from exporter.options import ExportSpec
 from runtime.report import Artifacts, FlaggedImage, Headline, Norms, Places, Report, Table, write_report
 from runtime.sources.at_hand import at_hand
 
@@ -26,31 +26,31 @@ _MOST_HISTOGRAMS = 8
 
 
 def write_views(
-    path: Path, result: Result, spec: ExportSpec, intake: Intake, found: Mapping[str, Any], command: Sequence[str]
+    path: Path, result: Result, subject: Subject, intake: Intake, found: Mapping[str, Any], command: Sequence[str]
 ) -> None:
     """Write the page.
 
     Args:
         path: the page.
         result: what it shows.
-        spec: the model and the size of its images.
+        subject: the model and the size of its images.
         intake: the images.
         found: the content of the JSON file.
         command: the command that was run, and the one to run next.
     """
-    write_report(path, _report(result, spec, intake, found, command), at_hand)
+    write_report(path, _report(result, subject, intake, found, command), at_hand)
 
 
 def _report(
-    result: Result, spec: ExportSpec, intake: Intake, found: Mapping[str, Any], command: Sequence[str]
+    result: Result, subject: Subject, intake: Intake, found: Mapping[str, Any], command: Sequence[str]
 ) -> Report:
     images = found["images"]
     facts = [
         ("command", command[0]),
         ("next", command[1]),
-        ("model", f"{spec.size_name}, weights {found['model']['weights']}"),
+        ("model", f"{subject.name}, weights {found['model']['weights']}"),
         ("SHA-256 of the weights", found["model"]["sha256"]),
-        ("image size", f"{spec.height} x {spec.width}, fit by {spec.fit}"),
+        ("image size", f"{subject.image_size[0]} x {subject.image_size[1]}, fit by {subject.fit}"),
         ("images", f"{images['choosing']:,} to choose by, {images['reporting']:,} to report on"),
         ("can't be read", f"{images['failed']:,}" + (f"; {intake.first_failure()}" if images["failed"] else "")),
         *((f"passed over: {why}", f"{number:,}") for why, number in images["skipped"].items()),
@@ -62,7 +62,7 @@ def _report(
         headlines=_headlines(result),
         notes=_notes(result),
         tables=[_settings(result), *([_sources(result)] if result.found else [])],
-        artifacts=_artifacts(result, spec, intake),
+        artifacts=_artifacts(result, subject, intake),
     )
 
 
@@ -195,15 +195,15 @@ def _sources(result: Result) -> Table:
     )
 
 
-def _artifacts(result: Result, spec: ExportSpec, intake: Intake) -> Artifacts | None:
+def _artifacts(result: Result, subject: Subject, intake: Intake) -> Artifacts | None:
     if not result.shown:
         return None
     trial = result.trials[0]
     share = (result.places / max(result.reported, 1)).tolist()
     return Artifacts(
-        model=spec.size_name,
+        model=subject.name,
         detection=_short(trial.setting.itae) + (" (not recommended, for comparison)" if result.itae is None else ""),
-        grid=spec.facts.grid,
+        grid=subject.grid,
         preprocessing=intake.how,
         images=[FlaggedImage(key, flag.astype(float).tolist()) for key, flag in result.shown],
         norms=_histograms(result),

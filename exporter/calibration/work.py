@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from exporter.calibration import rule
-from exporter.calibration.blocks import Blocks, Seen
+from exporter.calibration.blocks import Seen, Stack
 from exporter.calibration.rule import Choice, Detection, Watched
 from exporter.calibration.scored import Scores, score_all
 from exporter.calibration.tally import LEVELS, SIDES, Tally
@@ -62,8 +62,8 @@ class Result:
 class Calibration:
     """A model that images are run through, in two passes over disjoint halves."""
 
-    def __init__(self, model: torch.nn.Module, intake: Intake, device: str, say: Callable[[int], None]) -> None:
-        self._blocks = Blocks(model.to(device))
+    def __init__(self, blocks: Stack, intake: Intake, device: str, say: Callable[[int], None]) -> None:
+        self._blocks = blocks
         self._intake, self._device, self._say = intake, device, say
         self._done = 0
 

@@ -115,32 +115,9 @@ def deliver(spec: ForeignSpec, progress: Progress, by_name: LibraryModel | None 
 def _deliver(
     spec: ForeignSpec, library: LibraryName | None, progress: Progress, work: Path, by_name: LibraryModel | None
 ) -> Delivered:
-    size = (spec.image_size, spec.image_size) if isinstance(spec.image_size, int) else spec.image_size
-    called = spec.onnx if by_name is None else by_name.name
-    with progress.step("survey", f"{called}: what is in it"):
-        file = open_onnx(Path(spec.onnx))
-        if spec.fix_input:
-            file = dataclasses.replace(file, model=_with_fixed(file.model, spec.fix_input))
-        found, probe = _survey(file, work / "probe", size, usual=True)
-        if (why := refusal(found, spec.prefix_tokens)) is not None:
-            raise SurgeryError(f"{called}: {why}")
-        if by_name is not None:
-            by_name.check(found)
-        if spec.precision == "fp32" and any(one.precision == "float16" for one in found.backbone):
-            raise UsageError("--precision fp32: the file is in half precision: leave it out to keep that")
-        prefix = spec.prefix_tokens if spec.prefix_tokens is not None else found.prefix
-        assert prefix is not None
-        if size is not None and found.image_size != size:
-            raise UsageError(
-                f"--image-size {size[0]}x{size[1]}: the graph takes {found.image_size[0]}x{found.image_size[1]} alone"  # type: ignore[index]
-            )
-        spec.itae.layer_indices(len(found.backbone))
-        if library is not None:
-            _check_engine(spec, found, prefix)
-            if found.is_dynamic and found.image_size is not None and found.picture is not None:
-                fixed = with_fixed_size(file, found.picture.name, found.image_size)
-                file = dataclasses.replace(file, model=fixed)
-                found, probe = _survey(file, work / "fixed", None)
+    with progress.step("survey", f"{spec.onnx if by_name is None else by_name.name}: what is in it"):
+        found, probe, prefix = _opened(spec, library, work, by_name)
+        file = found.file
     _say(found, prefix, spec, progress, by_name)
     if spec.embedding is not None:
         file = dataclasses.replace(file, model=_with_embedding(found, probe, spec, prefix))
@@ -231,6 +208,81 @@ def _deliver(
             obsolete += [manifest_path(spec.path).name, parity_path(spec.path).name]
         publish_sets([FileSet(seal, sources, obsolete)], work)
     return Delivered(spec.path, manifest, found, prefix, tuple(proofs), progress.seconds)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Somebody else's graph, ready to be looked at layer by layer: each attention is written out."""
+
+    found: Survey
+    probe: Probe
+    prefix: int
+    embedding: str
+    """The name of its output (B, C)."""
+
+
+def prepare(spec: ForeignSpec, work: Path, progress: Progress) -> Prepared:
+    """Open a file for what runs it layer by layer, such as a calibration.
+
+    Raises:
+        UsageError: an option does not fit the file, or none of its outputs is an embedding.
+        SurgeryError: ITAE can't be put into it.
+        InputError: it can't be read or run.
+    """
+    found, probe, prefix = _opened(spec, None, work)
+    _say(found, prefix, spec, progress, None)
+    if spec.embedding is not None:
+        file = dataclasses.replace(found.file, model=_with_embedding(found, probe, spec, prefix))
+        found, probe = _survey(file, work / "with_embedding", found.image_size)
+    embedding = _outputs(found).get(EMBEDDING)
+    if embedding is None:
+        raise UsageError(
+            f"{found.file.path}: {_why_not(found)}"
+            if not _outputs(found)
+            else f"{found.file.path}: none of its outputs is an embedding (B, C): name one by --embedding NAME"
+        )
+    if written := [one for one in found.backbone if one.site.fused is not None]:
+        file = dataclasses.replace(found.file, model=_written_out(found, probe, written))
+        found, probe = _survey(file, work / "written_out", found.image_size)
+    return Prepared(found, probe, prefix, embedding)
+
+
+def _opened(
+    spec: ForeignSpec, library: LibraryName | None, work: Path, by_name: LibraryModel | None = None
+) -> tuple[Survey, Probe, int]:
+    """The survey of the file, its probe, and the number of tokens before the patches.
+
+    Raises:
+        UsageError: an option does not fit the file.
+        SurgeryError: ITAE can't be put into it.
+        InputError: it can't be read or run.
+    """
+    size = (spec.image_size, spec.image_size) if isinstance(spec.image_size, int) else spec.image_size
+    file = open_onnx(Path(spec.onnx))
+    if spec.calibration is not None and spec.calibration.weights_sha256 != file.sha256:
+        raise UsageError(f"--config was made for another file than {file.path}: make one with `calibrate --onnx`")
+    if spec.fix_input:
+        file = dataclasses.replace(file, model=_with_fixed(file.model, spec.fix_input))
+    found, probe = _survey(file, work / "probe", size, usual=True)
+    if (why := refusal(found, spec.prefix_tokens)) is not None:
+        raise SurgeryError(f"{file.path if by_name is None else by_name.name}: {why}")
+    if by_name is not None:
+        by_name.check(found)
+    if spec.precision == "fp32" and any(one.precision == "float16" for one in found.backbone):
+        raise UsageError("--precision fp32: the file is in half precision: leave it out to keep that")
+    prefix = spec.prefix_tokens if spec.prefix_tokens is not None else found.prefix
+    assert prefix is not None
+    if size is not None and found.image_size != size:
+        raise UsageError(
+            f"--image-size {size[0]}x{size[1]}: the graph takes {found.image_size[0]}x{found.image_size[1]} alone"  # type: ignore[index]
+        )
+    spec.itae.layer_indices(len(found.backbone))
+    if library is not None:
+        _check_engine(spec, found, prefix)
+        if found.is_dynamic and found.image_size is not None and found.picture is not None:
+            fixed = with_fixed_size(file, found.picture.name, found.image_size)
+            found, probe = _survey(dataclasses.replace(file, model=fixed), work / "fixed", None)
+    return found, probe, prefix
 
 
 def _survey(file: OnnxFile, folder: Path, size: tuple[int, int] | None, *, usual: bool = False) -> tuple[Survey, Probe]:
@@ -637,6 +689,7 @@ def _described(
                 for number, one in enumerate(proofs)
             ),
         ),
+        calibration=spec.calibration,
         files=Files(
             model=record_file(made.model, called.name),
             external_data=record_file(made.data) if made.data is not None else None,

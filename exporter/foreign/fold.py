@@ -8,7 +8,7 @@ import onnx
 from onnx import numpy_helper
 
 from exporter.foreign.probe import open_session
-from exporter.foreign.survey import DRAWN
+from exporter.foreign.training import RANDOM
 
 
 def fold_constants(path: Path) -> list[str]:
@@ -27,7 +27,7 @@ def fold_constants(path: Path) -> list[str]:
     kept: list[onnx.NodeProto] = []
     for node in graph.node:
         has_graph = any(one.HasField("g") or one.graphs for one in node.attribute)
-        if has_graph or node.op_type in DRAWN or not all(name in free or not name for name in node.input):
+        if has_graph or node.op_type in RANDOM or not all(name in free or not name for name in node.input):
             kept.append(node)
             continue
         folded.append(node)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +71,6 @@ def source_of(one: Measured, itae: ItaeConfig) -> tuple[gs.Tensor, str, float] |
 def _places(one: Survey, probe: Probe, graph: gs.Graph, itae: ItaeConfig, prefix: int) -> list[Place]:
     """The attentions of the backbone in `graph`, their tensors with dtypes and shapes."""
     layers = itae.layer_indices(len(one.backbone))
-    tokens = SHARED if one.is_dynamic else one.backbone[0].tokens
     if itae.limit.kind == "positions":
         if one.is_dynamic:
             raise UsageError(
@@ -80,11 +79,31 @@ def _places(one: Survey, probe: Probe, graph: gs.Graph, itae: ItaeConfig, prefix
         patches = one.backbone[0].tokens - prefix - one.behind
         if itae.limit.indices[-1] >= patches:
             raise UsageError(f"--threshold {itae.threshold}: the model has patches 0 to {patches - 1}")
+    sources = {layer: source_of(one.backbone[layer], itae) for layer in {*map(itae.detects_in, layers)}}
+    return places_in(one, probe, graph, sources, layers)
+
+
+def places_in(
+    one: Survey,
+    probe: Probe,
+    graph: gs.Graph,
+    sources: Mapping[int, tuple[gs.Tensor, str, float] | None],
+    layers: Sequence[int],
+) -> list[Place]:
+    """The attentions of the backbone in `graph`; what is asked for has its dtypes and shapes.
+
+    Args:
+        one: the survey.
+        probe: of the same file.
+        graph: changed in place.
+        sources: the vectors whose norms are looked at, by layer.
+        layers: those whose logits are looked at.
+    """
     assert one.picture is not None
     batch = one.picture.shape[0]
+    tokens = SHARED if one.is_dynamic else one.backbone[0].tokens
     tensors = graph.tensors()
     by_output = {node.outputs[0].name: node for node in graph.nodes if node.outputs}
-    sources = {layer: source_of(one.backbone[layer], itae) for layer in {*map(itae.detects_in, layers)}}
     logits = {layer: one.backbone[layer].site.logits.name for layer in layers}
     names = [*logits.values(), *(found[0].name for found in sources.values() if found is not None)]
     dtypes = probe.dtypes(names)

@@ -13,7 +13,7 @@ from exporter.declaration import FileName, Instance, Option, Sizes, Text, Whole,
 from exporter.methods.itae.options import GROUP as ITAE
 from exporter.methods.itae.options import ItaeConfig
 from runtime.contract.errors import InputError, OutputFileError, UsageError
-from runtime.contract.manifest import Preprocessing, manifest_path, parity_path
+from runtime.contract.manifest import Calibration, Preprocessing, manifest_path, parity_path
 
 WHAT, PICTURES, ENGINE, CHECKS = "what to export", "pictures", "engine", "checks and output"
 """Headings of `--help`."""
@@ -85,6 +85,10 @@ class ForeignSpec:
         Option("X.onnx: the new file; X.engine or X.plan: a TensorRT engine of it", WHAT, FileName("FILE")),
     ]
     itae: Annotated[ItaeConfig, Option("the method", ITAE, Instance(of=ItaeConfig))] = field(default_factory=ItaeConfig)
+    calibration: Annotated[
+        Calibration | None, Option("the calibration that `itae` was taken from", ITAE, Instance(of=Calibration))
+    ] = None
+    """For the manifest; None if `itae` was taken from none."""
     embedding: Annotated[
         str | None,
         Option(

@@ -18,7 +18,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from exporter.methods.itae.graph.detect import ARTIFACT, EPSILON, MAD_TO_SIGMA, NORM
-from exporter.methods.itae.options import ItaeConfig
+from exporter.methods.itae.options import Choice, ItaeConfig
 from exporter.surgery.attention import scope_of
 from exporter.surgery.edit import Editor, Shape
 
@@ -81,7 +81,7 @@ def inject_anywhere(graph: gs.Graph, places: Sequence[Place], itae: ItaeConfig, 
         if source not in artifacts:
             edit = Editor(graph, scope_of(source))
             artifacts[source] = _artifacts(edit, places[source], itae, patches)
-        _attenuate(Editor(graph, scope_of(layer)), places[layer], artifacts[source], itae, patches)
+        attenuate(Editor(graph, scope_of(layer)), places[layer], artifacts[source], itae.attenuation, patches)
 
 
 def _artifacts(edit: Editor, place: Place, itae: ItaeConfig, which: Patches) -> gs.Tensor:
@@ -93,7 +93,7 @@ def _artifacts(edit: Editor, place: Place, itae: ItaeConfig, which: Patches) -> 
             row[0, [prefix + patch for patch in itae.limit.indices]] = True
         return gs.Constant(f"itae/{edit.scope}/{ARTIFACT}", row)
     assert place.vectors is not None
-    norm = _norm(edit, place.vectors, place.heads, tokens)
+    norm = norms_of(edit, place.vectors, place.heads, tokens)
     batch = norm.shape[0]
     shape = (batch, "patches")
     patches = _part(edit, norm, "patch_norm", prefix, which.stop, shape)
@@ -111,7 +111,7 @@ def _artifacts(edit: Editor, place: Place, itae: ItaeConfig, which: Patches) -> 
     return edit.node("Concat", parts, ARTIFACT, dtype=bool, shape=(batch, tokens), axis=1)
 
 
-def _norm(edit: Editor, vectors: Vectors, heads: int, tokens: int | str) -> gs.Tensor:
+def norms_of(edit: Editor, vectors: Vectors, heads: int, tokens: int | str) -> gs.Tensor:
     """L2 norm over heads and channels of each token: (B, N) float32."""
     layout, shape = vectors.layout, tuple(vectors.tensor.shape)
     exact = _cast(edit, vectors.tensor, np.float32, "source_float32")
@@ -222,11 +222,11 @@ def _median(edit: Editor, values: gs.Tensor, name: str, batch: int | str) -> gs.
     return edit.node("Mul", [total, np.float32(0.5)], name, dtype=np.float32, shape=(batch, 1))
 
 
-def _attenuate(edit: Editor, place: Place, artifact: gs.Tensor, itae: ItaeConfig, which: Patches) -> None:
-    """Let the softmax read logits whose columns at the artifacts are attenuated. Source: exporter/ITAE.md 2."""
+def attenuate(edit: Editor, place: Place, artifact: gs.Tensor, how: Choice, which: Patches) -> None:
+    """Let the softmax read logits, their columns at artifacts (B or 1, N) attenuated. Source: exporter/ITAE.md 2."""
     assert place.softmax is not None
     logits = place.softmax.inputs[0]
-    shape, dtype, how = tuple(logits.shape), logits.dtype, itae.attenuation
+    shape, dtype = tuple(logits.shape), logits.dtype
     columns = _columns(edit, artifact, shape, place.heads)
     row = (*shape[:-1], 1)
     last = np.array([len(shape) - 1], np.int64)
