@@ -36,7 +36,7 @@ examples:
 The trace is compared with the library's own result, and the new file with the trace and ITAE in numpy, on every export.
 """
 OUTPUTS = ("embedding", "patch_tokens")
-NOT_OURS = ("onnx", "embedding", "pooling", "prefix_tokens", "fix_input")
+NOT_OURS = ("onnx", "calibration", "embedding", "pooling", "prefix_tokens", "fix_input")
 """Options for a file of unknown origin that a library answers."""
 LIMIT = 1e-4
 """Largest difference of the trace to the library's eager result, as a share of the largest number where above 1."""
