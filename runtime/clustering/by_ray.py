@@ -18,7 +18,7 @@ from runtime.contract.machine import limited_threads
 from runtime.contract.ray_cluster import connected, ray_data
 from runtime.store.parquet_parts import open_part
 
-SAMPLE = 65_536
+SAMPLE = 131_072
 """Rows that the centroids are learned on, at least; of fewer, all."""
 SAMPLE_PER_CLUSTER = 256
 """Rows for each centroid, at least: it then errs by a 256th of its cluster's variance."""

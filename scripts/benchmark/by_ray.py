@@ -64,7 +64,7 @@ def parser() -> Parser:
         description="Time `embed --ray local` beside `embed` on the same cores and images, as whole commands, "
         "interleaved: a model that decides the time, and a tiny one, where decoding decides. Each also with one image, "
         "which is what starting costs; it is subtracted and shown apart. The rows are compared. Markdown on stdout. "
-        "A short run: --images 200 --decoded 3000 --rounds 1.",
+        "Under five minutes: --images 500 --decoded 6000.",
     )
     options.add_argument("--size", default="vits14", help="of the model, random weights (default: %(default)s)")
     options.add_argument("--images", type=int, default=2000, help="for the model; 0 for none (default: %(default)s)")

@@ -142,6 +142,12 @@ def cluster(*machines: dict):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def start_another(address: str, nodes: list[Node], **how: int) -> None:
+    """Add a machine to a cluster."""
+    nodes.append(Node(Path(), int(address.rpartition(":")[2]), head=False, **how))
+    wait_until(nodes[-1].is_up)
+
+
 def wait_until(is_so, seconds: float = _PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not is_so():
