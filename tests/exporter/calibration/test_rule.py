@@ -316,10 +316,12 @@ def test_some_places_in_every_image_and_as_many_that_vary_are_not_constant():
     assert rule.watched_places(watched(masks, 0.4)) is None
 
 
-@pytest.mark.parametrize("drawn", [0.0, 0.01])
-def test_attention_that_is_hardly_drawn_is_not_mentioned(drawn):
-    masks = np.zeros((60, 256), bool)
-    masks[:, [3, 4]] = True
+@pytest.mark.parametrize(
+    ("drawn", "masks"),
+    [(0.0, masks_of(60, 1, 4)), (0.03, np.arange(256) == np.full((60, 1), 3)), (0.2, masks_of(60, 1, 4))],
+    ids=["none", "a place, hardly", "others, as pictures do"],
+)
+def test_attention_that_is_hardly_drawn_is_not_mentioned(drawn, masks):
     tally = watched(masks, drawn)
     assert rule.watched_places(tally) is None
     assert rule.no_artifacts(tally) == "no artifacts in these images: in every block all norms lie in one mode"
