@@ -14,11 +14,10 @@ import pytest
 
 import exporter.__main__
 import runtime.__main__
-from exporter.models.architecture import Architecture
 from runtime.contract.errors import CheckError, InputError, UsageError
 from runtime.evaluation.datasets import open_dataset
 from scripts.studies import __main__ as command_line
-from scripts.studies import commands, small, study
+from scripts.studies import commands, study
 from scripts.studies.commands import as_processes
 from scripts.studies.presentation import HEADER, PAPER, as_json, as_markdown, rows
 from scripts.studies.study import MODELS, QUANTILE, Settings, theta_of
@@ -42,7 +41,6 @@ def dry(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(commands, "as_processes", lambda log, starter: in_process)
-        patch.setattr(small, "SMALL", Architecture("small", width=128, heads=2, depth=4))  # half the time
         assert command_line.main(["--dry-run", "--out", str(out)]) == 0
     return out
 
