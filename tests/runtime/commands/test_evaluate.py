@@ -215,7 +215,7 @@ def test_a_damaged_cache_is_told_with_what_to_do(call, tiny, colors, tmp_path) -
 
 
 def test_a_model_that_does_not_load_is_not_the_caches_fault(call, tiny, colors, monkeypatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise InputError("odd.onnx: ONNX Runtime opens no path that is not UTF-8; rename it")
 
     monkeypatch.setattr("runtime.backends.open_session", refuse)
