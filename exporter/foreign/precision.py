@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 from exporter.foreign.onnx_file import OnnxFile
 from exporter.foreign.probe import Probe, number
 from exporter.foreign.survey import Survey, feeds_for
-from exporter.surgery.edit import Editor, constant_value, import_graph, is_output, replace_uses
+from exporter.surgery.edit import Editor, constant_value, import_graph, is_output, load_external_data, replace_uses
 from exporter.surgery.half_precision import Half, half_precision
 from runtime.contract.errors import SurgeryError
 
@@ -49,7 +49,7 @@ def make_faster(found: Survey, probe: Probe, precision: Half | None) -> tuple[On
         raise SurgeryError(f"--precision {precision}: the weight {half!r} is in half precision already: leave it out")
     model = onnx.ModelProto()
     model.CopyFrom(found.file.model)
-    onnx.load_external_data_for_model(model, str(found.file.path.parent))
+    load_external_data(model, found.file.path.parent)
     graph = import_graph(model).toposort()
     _annotate(graph, found, probe)
     notes = [_scale_queries(graph, found)]

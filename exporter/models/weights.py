@@ -56,6 +56,8 @@ def load(arch: Architecture, weights: str) -> LoadedModel:
     elif kind == "hf":
         came_from = "hub"
         entries, revision = hub.load(arch, rest)
+    elif Path(weights).suffix.lower() == ".onnx":
+        return _from_onnx(arch, Path(weights))
     else:
         came_from = "path"
         entries = _from_path(arch, Path(weights))
@@ -65,6 +67,19 @@ def load(arch: Architecture, weights: str) -> LoadedModel:
     sha256 = hash_parameters(found.parameters)
     origin = Weights(kind=came_from, source=weights, revision=revision, sha256=sha256, notes=found.notes)
     return LoadedModel(model, origin)
+
+
+def _from_onnx(arch: Architecture, path: Path) -> LoadedModel:
+    """The model whose weights lie in an ONNX file, proven by a run of the file."""
+    from exporter.models import onnx_weights  # ONNX Runtime: not for other weights
+
+    held = onnx_weights.read(path, arch)
+    found = backbone.translate(held.entries, arch, str(path))
+    model = build_model(arch, found.parameters)
+    onnx_weights.check(held, model, arch)
+    notes = (*held.notes, *found.notes)
+    sha256 = hash_parameters(found.parameters)
+    return LoadedModel(model, Weights(kind="path", source=str(path), revision=None, sha256=sha256, notes=notes))
 
 
 def build_model(arch: Architecture, parameters: Tensors) -> torch.nn.Module:

@@ -7,6 +7,7 @@ leaves dtype and shape unset and lets names collide, and its logger prints to st
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.helper
 import onnx.numpy_helper
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
@@ -38,13 +40,24 @@ class _InFolder(LazyValues):  # type: ignore[misc]  # onnx-graphsurgeon ships no
         self._folder = folder
 
     def load(self) -> npt.NDArray[Any]:
-        # Not by onnx's own reader: that refuses a file with a second link, such as a probe's.
-        entries = {entry.key: entry.value for entry in self.tensor.external_data}
-        with (self._folder / entries["location"]).open("rb") as file:
-            file.seek(int(entries.get("offset", 0)))
-            content = file.read(int(entries.get("length", 0)) or self.nbytes)
-        whole = onnx.TensorProto(data_type=self.tensor.data_type, dims=self.tensor.dims, raw_data=content)
-        return np.array(onnx.numpy_helper.to_array(whole))
+        return np.array(onnx.numpy_helper.to_array(_loaded(self.tensor, self._folder)))
+
+
+def _loaded(tensor: onnx.TensorProto, folder: Path) -> onnx.TensorProto:
+    """The tensor with its values inside. onnx's own reader refuses a file with a second link, such as a probe's."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    size = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    with (folder / entries["location"]).open("rb") as file:
+        file.seek(int(entries.get("offset", 0)))
+        content = file.read(int(entries.get("length", 0)) or size)
+    return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=content)
+
+
+def load_external_data(model: onnx.ModelProto, folder: Path) -> None:
+    """Bring the weights that lie in `folder`, in external data, into the model, in place."""
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            tensor.CopyFrom(_loaded(tensor, folder))
 
 
 def import_graph(model: onnx.ModelProto, folder: Path | None = None) -> gs.Graph:
