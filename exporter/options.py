@@ -95,7 +95,7 @@ class ExportSpec:
         str,
         Option(
             "auto (the official model from the Hugging Face hub), a path (a checkpoint of PyTorch, .safetensors, "
-            "a Hugging Face folder), hf:REPO[@REVISION], random[:SEED]",
+            "a Hugging Face folder, an .onnx file of the model), hf:REPO[@REVISION], random[:SEED]",
             WHAT,
             FileName("W", as_text=True),
         ),

@@ -7,7 +7,6 @@ is known again by the bias that is added to its product. The proof runs the file
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +58,7 @@ def read(path: Path, arch: Architecture) -> OnnxWeights:
     except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
         raise WeightsError(f"can't read the ONNX file {path}: {one_line(error)}") from error
     graph = model.graph
+    _forget_our_passes(graph)
     stored = {one.name: one for one in graph.initializer if one.data_type in _FLOATS}
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].t.data_type in _FLOATS:
@@ -107,21 +107,32 @@ def read(path: Path, arch: Architecture) -> OnnxWeights:
     return OnnxWeights(path, dict(found), tokens, half, tuple(notes))
 
 
+def _forget_our_passes(graph: onnx.GraphProto) -> None:
+    """Give weights that our own surgery rounded to half precision the names that they had before, in place."""
+    names = {}
+    for tensor in graph.initializer:
+        before = tensor.name.removeprefix("itae/half/").removesuffix("/float16").removesuffix("/bfloat16")
+        if before != tensor.name:
+            names[tensor.name] = before
+            tensor.name = before
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+
+
 def check(found: OnnxWeights, model: torch.nn.Module, arch: Architecture) -> None:
     """Run the file beside the model that was made of its weights, on seeded pictures.
 
     Raises:
         WeightsError: the tokens behind the final norm differ, or the file can't be run.
     """
-    graph = onnx.load(found.path, load_external_data=False)
-    del graph.graph.output[:]
-    graph.graph.output.append(onnx.ValueInfoProto(name=found.tokens))
-    place = found.path.with_name(f".{found.path.name}.tokens-{os.getpid()}.onnx")
     try:
-        onnx.save(graph, place)
-        session = onnxruntime.InferenceSession(str(place), providers=["CPUExecutionProvider"])
+        file = onnx.load(found.path)
+        del file.graph.output[:]
+        file.graph.output.append(onnx.ValueInfoProto(name=found.tokens))
+        session = onnxruntime.InferenceSession(file.SerializeToString(), providers=["CPUExecutionProvider"])
+        del file
         picture = session.get_inputs()[0]
-        side = math.isqrt(model.get_submodule("embeddings").position_embeddings.shape[1] - 1) * arch.patch  # type: ignore[operator, union-attr]
+        side = math.isqrt(model.get_parameter(naming.POSITION).shape[1] - 1) * arch.patch
         height, width = (size if isinstance(size, int) else side for size in picture.shape[2:])
         batch = picture.shape[0] if isinstance(picture.shape[0], int) else 2
         noise = np.random.default_rng(20_261_130).standard_normal((batch, 3, height, width)).astype(np.float32)
@@ -129,8 +140,6 @@ def check(found: OnnxWeights, model: torch.nn.Module, arch: Architecture) -> Non
         (have,) = session.run(None, {picture.name: noise.astype(dtype)})
     except Exception as error:  # ONNX Runtime's exceptions share no base class; a picture of another form
         raise WeightsError(f"{found.path} can't be run, to prove its weights: {one_line(error)}") from error
-    finally:
-        place.unlink(missing_ok=True)
     limit = HALF_LIMIT if found.is_half else LIMIT
     best = math.inf
     for variant in get_args(PosEmbed):
@@ -158,13 +167,24 @@ def _by_bias(
 ) -> Iterator[tuple[str, Array]]:
     """The weights of linear layers, by the bias that is added to their product."""
     products = {
-        node.output[0]: node for node in graph.node if node.op_type == "MatMul" and node.input[1] in arrays
-    }  # fmt: skip
+        node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul" and node.input[1] in arrays
+    }
+    products |= {
+        node.output[0]: products[node.input[0]]
+        for node in graph.node
+        if node.op_type == "Cast" and node.input[0] in products
+    }
     for node in graph.node:
-        if node.op_type == "Add":
-            for product, bias in (tuple(node.input), tuple(reversed(node.input))):
-                if product in products and bias.endswith(".bias") and _is_known(bias, words):
-                    yield f"{bias.removesuffix('bias')}weight", arrays[products[product].input[1]].T
+        pairs = (tuple(node.input), tuple(reversed(node.input))) if node.op_type == "Add" else ()
+        for product, bias in pairs:
+            weight = products.get(product)
+            if weight is None:
+                continue
+            if bias.endswith(".bias") and _is_known(bias, words):
+                yield f"{bias.removesuffix('bias')}weight", arrays[weight].T
+            elif weight.endswith(".weight") and _is_known(weight, words) and bias in arrays:
+                yield weight, arrays[weight].T
+                yield f"{weight.removesuffix('weight')}bias", arrays[bias].reshape(-1)
         if node.op_type == "Gemm" and len(node.input) == 3 and node.input[1] in arrays:
             bias = node.input[2]
             if bias.endswith(".bias") and _is_known(bias, words):

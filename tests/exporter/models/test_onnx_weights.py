@@ -1,15 +1,22 @@
 """`--weights X.onnx`: a DINOv2 whose checkpoint is lost, out of what an exporter made of it."""
 
+import dataclasses
+import importlib.util
 import warnings
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from foreign_models import results
 from onnx import numpy_helper
+from torchvision_stand_in import torchvision_stand_in
 
+from exporter import pipeline
 from exporter.models import weights
 from exporter.models.architecture import Architecture
+from exporter.options import ExportSpec
+from exporter.steps import Progress
 from runtime.contract.errors import WeightsError
 
 PLAIN = Architecture("tiny", width=12, heads=3, depth=2)
@@ -81,9 +88,9 @@ def test_what_is_no_dinov2_or_another_size_is_refused_with_what_was_missing(tmp_
     export(PLAIN, tmp_path / "x.onnx", "17")
     with pytest.raises(WeightsError, match="is not a checkpoint of tiny_swiglu"):
         weights.load(SWIGLU, str(tmp_path / "x.onnx"))
-    bert = Architecture("tiny3", width=12, heads=3, depth=3)
+    deeper = Architecture("tiny3", width=12, heads=3, depth=3)
     with pytest.raises(WeightsError, match=r"layer\.2\.[\w.]+ is missing"):
-        weights.load(bert, str(tmp_path / "x.onnx"))
+        weights.load(deeper, str(tmp_path / "x.onnx"))
     (tmp_path / "cut.onnx").write_bytes((tmp_path / "x.onnx").read_bytes()[:3000])
     with pytest.raises(WeightsError, match="can't read the ONNX file"):
         weights.load(PLAIN, str(tmp_path / "cut.onnx"))
@@ -96,7 +103,7 @@ def test_weights_that_the_file_does_not_compute_with_are_refused_with_the_figure
         weights.load(heads, str(tmp_path / "x.onnx"))
 
 
-def test_half_precision_and_a_folded_layer_scale_are_said(tmp_path):
+def test_a_folded_layer_scale_is_said(tmp_path):
     path = tmp_path / "x.onnx"
     export(PLAIN, path, "17")
 
@@ -111,3 +118,41 @@ def test_half_precision_and_a_folded_layer_scale_are_said(tmp_path):
     found = weights.load(PLAIN, str(path))
     assert any("no LayerScale" in note for note in found.origin.notes)
     assert found.model.encoder.layer[0].layer_scale1.lambda1.tolist() == [1.0] * 12
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_our_own_export_with_itae_gives_its_weights_for_its_image_size(precision, tmp_path):
+    path = tmp_path / "ours.onnx"
+    spec = ExportSpec(path, size=PLAIN, weights="random:7", image_size=56, precision=precision)
+    pipeline.export(spec, Progress(quiet=True))
+    found = weights.load(PLAIN, str(path))
+    assert any("of 4x4 patches, resized already: it is exact at --image-size 56" in one for one in found.origin.notes)
+    assert any("in half precision" in one for one in found.origin.notes) == (precision == "fp16")
+    again = tmp_path / "again.onnx"
+    pipeline.export(dataclasses.replace(spec, out=again, weights=str(path)), Progress(quiet=True))
+    pictures = np.random.default_rng(0).standard_normal((2, 3, 56, 56)).astype(np.float32)
+    limit = 1e-5 if precision == "fp32" else 2e-2
+    np.testing.assert_allclose(results(again, pictures)[0], results(path, pictures)[0], rtol=0, atol=limit)
+
+
+def test_packed_projections_of_timm_come_back(tmp_path):
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is not installed: pip install --no-deps timm")
+    with torchvision_stand_in():
+        from timm.models.vision_transformer import VisionTransformer
+    model = VisionTransformer(
+        img_size=56, patch_size=14, embed_dim=12, depth=2, num_heads=3, num_classes=0, init_values=0.3
+    ).eval()
+    seed = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for one in model.parameters():
+            one.add_(torch.randn(one.shape, generator=seed) * 0.2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model, (torch.zeros(2, 3, 56, 56),), tmp_path / "x.onnx", dynamo=False, opset_version=17,
+            input_names=["image"], output_names=["out"], dynamic_axes={"image": {0: "batch"}, "out": {0: "batch"}},
+        )  # fmt: skip
+    found = weights.load(PLAIN, str(tmp_path / "x.onnx")).model
+    rows = model.blocks[1].attn.qkv.weight.detach().numpy()
+    np.testing.assert_array_equal(found.encoder.layer[1].attention.k_proj.weight.numpy(), rows[12:24])
