@@ -48,7 +48,7 @@ class OnnxWeights:
 
 
 def read(path: Path, arch: Architecture) -> OnnxWeights:
-    """The weights in an ONNX file, by the names that its exporter kept or that its structure tells.
+    """The weights in an ONNX file, by the names that its exporter kept, or as its structure shows.
 
     Raises:
         WeightsError: it can't be read, or has no tensors of a DINOv2.
