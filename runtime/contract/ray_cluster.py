@@ -10,16 +10,14 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import socket
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runtime.contract.atomic import is_alive
+from runtime.contract.atomic import is_alive, uninterrupted
 from runtime.contract.errors import BackendError, UsageError, one_line
 from runtime.contract.machine import usable_cores
 
@@ -79,13 +77,14 @@ def connected(address: str) -> Iterator[Any]:
     folder = _local_folder() if address == LOCAL else None
     try:
         ray = importlib.import_module("ray")
-        with _own_signals(), _silent():
-            _start(ray, address, folder)
         try:
+            with uninterrupted(), _silent():  # half started, it would leave processes; and it sets handlers of its own
+                _start(ray, address, folder)
             with _translated(ray, address):
                 yield ray
         finally:
-            with contextlib.suppress(Exception), _own_signals(), _silent():  # it may have died: the work is what counts
+            # It may have died: the work is what counts.
+            with contextlib.suppress(Exception), uninterrupted(), _silent():
                 ray.shutdown()
     finally:
         if folder is not None:
@@ -169,20 +168,6 @@ def _local_folder() -> Path:
         if (found := _OURS.fullmatch(one.name)) and not is_alive(int(found[1])):
             shutil.rmtree(one, ignore_errors=True)
     return Path(tempfile.mkdtemp(dir=parent, prefix=f"{_FOLDER}{os.getpid()}-"))
-
-
-@contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep what SIGTERM and SIGINT do in this program, whatever handlers Ray sets."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
