@@ -10,7 +10,7 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from exporter.declaration import (
     Between,
@@ -48,7 +48,6 @@ InputDtype = Literal["float32", "uint8"]
 Pooling = Literal["cls", "cls+mean"]
 Fit = Literal["crop", "pad", "squash"]
 
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 OUTPUTS = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
 ENGINE_SUFFIXES = (".engine", ".plan")
 CALIBRATE_LIMIT, MIN_COSINE = 256, 0.999

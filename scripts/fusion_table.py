@@ -20,11 +20,13 @@ from pathlib import Path
 from exporter import pipeline
 from exporter.build import engine, fusion
 from exporter.methods.itae.options import ItaeConfig
-from exporter.options import PRECISIONS, ExportSpec
+from exporter.options import ExportSpec, Precision
 from exporter.surgery.attention import attention_nodes
 
 SIZES = ("vits14", "vitb14")
 ATTENUATIONS = ("min", "mask", "mean", "scale:0.1")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
+"""Without int8, which needs pictures."""
 COLUMNS = (
     None,
     *(ItaeConfig(layers, "key", "mad:5", "both", how) for layers in ("last", "all") for how in ATTENUATIONS),
