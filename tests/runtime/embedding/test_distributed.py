@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from pyarrow import parquet
-from ray_nodes import Driver, cluster
+from ray_nodes import Driver, cluster, wait_until
 
 from runtime.__main__ import main
 from runtime.store import Store
@@ -223,6 +224,26 @@ def test_ray_on_this_machine_prints_json_alone_and_leaves_nothing(sources, tiny,
     Path(scratch).rmdir()
     mark = "itae-ray-"
     assert not [line for line in _command_lines() if scratch in line and mark in line]
+
+
+def test_ctrl_c_while_ray_starts_leaves_nothing(sources, tiny, tmp_path) -> None:
+    scratch = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
+    words = ["embed", tiny, sources / "photos", "--out", tmp_path / "store", "--ray", "local"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runtime", *map(str, words)],
+        env={**os.environ, "TMPDIR": str(scratch)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: process.poll() is not None or list(scratch.glob("itae-ray-*/session_*")))
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "interrupted; the same command goes on" in err
+    assert list(scratch.iterdir()) == []
+    scratch.rmdir()
+    assert not (tmp_path / "store").exists()
+    assert not [line for line in _command_lines() if str(scratch) in line]
 
 
 def _command_lines() -> list[str]:
