@@ -141,7 +141,7 @@ def _download(repository: str, revision: str, filename: str) -> Path:
     try:
         return Path(hf_hub_download(repository, filename, revision=revision or None))
     except hub_errors.HFValidationError as error:
-        raise UsageError(f"hf:{name}: not the name of a repository, such as facebook/dinov2-base") from error
+        raise UsageError(f"--weights hf:{name}: not the name of a repository, such as facebook/dinov2-base") from error
     except hub_errors.RepositoryNotFoundError as error:
         raise WeightsError(f"the Hugging Face hub has no repository {repository}, or it is private") from error
     except hub_errors.RevisionNotFoundError as error:

@@ -197,7 +197,7 @@ def test_a_file_that_is_not_there_is_refused_with_the_other_forms(tmp_path):
     assert "hf:REPO" in message
 
 
-@pytest.mark.parametrize("name", ["a.onnx", "a", "a.npz"])
+@pytest.mark.parametrize("name", ["a.txt", "a", "a.npz"])
 def test_another_kind_of_file_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"something")
     assert "expected .pth, .ckpt or .bin of PyTorch, .safetensors" in refused(ARCH, tmp_path / name)
