@@ -187,7 +187,7 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 def test_extras_are_the_promised_ones():
     assert set(EXTRAS) == {
         "cpu", "gpu", "gpu-cu12", "rtx", "openvino", "remote", "heif", "umap", "search", "ray", "bench", "export",
-        "timm", "dev",
+        "timm", "triton", "dev",
     }  # fmt: skip
     assert names_of(EXTRAS["openvino"]) == {"openvino"}
     assert names_of(EXTRAS["heif"]) == {"pillow-heif"}
@@ -283,8 +283,8 @@ def test_the_runtime_imports_scipy_and_threadpoolctl_and_so_declares_them():
 
 
 def test_what_a_user_without_extras_imports_is_a_base_dependency():
-    """What `clustering`, `evaluation`, `report` and `store` import, except for a GPU, maps, HEIC or an index."""
-    base = names_of(PROJECT["project"]["dependencies"]) | {"torch", "umap-learn", "pillow-heif", "faiss-cpu"}
+    """What `clustering`, `evaluation`, `report` and `store` import, except for a GPU, maps, HEIC, an index or Ray."""
+    base = names_of(PROJECT["project"]["dependencies"]) | {"torch", "umap-learn", "pillow-heif", "faiss-cpu", "ray"}
     rooms = tuple(f"runtime/{room}/" for room in ("contract", "images", "store", "clustering", "evaluation", "report"))
     for name, files in imported().items():
         if any(file.startswith(rooms) for file in files) and name not in base:
