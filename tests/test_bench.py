@@ -17,7 +17,7 @@ import pytest
 import exporter.models.architecture
 from exporter.models.architecture import Architecture, architecture
 from runtime.contract.errors import ManifestError, UsageError
-from runtime.contract.machine import has_bf16
+from runtime.contract.instructions import has_bf16
 from scripts.benchmark import __main__ as bench
 from scripts.benchmark import measure, plot, report
 from scripts.benchmark.contestants import CONTESTANTS, REFERENCE, choose

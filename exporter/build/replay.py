@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from runtime.contract.driver import Driver, GpuInfo, read_driver
 from runtime.contract.errors import BackendError, BuildError, ParityError
-from runtime.contract.machine import has_bf16
+from runtime.contract.instructions import has_bf16
 from runtime.contract.manifest import Replay
 from runtime.contract.tensorrt import LIBRARIES, RTX_CAPABILITIES, LibraryName
 

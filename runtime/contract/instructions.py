@@ -30,8 +30,18 @@ def cpu_name() -> str:
 
 def cpu_instructions() -> tuple[str, ...]:
     """Return the names in `GIVES` of the instructions that this CPU has, in that order."""
-    flags = {flag for key in ("flags", "Features") for flag in " ".join(_values(key)[:1]).split()}
+    flags = _flags()
     return tuple(name for name in GIVES if name in flags)
+
+
+def has_bf16() -> bool:
+    """Whether the CPU has instructions for products in bf16; True if the system doesn't list those of an x86."""
+    flags = _flags("flags")
+    return not flags or bool(flags & {"avx512_bf16", "amx_bf16"})
+
+
+def _flags(*keys: str) -> set[str]:
+    return {flag for key in keys or ("flags", "Features") for flag in " ".join(_values(key)[:1]).split()}
 
 
 def _values(key: str) -> list[str]:

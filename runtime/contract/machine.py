@@ -83,12 +83,6 @@ def limited_threads(threads: int | None) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def has_bf16(info: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the CPU has instructions for products in bf16, as the system says; True where it says nothing of x86."""
-    flags = {word for line in _lines(info) if line.startswith("flags") for word in line.split()}
-    return not flags or bool(flags & {"avx512_bf16", "amx_bf16"})
-
-
 def _allowed_cores() -> int:
     if sys.version_info >= (3, 13):
         return os.process_cpu_count() or 1

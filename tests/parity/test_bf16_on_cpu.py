@@ -18,7 +18,7 @@ from exporter.methods.itae.options import ItaeConfig
 from exporter.options import ExportSpec
 from runtime.backends.openvino import BF16, SETTINGS, compute_of, import_openvino
 from runtime.contract.comparison import LIMITS
-from runtime.contract.machine import has_bf16
+from runtime.contract.instructions import has_bf16
 
 if importlib.util.find_spec("openvino") is None:  # looked for, not imported: that would send telemetry
     pytest.skip("openvino is not installed: pip install 'itae[openvino]'", allow_module_level=True)

@@ -18,7 +18,7 @@ from exporter.models.architecture import Architecture
 from exporter.surgery import materialize
 from runtime.contract.driver import Driver, GpuInfo
 from runtime.contract.errors import BackendError, CheckError, one_line
-from runtime.contract.machine import has_bf16
+from runtime.contract.instructions import has_bf16
 from runtime.contract.manifest import read_manifest
 
 ON_FAKE_GPU = Path(__file__).parents[2] / "helpers" / "verify_on_fake_gpu.py"

@@ -15,7 +15,7 @@ from runtime.backends import open_session, openvino
 from runtime.backends.compute import COMPUTES, least_precise, resolve_compute
 from runtime.checks.verify import verify
 from runtime.contract.errors import BackendError, UsageError
-from runtime.contract.machine import has_bf16
+from runtime.contract.instructions import has_bf16
 from runtime.contract.manifest import read_manifest
 from runtime.store import Store
 from runtime.store.origin import compute_of, differences, identity, origin_of

@@ -21,7 +21,7 @@ from runtime.backends import open_session
 from runtime.backends.openvino import import_openvino
 from runtime.checks.verify import verify
 from runtime.contract.errors import BackendError
-from runtime.contract.machine import has_bf16
+from runtime.contract.instructions import has_bf16
 
 if importlib.util.find_spec("openvino") is None:  # looked for, not imported: that would send telemetry
     pytest.skip("openvino is not installed: pip install 'itae[openvino]'", allow_module_level=True)

@@ -16,7 +16,7 @@ from runtime.__main__ import main as runtime_main
 from runtime.__main__ import parser as runtime_parser
 from runtime.contract import machine
 from runtime.contract.errors import BackendError, UsageError
-from runtime.contract.machine import MAX_THREADS, cpu_quota, has_bf16, limited_threads, thread_limit, usable_cores
+from runtime.contract.machine import MAX_THREADS, cpu_quota, limited_threads, thread_limit, usable_cores
 
 ROOT = Path(__file__).parents[3]
 REFUSAL = "itae runs on Linux, and this platform is darwin: use a Linux machine, a container or WSL"
@@ -227,19 +227,3 @@ def test_the_line_comes_although_modules_of_unix_are_missing(package) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"{package}: {REFUSAL.replace('darwin', 'win32')}\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("flags\t\t: fpu sse avx512f avx512_bf16 avx512_vnni\n", True),
-        ("model name : X\nflags : fpu amx_bf16 amx_tile\n", True),
-        ("flags : fpu sse avx512f avx512_vnni\n", False),
-        ("Features : fp asimd\n", True),  # not x86: nothing is known, the library decides
-        (None, True),
-    ],
-)
-def test_bf16_is_read_from_what_the_system_says_of_the_cpu(text, expected, tmp_path) -> None:
-    if text is not None:
-        (tmp_path / "cpuinfo").write_text(text)
-    assert has_bf16(tmp_path / "cpuinfo") is expected
