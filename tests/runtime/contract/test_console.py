@@ -86,7 +86,7 @@ def test_embed_refuses_an_empty_folder_and_makes_nothing(call, tiny, tmp_path) -
 BAD_USE = {
     "no subcommand": (
         [],
-        "say what to do: embed, cluster, search, dedup, export, evaluate, verify, bench, info or doctor",
+        "say what to do: embed, cluster, search, dedup, export, evaluate, triton, verify, bench, plan, info or doctor",
     ),
     "unknown subcommand": (["train"], "invalid choice: 'train'"),
     "no --out": (["embed", "{model}", "{pictures}"], "required: --out"),
