@@ -199,11 +199,6 @@ def _say(model: NamedModel, progress: Progress) -> None:
         return
     for note in model.pictures.notes:
         progress.note(note)
-    if model.pictures.interpolation != "bicubic":
-        progress.note(
-            f"{model.library} resizes pictures {model.pictures.interpolation}, and the runtime bicubic: embeddings "
-            "differ a little"
-        )
 
 
 def _told(spec: ForeignSpec, model: NamedModel, traced: Path) -> ForeignSpec:
@@ -212,8 +207,11 @@ def _told(spec: ForeignSpec, model: NamedModel, traced: Path) -> ForeignSpec:
     if (pictures := model.pictures) is None or spec.preprocessor is not None:
         return spec
     spec = dataclasses.replace(
-        spec, mean=spec.mean or _text(pictures.mean), std=spec.std or _text(pictures.std)
-    )  # fmt: skip
+        spec,
+        mean=spec.mean or _text(pictures.mean),
+        std=spec.std or _text(pictures.std),
+        interpolation=spec.interpolation or pictures.interpolation,
+    )
     if spec.fit != "crop" or spec.resize_to is not None:
         return spec
     return dataclasses.replace(spec, fit=pictures.fit, resize_to=pictures.cover)

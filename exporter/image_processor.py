@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 from runtime.contract.errors import InputError, one_line
 
+ResizeFilter = Literal["bicubic", "bilinear"]
+"""Filters of the runtime."""
+
 Three = tuple[float, float, float]
 """A number for each of red, green and blue."""
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
@@ -29,8 +32,7 @@ class Pictures:
     fit: Literal["crop", "squash"]
     cover: tuple[int, int] | None
     """H, W that the resized picture covers, before its centre is cut out; None with `squash`."""
-    interpolation: str
-    """The filter's name."""
+    interpolation: ResizeFilter
     notes: tuple[str, ...] = ()
     """The differences between the runtime and the library, in words."""
 
@@ -61,13 +63,35 @@ def pair_of(size: Any) -> tuple[int, int] | None:  # noqa: ANN401
 
 def processor_in(folder: Path) -> dict[str, Any] | None:
     """The image processor in a folder; None if there is none."""
-    for file in PROCESSORS:
-        if (folder / file).is_file():
-            held = read_object(folder / file)
-            found = held.get("image_processor", held)
-            if isinstance(found, dict) and ("image_mean" in found or "size" in found):
-                return found
-    return None
+    found = (_processor(read_object(folder / file)) for file in PROCESSORS if (folder / file).is_file())
+    return next((one for one in found if one is not None), None)
+
+
+def read_processor(path: Path) -> dict[str, Any]:
+    """The image processor in a `preprocessor_config.json` or a `processor_config.json`.
+
+    Raises:
+        InputError: it can't be read, or holds something else.
+    """
+    found = _processor(read_object(path))
+    if found is None:
+        raise InputError(f"{path} is no preprocessor_config.json: it has no image_mean, image_std or size")
+    return found
+
+
+def _processor(held: dict[str, Any]) -> dict[str, Any] | None:
+    """The image processor in a file's object, without its null fields; None if there is none."""
+    found = held.get("image_processor") or held
+    if not isinstance(found, dict) or not found.keys() & {"image_mean", "image_std", "size", "do_normalize"}:
+        return None
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def supported(interpolation: str, library: str) -> tuple[ResizeFilter, tuple[str, ...]]:
+    """The runtime's filter for one of `library`, and notes on the difference."""
+    if interpolation in ("bicubic", "bilinear"):
+        return interpolation, ()  # type: ignore[return-value]  # one of the two
+    return "bicubic", (f"{library} resizes pictures by {interpolation}, here bicubic: embeddings differ a little",)
 
 
 def _sides(size: Any, *, square: bool) -> tuple[tuple[int, int], bool] | None:  # noqa: ANN401
@@ -107,19 +131,29 @@ def pictures_of(held: dict[str, Any], size: tuple[int, int], called: str) -> Pic
     if held.get("do_normalize") is False:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if len(mean) != 3 or len(std) != 3 or not all(one > 0 for one in std) or not 0 <= resample < len(FILTERS):
-        raise InputError(f"{called}: the image processor has no mean and std of three channels, or an unknown filter")
+        raise InputError(f"{called}: image_mean and image_std must be three numbers each, resample one from 0 to 5")
     # The runtime multiplies by 1/255.
     mean, std = (tuple(one / (255 * scale) for one in numbers) for numbers in (mean, std))
+    by, notes = supported(FILTERS[resample], "transformers")
     crops = bool(held.get("do_center_crop"))
-    sides = _sides(held.get("size"), square=not crops)
-    found = Pictures(mean, std, "squash", None, FILTERS[resample])  # type: ignore[arg-type]  # three numbers
-    if sides is None or (not sides[1] and not crops):
+    found = Pictures(mean, std, "squash", None, by, notes)  # type: ignore[arg-type]  # three numbers
+    if held.get("size") is None:
         return found
+    sides = _sides(held["size"], square=not crops)
+    cut = _sides(held.get("crop_size", held["size"]), square=True) if crops else sides
+    if sides is None or cut is None:
+        told = held["size"] if sides is None else held["crop_size"]
+        raise InputError(
+            f"{called}: resizes to {json.dumps(told)[:80]}, which the runtime does not: say --mean, --std, --resize-to "
+            "and --fit"
+        )
     (height, width), is_edge = sides
-    cut = _sides(held.get("crop_size"), square=True) if crops else None
-    (cut_height, cut_width) = cut[0] if cut is not None else (height, width)
-    cover = (max(size[0], round(size[0] * height / cut_height)), max(size[1], round(size[1] * width / cut_width)))
-    notes = () if is_edge else (
-        f"transformers resizes pictures to {height}x{width} whatever their aspect before it cuts; here they keep it",
-    )  # fmt: skip
-    return replace(found, fit="crop", cover=cover, notes=notes)
+    if not is_edge and not crops:
+        return found
+    if not is_edge:
+        notes += (
+            f"transformers resizes pictures to {height}x{width} whatever their aspect before it cuts; here they "
+            "keep it",
+        )
+    cover = tuple(max(n, round(n * edge / one)) for n, edge, one in zip(size, sides[0], cut[0], strict=True))
+    return replace(found, fit="crop", cover=(cover[0], cover[1]), notes=notes)

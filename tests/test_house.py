@@ -38,7 +38,7 @@ EXPORTER = {
     "options": {"declaration", "methods", "models", "graph_facts"},
     "trace": {"graph_facts"},
     "surgery": {"graph_facts"},
-    "foreign": {"surgery", "methods", "declaration", "steps", "build"},
+    "foreign": {"surgery", "methods", "declaration", "steps", "build", "image_processor"},
     "proof": {"options", "methods", "graph_facts"},
     "build": {"options", "graph_facts"},
     "intake": set(),

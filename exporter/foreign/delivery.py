@@ -314,11 +314,8 @@ def _say(found: Survey, prefix: int, spec: ForeignSpec, progress: Progress, by_n
         )
     if found.image_size is not None:
         spec.preprocessing(found.image_size)  # which refuses a preprocessor's file before the work
-    if (other := spec.other_filter()) is not None:
-        progress.note(
-            f"{spec.preprocessor} resizes by {other}, and the runtime by bicubic alone: embeddings differ a "
-            "little from those of pictures that are resized so"
-        )
+        for note in spec.pictures(found.image_size).notes if spec.preprocessor is not None else ():
+            progress.note(note)
     if found.is_dynamic and spec.image_size is None and found.image_size is not None:
         progress.note(
             f"height and width stay open in the file; `embed` and `verify` use {found.image_size[0]}x"

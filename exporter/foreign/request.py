@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from exporter.declaration import FileName, Instance, Option, Sizes, Text, Whole, check_options
+from exporter.image_processor import IMAGENET, Pictures, ResizeFilter, Three, pictures_of, read_processor
 from exporter.methods.itae.options import GROUP as ITAE
 from exporter.methods.itae.options import ItaeConfig
-from runtime.contract.errors import InputError, OutputFileError, UsageError
+from runtime.contract.errors import OutputFileError, UsageError
 from runtime.contract.manifest import Calibration, Preprocessing, manifest_path, parity_path
 
 WHAT, PICTURES, ENGINE, CHECKS = "what to export", "pictures", "engine", "checks and output"
 """Headings of `--help`."""
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's, which most models were trained with."""
-BICUBIC = 3
-"""Pillow's number of the filter, as `preprocessor_config.json` has it."""
-FILTERS = {0: "nearest", 1: "Lanczos", 2: "bilinear", 4: "box", 5: "Hamming"}
-"""Pillow's numbers of the others."""
 
 Pooling = Literal["cls", "mean", "cls+mean"]
 Fit = Literal["crop", "pad", "squash"]
 Precision = Literal["fp32", "fp16", "bf16"]
 Backend = Literal["auto", "tensorrt", "tensorrt-rtx"]
-Three = tuple[float, float, float]
 ENGINE_SUFFIXES = (".engine", ".plan")
 MAX_BATCH = 65_535
 
@@ -158,7 +151,7 @@ class ForeignSpec:
             "crop: cut the centre out; pad: keep all of it on a ground of the mean; squash: change its aspect", PICTURES
         ),
     ] = "crop"
-    interpolation: Annotated[Literal["bicubic"], Option("the filter that resizes", PICTURES)] = "bicubic"
+    interpolation: Annotated[ResizeFilter | None, Option("the filter that resizes (default: bicubic)", PICTURES)] = None
     preprocessor: Annotated[
         str | os.PathLike[str] | None,
         Option("take all of this from a preprocessor_config.json of transformers", PICTURES, FileName("FILE")),
@@ -186,8 +179,11 @@ class ForeignSpec:
             raise UsageError(f"--out {out}: is the file that --onnx reads: name another")
         if self.itae.attenuation.kind == "none":
             raise UsageError("--attenuate none changes nothing, and a foreign graph's outputs stay as they are")
-        if self.preprocessor is not None and (self.mean or self.std or self.resize_to or self.fit != "crop"):
-            raise UsageError("--preprocessor contradicts --mean, --std, --resize-to and --fit: drop either")
+        own = (self.mean, self.std, self.resize_to, self.interpolation)
+        if self.preprocessor is not None and (any(own) or self.fit != "crop"):
+            raise UsageError(
+                "--preprocessor contradicts --mean, --std, --resize-to, --fit and --interpolation: drop either"
+            )
         if self.fit != "crop" and self.resize_to is not None:
             raise UsageError(f"--resize-to is for --fit crop, not for {self.fit}")
         if self.pooling != "cls" and self.embedding is None:
@@ -225,24 +221,24 @@ class ForeignSpec:
             InputError: the preprocessor's file can't be used.
         """
         if self.preprocessor is not None:
-            return _from_file(Path(self.preprocessor), size)
+            told = self.pictures(size)
+            return _preprocessing(size, told.fit, told.cover, told.mean, told.std, told.interpolation)
         cover = self.resize_to
         if cover is None:
             cover = tuple((side * 256 * 2 + 224) // (224 * 2) for side in size)  # type: ignore[assignment]  # two
-        mean = MEAN if self.mean is None else _three("--mean", self.mean)
-        std = STD if self.std is None else _stds("--std", self.std)
-        return _preprocessing(size, self.fit, (cover, cover) if isinstance(cover, int) else cover, 1 / 255, mean, std)
+        mean = IMAGENET[0] if self.mean is None else _three("--mean", self.mean)
+        std = IMAGENET[1] if self.std is None else _stds("--std", self.std)
+        both = (cover, cover) if isinstance(cover, int) else cover
+        return _preprocessing(size, self.fit, both, mean, std, self.interpolation or "bicubic")
 
-    def other_filter(self) -> str | None:
-        """The filter by which the preprocessor's file resizes, if it is not the runtime's.
+    def pictures(self, size: tuple[int, int]) -> Pictures:
+        """How the preprocessor's file makes pictures the input of a model for H, W.
 
         Raises:
-            InputError: the file can't be read.
+            InputError: it can't be used.
         """
-        if self.preprocessor is None:
-            return None
-        resample = _read_file(Path(self.preprocessor)).get("resample", BICUBIC)
-        return None if resample == BICUBIC else FILTERS.get(resample, f"filter {resample}")
+        path = Path(str(self.preprocessor))
+        return pictures_of(read_processor(path), size, str(path))
 
     def check_folder(self) -> None:
         """Refuse before the work what could not be published after it.
@@ -261,77 +257,11 @@ class ForeignSpec:
 
 
 def _preprocessing(
-    size: tuple[int, int], fit: Fit, cover: tuple[int, int] | None, scale: float, mean: Three, std: Three
+    size: tuple[int, int], fit: Fit, cover: tuple[int, int] | None, mean: Three, std: Three, by: ResizeFilter
 ) -> Preprocessing:
     if fit == "crop" and cover is not None and any(a < b for a, b in zip(cover, size, strict=True)):
         raise UsageError(f"--resize-to {cover[0]}x{cover[1]}: does not cover the model's {size[0]}x{size[1]}")
     return Preprocessing(
-        fit=fit, resize_cover=cover if fit == "crop" else None, crop=size, layout="NCHW", dtype="float32", scale=scale,
-        mean=mean, std=std, normalized_by="caller",
+        resize_filter=by, fit=fit, resize_cover=cover if fit == "crop" else None, crop=size, layout="NCHW",
+        dtype="float32", scale=1 / 255, mean=mean, std=std, normalized_by="caller",
     )  # fmt: skip
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    """The fields of a `preprocessor_config.json`, or of the image processor in a `processor_config.json`; no null ones.
-
-    Raises:
-        InputError: it can't be read.
-    """
-    try:
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"can't read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is no preprocessor_config.json: {error}") from error
-    if isinstance(found, dict) and isinstance(found.get("image_processor"), dict):
-        found = found["image_processor"]
-    if not isinstance(found, dict) or not found.keys() & {"image_mean", "image_std", "size", "do_normalize"}:
-        raise InputError(f"{path} is no preprocessor_config.json: it has no image_mean, image_std or size")
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _sides(value: Any, *, square: bool) -> dict[str, int]:  # noqa: ANN401  # of a foreign file
-    """A size as newer files have it: height and width, or the shortest edge; a number alone is one of the two."""
-    if isinstance(value, int):
-        return {"height": value, "width": value} if square else {"shortest_edge": value}
-    if isinstance(value, list):
-        height, width = map(int, value)
-        return {"height": height, "width": width}
-    return {str(name): int(number) for name, number in dict(value).items() if number is not None}
-
-
-def _from_file(path: Path, size: tuple[int, int]) -> Preprocessing:
-    """The preprocessing that a `preprocessor_config.json` of transformers describes, for a model of this size.
-
-    Raises:
-        InputError: it can't be read, or describes what the runtime does not do.
-    """
-    found = _read_file(path)
-    crops = bool(found.get("do_center_crop", False))
-    try:
-        mean, std = (
-            tuple(map(float, found.get(name, usual))) for name, usual in (("image_mean", MEAN), ("image_std", STD))
-        )
-        scale = float(found.get("rescale_factor", 1 / 255)) if found.get("do_rescale", True) else 1.0
-        sides = _sides(found.get("size", {}), square=not crops)
-        cut = _sides(found.get("crop_size", {}), square=True) if crops else {}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no preprocessor_config.json: {error}") from error
-    if not found.get("do_normalize", True):
-        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if len(mean) != 3 or len(std) != 3 or not all(one > 0 for one in std):
-        raise InputError(f"{path}: image_mean and image_std must be three numbers each")
-    red_green_blue = ((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
-    if unknown := sides.keys() - {"height", "width", "shortest_edge"}:
-        raise InputError(
-            f"{path}: resizes by {min(unknown)}, which the runtime does not: say --mean, --std, --resize-to and --fit"
-        )
-    edges = (sides.get("height", 0), sides.get("width", 0))
-    if "shortest_edge" in sides:
-        edges = (sides["shortest_edge"],) * 2
-    elif not crops:
-        return _preprocessing(size, "squash", None, scale, *red_green_blue)
-    cuts = (cut.get("height", 0) or size[0], cut.get("width", 0) or size[1])
-    # A model of another size than the crop sees as much of the picture as the crop would.
-    cover = [max(side, round(edge * side / one)) for edge, side, one in zip(edges, size, cuts, strict=True)]
-    return _preprocessing(size, "crop", (cover[0], cover[1]), scale, *red_green_blue)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from exporter.image_processor import Pictures
+from exporter.image_processor import Pictures, supported
 from exporter.models import checkpoint
 from exporter.models.backbone import MAX_NAMED
 from exporter.models.hub import CANT_REACH
@@ -157,10 +157,10 @@ def _pictures(config: Mapping[str, Any], size: tuple[int, int]) -> Pictures:
     red_green_blue = (tuple(map(float, config[key])) for key in ("mean", "std"))
     mean, std = red_green_blue
     mode = config.get("crop_mode") or "center"
-    notes: tuple[str, ...] = ()
+    by, notes = supported(config["interpolation"], "timm")
     if mode == "squash" and share == 1:
-        return Pictures(mean, std, "squash", None, config["interpolation"])  # type: ignore[arg-type]  # three numbers
+        return Pictures(mean, std, "squash", None, by, notes)  # type: ignore[arg-type]  # three numbers
     if mode != "center":
-        notes = (f"timm cuts pictures by its mode {mode!r}; here the centre is cut out",)
+        notes += (f"timm cuts pictures by its mode {mode!r}; here the centre is cut out",)
     cover = (math.floor(size[0] / share), math.floor(size[1] / share))
-    return Pictures(mean, std, "crop", cover, config["interpolation"], notes)  # type: ignore[arg-type]
+    return Pictures(mean, std, "crop", cover, by, notes)  # type: ignore[arg-type]

@@ -185,9 +185,9 @@ class Preprocessing(_Record):
     """A transparent picture is blended over white."""
     gray16: Literal["div257"] = "div257"
     """A grey picture of 16 bits is divided by 257 and rounded."""
-    resize_filter: Literal["bicubic"] = "bicubic"
-    """Bicubic with a = -0.5, antialiased: the filter widens by the factor that the picture shrinks by. As Pillow does
-    it, with coefficients of 22 bits, and results of each of the two passes rounded to 8 bits."""
+    resize_filter: Literal["bicubic", "bilinear"] = "bicubic"
+    """Bicubic with a = -0.5, or bilinear; antialiased: the filter widens by the factor that the picture shrinks by. As
+    Pillow does it, with coefficients of 22 bits, and results of each of the two passes rounded to 8 bits."""
     resize_order: Literal["pillow13"] = "pillow13"
     """Which pass is the first, as in Pillow 13: rows, that is the width, and the height first where a picture of h rows
     and w columns becomes H, W with h > H and h - H > 2 (w - W)."""

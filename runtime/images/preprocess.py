@@ -18,7 +18,10 @@ from runtime.contract.manifest import Preprocessing
 from runtime.images.decode import drafted, to_rgb
 
 Float32 = npt.NDArray[np.float32]
+Resampling = Image.Resampling
 
+FILTERS = {"bicubic": Resampling.BICUBIC, "bilinear": Resampling.BILINEAR}
+"""Pillow's filters by their names in a manifest."""
 MAX_SIDE = 1 << 21
 """Pixels; a picture whose longer side would become longer is refused: at 224, a strip beyond 8,192 : 1."""
 _CHUNK_PIXELS = 1 << 24
@@ -51,13 +54,14 @@ def _normalised(scale: float, mean: tuple[float, ...], std: tuple[float, ...]) -
 def fitted(image: Image.Image, how: Preprocessing) -> Image.Image:
     """An RGB picture at the size of a model's input (`how.crop`), as `how.fit` says; raises as `resize_and_crop`."""
     if how.resize_cover is not None:  # fit is crop
-        return resize_and_crop(image, how.resize_cover, how.crop)
+        return resize_and_crop(image, how.resize_cover, how.crop, how.resize_filter)
+    by = FILTERS[how.resize_filter]
     if how.fit == "squash":
-        return _resized_part(image, how.crop, (0, 0), how.crop)
+        return _resized_part(image, how.crop, (0, 0), how.crop, by)
     size = contained_size(_full_size(image), how.crop)
     whole = Image.new("RGB", how.crop[::-1], pad_color(how))
     top, left = (how.crop[0] - size[0]) // 2, (how.crop[1] - size[1]) // 2
-    whole.paste(_resized_part(image, size, (0, 0), size), (left, top))
+    whole.paste(_resized_part(image, size, (0, 0), size, by), (left, top))
     return whole
 
 
@@ -90,8 +94,10 @@ def resized_size(size: tuple[int, int], cover: tuple[int, int]) -> tuple[int, in
     return cover_width * height // width, cover_width
 
 
-def resize_and_crop(image: Image.Image, cover: tuple[int, int], crop: tuple[int, int]) -> Image.Image:
-    """Resize an RGB picture to cover `cover` (H, W), bicubic, antialiased; cut its centre of `crop` (H, W).
+def resize_and_crop(
+    image: Image.Image, cover: tuple[int, int], crop: tuple[int, int], resize_filter: str = "bicubic"
+) -> Image.Image:
+    """Resize an RGB picture to cover `cover` (H, W), antialiased, by a filter of `FILTERS`; cut its centre of `crop`.
 
     The result equals `resize` and `crop` of Pillow 13, bit for bit, with every version of Pillow, and the part that is
     cropped away is never held in full: rows and columns are resized separately, and rounded to 8 bits in between.
@@ -107,26 +113,28 @@ def resize_and_crop(image: Image.Image, cover: tuple[int, int], crop: tuple[int,
             f"has {image.width} x {image.height} pixels, "
             f"too narrow a strip to be resized to cover {cover[1]} x {cover[0]}"
         )
-    return _resized_part(image, (height, width), ((height - crop[0]) // 2, (width - crop[1]) // 2), crop)
+    return _resized_part(
+        image, (height, width), ((height - crop[0]) // 2, (width - crop[1]) // 2), crop, FILTERS[resize_filter]
+    )
 
 
 def _resized_part(
-    image: Image.Image, size: tuple[int, int], corner: tuple[int, int], part: tuple[int, int]
+    image: Image.Image, size: tuple[int, int], corner: tuple[int, int], part: tuple[int, int], by: Resampling
 ) -> Image.Image:
     """Resize to `size` (H, W) and keep a `part` (H, W) of it, whose first row and column are `corner`."""
     (height, width), (top, left) = size, corner
     if (small := drafted(image)) is not None:
-        whole = image.resize((width, height), Image.Resampling.BICUBIC, small.box)
+        whole = image.resize((width, height), by, small.box)
         return whole.crop((left, top, left + part[1], top + part[0]))
     x = _exact_box(image.width, width, left, part[1])
     y = _exact_box(image.height, height, top, part[0])
     if _columns_first(image, size):
         columns = _needed(image.width, width, left, part[1])
-        return _resize_rows(_resize_columns(image, height, top, part[0], columns), width, left, part[1])
+        return _resize_rows(_resize_columns(image, height, top, part[0], by, columns), width, left, part[1], by)
     if x is not None and y is not None and not _columns_first(image, part):
-        return image.resize(part[::-1], Image.Resampling.BICUBIC, (x[0], y[0], x[1], y[1]))
+        return image.resize(part[::-1], by, (x[0], y[0], x[1], y[1]))
     rows = _needed(image.height, height, top, part[0])
-    return _resize_columns(_resize_rows(image, width, left, part[1], rows), height, top, part[0])
+    return _resize_columns(_resize_rows(image, width, left, part[1], by, rows), height, top, part[0], by)
 
 
 def _full_size(image: Image.Image) -> tuple[int, int]:
@@ -157,30 +165,34 @@ def _exact_box(size: int, resized: int, first: int, count: int) -> tuple[float, 
 def _needed(size: int, resized: int, first: int, count: int) -> range:
     """The original rows or columns that `count` resized ones from `first` on are made of, or a few more."""
     scale = size / resized
-    support = 2 * max(1.0, scale)  # the bicubic filter's radius
+    support = 2 * max(1.0, scale)  # the radius of the wider filter, bicubic
     start, stop = (first + 0.5) * scale - support, (first + count - 0.5) * scale + support
     return range(max(0, int(start) - 2), min(size, int(stop) + 3))
 
 
-def _resize_rows(image: Image.Image, width: int, left: int, crop: int, rows: range | None = None) -> Image.Image:
+def _resize_rows(
+    image: Image.Image, width: int, left: int, crop: int, by: Resampling, rows: range | None = None
+) -> Image.Image:
     """Resize each row (or only `rows`) to `width` and keep `crop` pixels from `left` on, a few rows at a time."""
     rows = range(image.height) if rows is None else rows
     result = Image.new("RGB", (crop, image.height))
     step = max(1, _CHUNK_PIXELS // max(width, image.width))
     for y in rows[::step]:
         chunk = image.crop((0, y, image.width, min(y + step, rows.stop)))
-        chunk = chunk.resize((width, chunk.height), Image.Resampling.BICUBIC)
+        chunk = chunk.resize((width, chunk.height), by)
         result.paste(chunk.crop((left, 0, left + crop, chunk.height)), (0, y))
     return result
 
 
-def _resize_columns(image: Image.Image, height: int, top: int, crop: int, columns: range | None = None) -> Image.Image:
+def _resize_columns(
+    image: Image.Image, height: int, top: int, crop: int, by: Resampling, columns: range | None = None
+) -> Image.Image:
     """Resize each column (or only `columns`) to `height` and keep `crop` pixels from `top` on, a few at a time."""
     columns = range(image.width) if columns is None else columns
     result = Image.new("RGB", (image.width, crop))
     step = max(1, _CHUNK_PIXELS // max(height, image.height))
     for x in columns[::step]:
         chunk = image.crop((x, 0, min(x + step, columns.stop), image.height))
-        chunk = chunk.resize((chunk.width, height), Image.Resampling.BICUBIC)
+        chunk = chunk.resize((chunk.width, height), by)
         result.paste(chunk.crop((0, top, chunk.width, top + crop)), (x, 0))
     return result

@@ -13,7 +13,7 @@ from runtime.images.formats import SIXTEEN_BIT
 
 _DESCRIPTIVE = ("model", "options", "weights")
 """Fields of an origin that are for people: a file's name, and what is in the model's bytes."""
-CONSTANT_PREPROCESSING = ("exif_orientation", "color", "alpha", "gray16", "resize_filter", "resize_order")
+CONSTANT_PREPROCESSING = ("exif_orientation", "color", "alpha", "gray16", "resize_order")
 """Fields of the preprocessing that have one value in each manifest format, in other words in each."""
 _LATER_PREPROCESSING = {"fit": "crop"}
 """Fields that came later, with the value that there was before: stores of before have none."""
@@ -60,6 +60,8 @@ def identity(origin: Mapping[str, Any]) -> dict[str, Any]:
     fields = {name: value for name, value in origin.items() if name not in _DESCRIPTIVE}
     if isinstance(how := fields.get("preprocessing"), Mapping):
         fields["preprocessing"] = {name: value for name, value in how.items() if name not in CONSTANT_PREPROCESSING}
+        if fields["preprocessing"].get("resize_filter") != "bilinear":  # bicubic has other words in format 1
+            fields["preprocessing"].pop("resize_filter", None)
     return fields
 
 

@@ -39,12 +39,18 @@ from runtime.images.preprocess import fitted, preprocess  # noqa: E402
 
 CASES = Path(__file__).parent / "cases"
 SAMPLINGS = ("4x1", "1x2", "4x2", "3x1", "2x2,2x1,1x1", "1x1,2x2,2x2")
-WAYS = (((28, 28), "crop"), ((42, 14), "squash"), ((28, 42), "pad"))
-"""Size of the input and `fit`."""
+WAYS = (
+    ((28, 28), "crop", "bicubic"),
+    ((42, 14), "squash", "bicubic"),
+    ((28, 42), "pad", "bicubic"),
+    ((28, 28), "crop", "bilinear"),
+    ((14, 42), "squash", "bilinear"),
+)
+"""Size of the input, `fit` and `resize_filter`."""
 
 
 def ways() -> list[Preprocessing]:
-    return [standard_preprocessing(size, "float32", fit) for size, fit in WAYS]
+    return [standard_preprocessing(size, "float32", fit, by) for size, fit, by in WAYS]
 
 
 def pictures() -> Iterator[tuple[str, bytes]]:
@@ -126,7 +132,7 @@ def listed(folder: Path) -> dict[str, Any]:
     """The content of `images.json` for the pictures in a folder."""
     described = [
         {"fit": way.fit, "crop": way.crop, "resize_cover": way.resize_cover, "scale": way.scale}
-        | {"mean": way.mean, "std": way.std}
+        | {"mean": way.mean, "std": way.std, "resize_filter": way.resize_filter}
         for way in ways()
     ]
     files = sorted(folder.iterdir())

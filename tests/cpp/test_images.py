@@ -27,7 +27,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Imag
 NOT_READ = ("BMP", "TIFF", "GIF", "HEIC", "AVIF")
 """Formats that Python reads and C++ doesn't."""
 SIZES = ((1, 1), (3, 2), (17, 300), (61, 47), (224, 224), (257, 100), (401, 263))
-WAYS = (((224, 224), "crop"), ((98, 140), "squash"), ((140, 98), "pad"))
+WAYS = (
+    ((224, 224), "crop", "bicubic"),
+    ((98, 140), "squash", "bicubic"),
+    ((140, 98), "pad", "bicubic"),
+    ((224, 224), "crop", "bilinear"),
+    ((98, 140), "squash", "bilinear"),
+)
 
 
 def sha256(content: bytes) -> str:
@@ -56,9 +62,9 @@ def agree(python: list[str], cpp: list[str]) -> bool:
     return python == cpp or (python[0] == cpp[0] == "refused")
 
 
-@pytest.mark.parametrize(("size", "fit"), WAYS, ids=str)
-def test_pictures_of_every_form_have_pythons_pixels_and_inputs(size, fit) -> None:
-    way = standard_preprocessing(size, "float32", fit)
+@pytest.mark.parametrize(("size", "fit", "by"), WAYS, ids=str)
+def test_pictures_of_every_form_have_pythons_pixels_and_inputs(size, fit, by) -> None:
+    way = standard_preprocessing(size, "float32", fit, by)
     rng = np.random.default_rng(len(fit))
     pictures = 0
     with decoder(way) as decode:

@@ -47,7 +47,7 @@ class Decoder:
 @contextlib.contextmanager
 def decoder(way: Preprocessing | None = None) -> Iterator[Decoder]:
     """`itae-decode`, which also prepares the pictures in this way if there is one."""
-    arguments = [] if way is None else [way.fit, *way.crop, *(way.resize_cover or ())]
+    arguments = [] if way is None else [way.fit, way.resize_filter, *way.crop, *(way.resize_cover or ())]
     command = [program("itae-decode"), *map(str, arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:

@@ -6,5 +6,8 @@ from exporter import ExportSpec
 from runtime.contract.manifest import Preprocessing
 
 
-def standard_preprocessing(image_size: tuple[int, int], dtype: str, fit: str = "crop") -> Preprocessing:
-    return ExportSpec("unused.onnx", image_size=image_size, input=dtype, fit=fit).preprocessing()
+def standard_preprocessing(
+    image_size: tuple[int, int], dtype: str, fit: str = "crop", resize_filter: str = "bicubic"
+) -> Preprocessing:
+    made = ExportSpec("unused.onnx", image_size=image_size, input=dtype, fit=fit).preprocessing()
+    return made.model_copy(update={"resize_filter": resize_filter})

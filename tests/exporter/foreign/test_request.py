@@ -5,7 +5,8 @@ import json
 import pytest
 
 from exporter.foreign.request import ForeignSpec
-from runtime.contract.errors import InputError
+from runtime.contract.errors import InputError, UsageError
+from runtime.contract.manifest import read_manifest
 
 HALF = [0.5, 0.5, 0.5]
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -43,46 +44,47 @@ def spec(told, folder) -> ForeignSpec:
 
 
 @pytest.mark.parametrize(
-    ("told", "size", "fit", "cover", "other"),
+    ("told", "size", "fit", "cover", "by"),
     [
-        (SIGLIP, (224, 224), "squash", None, None),
-        (CLIP, (224, 224), "crop", (224, 224), None),
-        (CLIP | {"size": {"shortest_edge": 224}}, (224, 224), "crop", (224, 224), None),
+        (SIGLIP, (224, 224), "squash", None, "bicubic"),
+        (CLIP, (224, 224), "crop", (224, 224), "bicubic"),
+        (CLIP | {"size": {"shortest_edge": 224}}, (224, 224), "crop", (224, 224), "bicubic"),
         (BEIT, (224, 224), "squash", None, "bilinear"),
-        (DINOV2, (224, 224), "crop", (256, 256), None),
-        (DINOV2, (518, 518), "crop", (592, 592), None),
-        (DINOV2, (224, 448), "crop", (256, 512), None),
+        (DINOV2, (224, 224), "crop", (256, 256), "bicubic"),
+        (DINOV2, (518, 518), "crop", (592, 592), "bicubic"),
+        (DINOV2, (224, 448), "crop", (256, 512), "bicubic"),
         (DINOV3, (256, 256), "squash", None, "bilinear"),
-        ({"image_processor": DINOV2, "processor_class": "X"}, (224, 224), "crop", (256, 256), None),
+        ({"image_processor": DINOV2, "processor_class": "X"}, (224, 224), "crop", (256, 256), "bicubic"),
     ],
     ids=["siglip", "clip", "clip-newer", "beit", "dinov2", "dinov2-518", "dinov2-wide", "dinov3", "nested"],
 )
-def test_real_files_say_how_pictures_are_brought_to_size(told, size, fit, cover, other, tmp_path):
+def test_real_files_say_how_pictures_are_brought_to_size(told, size, fit, cover, by, tmp_path):
     made = spec(told, tmp_path)
     how = made.preprocessing(size)
     assert (how.fit, how.resize_cover, how.crop) == (fit, cover, size)
     fields = told.get("image_processor", told)
-    assert how.mean == tuple(fields["image_mean"])
-    assert how.std == tuple(fields["image_std"])
+    assert how.mean == pytest.approx(tuple(fields["image_mean"]))
+    assert how.std == pytest.approx(tuple(fields["image_std"]))
     assert how.scale == pytest.approx(1 / 255)
-    assert made.other_filter() == other
+    assert how.resize_filter == by
 
 
 def test_what_is_not_normalised_or_scaled_stays_so(tmp_path):
     how = spec(SIGLIP | {"do_normalize": False, "do_rescale": False}, tmp_path).preprocessing((224, 224))
-    assert (how.mean, how.std, how.scale) == ((0, 0, 0), (1, 1, 1), 1)
+    assert (how.mean, how.std) == ((0, 0, 0), pytest.approx((1 / 255,) * 3))  # the value v becomes v
+    assert how.scale == 1 / 255
 
 
 @pytest.mark.parametrize(
     ("told", "said"),
     [
-        ([], "is no preprocessor_config.json"),
+        ([], "is no configuration: it holds list"),
         ({"architectures": ["ViT"]}, "is no preprocessor_config.json"),
-        (SIGLIP | {"image_mean": 0.5}, "is no preprocessor_config.json"),
+        (SIGLIP | {"image_mean": 0.5}, "no usable numbers"),
         (SIGLIP | {"image_std": [0.5, 0.5]}, "three numbers each"),
         (SIGLIP | {"image_std": [0.5, 0.5, 0]}, "three numbers each"),
-        (SIGLIP | {"size": {"longest_edge": 512}}, "resizes by longest_edge"),
-        (SIGLIP | {"size": "large"}, "is no preprocessor_config.json"),
+        (SIGLIP | {"size": {"longest_edge": 512}}, "resizes to .*longest_edge.*, which the runtime does not"),
+        (SIGLIP | {"size": "large"}, 'resizes to "large"'),
     ],
     ids=["list", "other", "mean", "two", "zero", "longest", "word"],
 )
@@ -91,11 +93,22 @@ def test_a_file_that_means_something_else_is_refused(told, said, tmp_path):
         spec(told, tmp_path).preprocessing((224, 224))
 
 
-def test_another_filter_is_said(exported, tmp_path, capsys):
+def test_the_files_filter_is_used_and_another_than_the_runtimes_is_said(exported, tmp_path, capsys):
     from exporter.__main__ import main
 
     path = tmp_path / "preprocessor_config.json"
-    path.write_text(json.dumps(BEIT))
     source = exported("vit", "eager", "ts17")
-    assert main(["--onnx", str(source), "--out", str(tmp_path / "x.onnx"), "--preprocessor", str(path)]) == 0
-    assert "resizes by bilinear, and the runtime by bicubic alone" in " ".join(capsys.readouterr().err.split())
+    for resample, filter_name, says in ((2, "bilinear", False), (1, "bicubic", True)):
+        path.write_text(json.dumps(BEIT | {"resample": resample}))
+        out = tmp_path / f"{resample}.onnx"
+        assert main(["--onnx", str(source), "--out", str(out), "--preprocessor", str(path)]) == 0
+        said = " ".join(capsys.readouterr().err.split())
+        assert ("transformers resizes pictures by lanczos, here bicubic" in said) is says
+        assert read_manifest(out).preprocessing.resize_filter == filter_name
+
+
+def test_the_filter_is_an_option_that_a_file_contradicts(tmp_path):
+    made = ForeignSpec(onnx="theirs.onnx", out=tmp_path / "x.onnx", interpolation="bilinear")
+    assert made.preprocessing((224, 224)).resize_filter == "bilinear"
+    with pytest.raises(UsageError, match=r"contradicts .*--interpolation"):
+        ForeignSpec(onnx="theirs.onnx", out=tmp_path / "x.onnx", interpolation="bilinear", preprocessor="p.json")

@@ -10,7 +10,15 @@ from preprocessing import standard_preprocessing
 
 import runtime.images.preprocess as module
 from runtime.contract.errors import InputError
-from runtime.images.preprocess import contained_size, fitted, pad_color, preprocess, resize_and_crop, resized_size
+from runtime.images.preprocess import (
+    FILTERS,
+    contained_size,
+    fitted,
+    pad_color,
+    preprocess,
+    resize_and_crop,
+    resized_size,
+)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -102,7 +110,8 @@ def test_the_size_of_the_pieces_changes_nothing(size, monkeypatch) -> None:
     np.testing.assert_array_equal(preprocess(noise(*size), UINT8), whole)
 
 
-def test_what_is_left_out_before_the_crop_changes_nothing() -> None:
+@pytest.mark.parametrize("by", FILTERS)
+def test_what_is_left_out_before_the_crop_changes_nothing(by) -> None:
     rng = np.random.default_rng(3)
     for width, height, side in rng.integers([1, 1, 1], [900, 900, 20], (150, 3)).tolist():
         cover = (side * 16, side * 16)
@@ -113,10 +122,10 @@ def test_what_is_left_out_before_the_crop_changes_nothing() -> None:
             first = (width, tall)
         if max(tall, wide) > 8000:
             continue
-        whole = image.resize(first, Image.Resampling.BICUBIC).resize(second, Image.Resampling.BICUBIC)
+        whole = image.resize(first, FILTERS[by]).resize(second, FILTERS[by])
         top, left = (tall - side * 14) // 2, (wide - side * 14) // 2
         expected = whole.crop((left, top, left + side * 14, top + side * 14))
-        got = resize_and_crop(image, cover, (side * 14, side * 14))
+        got = resize_and_crop(image, cover, (side * 14, side * 14), by)
         np.testing.assert_array_equal(np.asarray(got), np.asarray(expected), f"{width} x {height} to {cover}")
 
 
@@ -131,8 +140,9 @@ CROPPED = [  # size (w, h), crop, whether Pillow's box of the crop is exact in s
 ]
 
 
+@pytest.mark.parametrize("by", FILTERS)
 @pytest.mark.parametrize(("size", "crop", "is_exact"), CROPPED, ids=str)
-def test_a_crop_is_resized_in_one_step_where_that_is_exact(size, crop, is_exact, monkeypatch) -> None:
+def test_a_crop_is_resized_in_one_step_where_that_is_exact(size, crop, is_exact, by, monkeypatch) -> None:
     steps = 0
     real = Image.Image.resize
 
@@ -143,12 +153,12 @@ def test_a_crop_is_resized_in_one_step_where_that_is_exact(size, crop, is_exact,
 
     monkeypatch.setattr(Image.Image, "resize", resize)
     cover = 256 if crop > 64 else 64
-    got = resize_and_crop(noise(*size), (cover, cover), (crop, crop))
+    got = resize_and_crop(noise(*size), (cover, cover), (crop, crop), by)
     monkeypatch.undo()
     tall, wide = resized_size(size[::-1], (cover, cover))
     assert (steps == 1) == is_exact
     top, left = (tall - crop) // 2, (wide - crop) // 2
-    expected = noise(*size).resize((wide, tall), Image.Resampling.BICUBIC).crop((left, top, left + crop, top + crop))
+    expected = noise(*size).resize((wide, tall), FILTERS[by]).crop((left, top, left + crop, top + crop))
     np.testing.assert_array_equal(np.asarray(got), np.asarray(expected))
 
 
@@ -296,3 +306,12 @@ def test_standard_preprocessing_of_each_dtype() -> None:
     assert (FLOAT.layout, FLOAT.dtype, FLOAT.normalized_by) == ("NCHW", "float32", "caller")
     assert (UINT8.layout, UINT8.dtype, UINT8.normalized_by) == ("NHWC", "uint8", "graph")
     assert UINT8.scale == 1 / 255
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+def test_the_manifests_filter_resizes(fit) -> None:
+    image = noise(90, 61)
+    by = {name: np.asarray(fitted(image, standard_preprocessing((28, 56), "uint8", fit, name))) for name in FILTERS}
+    assert (by["bicubic"] != by["bilinear"]).mean() > 0.2
+    if fit == "squash":
+        np.testing.assert_array_equal(by["bilinear"], np.asarray(image.resize((56, 28), Image.Resampling.BILINEAR)))

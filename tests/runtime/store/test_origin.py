@@ -75,6 +75,16 @@ def test_the_fit_counts_and_that_of_older_stores_is_the_crop(tiny) -> None:
     assert "preprocessing.fit is " in differences(*found[:2])
 
 
+def test_the_filter_counts_and_bicubic_has_the_words_of_any_format(tiny) -> None:
+    manifest = read_manifest(tiny)
+    bicubic = origin_of(manifest, "cpu")
+    how = manifest.preprocessing.model_copy(update={"resize_filter": "bilinear"})
+    bilinear = origin_of(manifest.model_copy(update={"preprocessing": how}), "cpu")
+    assert identity(bicubic) != identity(bilinear)
+    older = bicubic | {"preprocessing": bicubic["preprocessing"] | {"resize_filter": "bicubic, antialiased"}}
+    assert identity(bicubic) == identity(older)
+
+
 def test_weights_beside_a_model_are_of_its_identity(tiny) -> None:
     manifest = read_manifest(tiny)
     found = []

@@ -21,6 +21,8 @@ struct Preprocessing {
     std::int64_t width = 0;
     /// Rows and columns that a resized picture must cover; only where `fit` is `crop`.
     std::optional<std::array<std::int64_t, 2>> resize_cover;
+    /// The filter that resizes: `bicubic` or `bilinear`.
+    std::string resize_filter = "bicubic";
     /// Which pass of the filter is the first: `pillow13`.
     std::string resize_order;
     /// A value v of a channel becomes (v * scale - mean) / stddev; the model itself does it where `uint8_input`.
@@ -36,7 +38,7 @@ struct Preprocessing {
     }
 };
 
-/// Resize a picture as Pillow 13 does, bicubic with antialias, and crop or pad it. Threads may call it at the same
+/// Resize a picture as Pillow 13 does, antialiased, and crop or pad it. Threads may call it at the same
 /// time.
 ///
 /// @returns `height` x `width` x 3 bytes, row by row; every byte equals Python's.

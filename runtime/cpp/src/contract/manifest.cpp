@@ -145,6 +145,7 @@ Preprocessing preprocessing(const Json& fields) {
     if (!fields.at("resize_cover").is_null()) {
         found.resize_cover = counts<2>(fields.at("resize_cover"), "preprocessing.resize_cover");
     }
+    found.resize_filter = fields.value("resize_filter", "bicubic");
     found.resize_order = fields.value("resize_order", "pillow13");
     found.scale = fields.at("scale");
     found.mean = fields.at("mean").get<std::array<double, 3>>();

@@ -29,10 +29,17 @@ Size contained(Size picture, Size box) {
     return {std::max<std::int64_t>(1, box.width * picture.height / picture.width), box.width};
 }
 
+images::Kernel kernel_of(const Preprocessing& how) {
+    if (how.resize_filter != "bicubic" && how.resize_filter != "bilinear") {
+        throw Error(ErrorKind::usage, "preprocessing has no resize_filter of bicubic or bilinear");
+    }
+    return how.resize_filter == "bicubic" ? images::Kernel::bicubic : images::Kernel::bilinear;
+}
+
 /// The picture in the middle of one of the mean's colour.
 std::vector<std::uint8_t> padded(const Image& image, Size size, const Preprocessing& how) {
     const Size box{how.height, how.width};
-    const std::vector<std::uint8_t> inner = images::resized_part(image, size, 0, 0, size);
+    const std::vector<std::uint8_t> inner = images::resized_part(image, size, 0, 0, size, kernel_of(how));
     std::vector<std::uint8_t> result(static_cast<std::size_t>(3 * box.height * box.width));
     for (std::size_t channel = 0; channel < 3; ++channel) {
         const auto colour = static_cast<std::uint8_t>(std::floor(how.mean[channel] / how.scale + 0.5));
@@ -68,10 +75,11 @@ std::vector<std::uint8_t> resize_and_fit(const Image& image, const Preprocessing
                                               " pixels, too narrow a strip to be resized to cover " +
                                               std::to_string(cover.width) + " x " + std::to_string(cover.height));
         }
-        return images::resized_part(image, size, (size.height - box.height) / 2, (size.width - box.width) / 2, box);
+        return images::resized_part(image, size, (size.height - box.height) / 2, (size.width - box.width) / 2, box,
+                                    kernel_of(how));
     }
     if (how.fit == "squash") {
-        return images::resized_part(image, box, 0, 0, box);
+        return images::resized_part(image, box, 0, 0, box, kernel_of(how));
     }
     if (how.fit == "pad") {
         return padded(image, contained(picture, box), how);

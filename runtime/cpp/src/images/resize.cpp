@@ -15,7 +15,6 @@ namespace {
 constexpr int precision = 32 - 8 - 2;  // bits of a coefficient behind the point
 constexpr std::int32_t half = 1 << (precision - 1);
 constexpr std::size_t channels = 3;
-constexpr double radius = 2;  // of the bicubic filter, in pixels
 
 double bicubic(double x) {
     constexpr double a = -0.5;
@@ -27,6 +26,11 @@ double bicubic(double x) {
         return (((x - 5) * x + 8) * x - 4) * a;
     }
     return 0.0;
+}
+
+double bilinear(double x) {
+    x = std::abs(x);
+    return x < 1.0 ? 1.0 - x : 0.0;
 }
 
 /// The original pixels that a resized one is made of, and their weights.
@@ -47,7 +51,9 @@ struct Filter {
 };
 
 /// Pillow's `precompute_coeffs` and `normalize_coeffs_8bpc`, in the same order of operations.
-Filter make_filter(std::int64_t original, std::int64_t resized, std::int64_t from, std::int64_t count) {
+Filter make_filter(Kernel kernel, std::int64_t original, std::int64_t resized, std::int64_t from, std::int64_t count) {
+    const double radius = kernel == Kernel::bicubic ? 2.0 : 1.0;
+    const auto weight_at = kernel == Kernel::bicubic ? bicubic : bilinear;
     const double scale = static_cast<double>(static_cast<float>(original)) / static_cast<double>(resized);
     const double filter_scale = std::max(scale, 1.0);
     const double support = radius * filter_scale;
@@ -63,7 +69,7 @@ Filter make_filter(std::int64_t original, std::int64_t resized, std::int64_t fro
         exact.clear();
         double sum = 0;
         for (std::int64_t place = first; place < end; ++place) {
-            exact.push_back(bicubic((static_cast<double>(place) - center + 0.5) * step));
+            exact.push_back(weight_at((static_cast<double>(place) - center + 0.5) * step));
             sum += exact.back();
         }
         filter.windows.push_back({static_cast<std::size_t>(first), exact.size(), filter.weights.size()});
@@ -303,7 +309,7 @@ Bytes cut_out(const Image& image, std::int64_t top, std::int64_t left, Size part
 }  // namespace
 
 std::vector<std::uint8_t> resized_part(const Image& image, Size size, std::int64_t top, std::int64_t left, Size part,
-                                       Instructions instructions) {
+                                       Kernel kernel, Instructions instructions) {
     const bool rows_change = image.width != size.width;
     const bool columns_change = image.height != size.height;
     if (!rows_change && !columns_change) {
@@ -315,15 +321,15 @@ std::vector<std::uint8_t> resized_part(const Image& image, Size size, std::int64
     const auto height = static_cast<std::size_t>(part.height);
     const auto width = static_cast<std::size_t>(part.width);
     if (!columns_change) {
-        const Filter filter = make_filter(image.width, size.width, left, part.width);
+        const Filter filter = make_filter(kernel, image.width, size.width, left, part.width);
         return resize_rows(all, first_row, first_row + height, filter, instructions);
     }
     if (!rows_change) {
-        const Filter filter = make_filter(image.height, size.height, top, part.height);
+        const Filter filter = make_filter(kernel, image.height, size.height, top, part.height);
         return resize_columns(all, first_column, first_column + width, filter, instructions);
     }
-    Filter for_rows = make_filter(image.width, size.width, left, part.width);
-    Filter for_columns = make_filter(image.height, size.height, top, part.height);
+    Filter for_rows = make_filter(kernel, image.width, size.width, left, part.width);
+    Filter for_columns = make_filter(kernel, image.height, size.height, top, part.height);
     const std::int64_t shrinks = image.height - size.height;
     if (shrinks > 0 && shrinks > 2 * (image.width - size.width)) {
         const std::size_t first = for_rows.first();

@@ -25,6 +25,7 @@ itae::Preprocessing preprocessing(const Json& way) {
     if (!way.at("resize_cover").is_null()) {
         how.resize_cover = way.at("resize_cover").get<std::array<std::int64_t, 2>>();
     }
+    how.resize_filter = way.at("resize_filter");
     how.resize_order = "pillow13";
     how.scale = way.at("scale");
     how.mean = way.at("mean").get<std::array<double, 3>>();

@@ -1,7 +1,7 @@
 // itae-decode, for tests alone: decodes and preprocesses pictures as others ask for it, many in one process.
 //
 // stdin: for each picture 4 bytes of its size (little-endian) and its content. The arguments say the preprocessing:
-// FIT HEIGHT WIDTH [COVER_HEIGHT COVER_WIDTH], or nothing to decode alone.
+// FIT FILTER HEIGHT WIDTH [COVER_HEIGHT COVER_WIDTH], or nothing to decode alone.
 // stdout: for each picture a line, `decoded HEIGHT WIDTH SHA256` and, if it was preprocessed, the SHA-256 of the pixels
 // and of the float32 input; or `refused REASON`.
 
@@ -61,13 +61,14 @@ int main(int count, char** arguments) {
     how.scale = 1.0 / 255;
     how.mean = {0.485, 0.456, 0.406};
     how.stddev = {0.229, 0.224, 0.225};
-    if (count >= 4) {
+    if (count >= 5) {
         how.fit = arguments[1];
-        how.height = std::stoll(arguments[2]);
-        how.width = std::stoll(arguments[3]);
+        how.resize_filter = arguments[2];
+        how.height = std::stoll(arguments[3]);
+        how.width = std::stoll(arguments[4]);
     }
-    if (count >= 6) {
-        how.resize_cover = {{std::stoll(arguments[4]), std::stoll(arguments[5])}};
+    if (count >= 7) {
+        how.resize_cover = {{std::stoll(arguments[5]), std::stoll(arguments[6])}};
     }
     std::vector<std::uint8_t> size(4);
     while (read_all(size)) {
@@ -77,7 +78,7 @@ int main(int count, char** arguments) {
         if (!read_all(content)) {
             return 1;
         }
-        print_one(content, how, count >= 4);
+        print_one(content, how, count >= 5);
     }
     return 0;
 }

@@ -36,6 +36,16 @@ TEST_CASE("a picture of one colour keeps it at every size") {
     }
 }
 
+TEST_CASE("a filter that is none of Pillow's two is refused") {
+    itae::Preprocessing how = square("squash");
+    how.resize_filter = "bilinear";
+    CHECK(itae::resize_and_fit(plain(3, 4), how) == itae::Bytes(28 * 28 * 3, 255));
+    how.resize_filter = "nearest";
+    const auto error = thrown([&] { itae::resize_and_fit(plain(3, 4), how); });
+    REQUIRE(error);
+    CHECK(error->kind() == itae::ErrorKind::usage);
+}
+
 TEST_CASE("the border of a padded picture has the mean's colour") {
     const itae::Bytes pixels = itae::resize_and_fit(plain(10, 20), square("pad"));
     CHECK(itae::Bytes(pixels.begin(), pixels.begin() + 3) == itae::Bytes{128, 64, 0});
