@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from runtime.contract.argument_types import as_text
 from runtime.contract.atomic import write_atomically
 from runtime.contract.driver import read_driver
 from runtime.contract.errors import BackendError, InputError, UsageError, one_line
@@ -115,7 +116,7 @@ def settled(
         InputError: as `read_tuned`.
         UsageError: as `read_tuned`; or a compute type is given beside `tuned`, or the model is an engine.
     """
-    if provider != TUNED:
+    if as_text(provider, "provider") != TUNED:
         return provider, compute, None
     if compute is not None:
         raise UsageError(f"compute {compute}: the provider {TUNED} has a compute type of its own; give one of the two")
