@@ -54,8 +54,7 @@ def make(seed: int, per_class: int, image_size: int = 224) -> list[Picture]:
 
 def _picture(name: str, hue: float, angle: float, width: float, image_size: int, rng: np.random.Generator) -> Picture:
     side = side_of(image_size)
-    scale = image_size / 224
-    y, x = np.mgrid[:side, :side] / scale
+    y, x = np.mgrid[:side, :side]  # stripes are as wide at every size: wider ones would leave patches almost flat
     along = x * np.cos(angle) + y * np.sin(angle)
     wave = np.sin(2 * np.pi * (along / (width * rng.uniform(0.9, 1.1)) + rng.random()))  # (side, side), -1 to 1
     hue += rng.uniform(-0.03, 0.03)
