@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -126,12 +127,14 @@ def pictures_of(held: dict[str, Any], size: tuple[int, int], called: str) -> Pic
         )
         scale = float(held.get("rescale_factor") or 1 / 255) if held.get("do_rescale", True) else 1.0
         resample = int(3 if (number := held.get("resample")) is None else number)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{called}: the image processor has no usable numbers: {one_line(error)}") from error
     if held.get("do_normalize") is False:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if len(mean) != 3 or len(std) != 3 or not all(one > 0 for one in std) or not 0 <= resample < len(FILTERS):
         raise InputError(f"{called}: image_mean and image_std must be three numbers each, resample one from 0 to 5")
+    if not 0 < scale < math.inf:
+        raise InputError(f"{called}: rescale_factor must be a number above 0")
     # The runtime multiplies by 1/255.
     mean, std = (tuple(one / (255 * scale) for one in numbers) for numbers in (mean, std))
     by, notes = supported(FILTERS[resample], "transformers")
@@ -141,8 +144,8 @@ def pictures_of(held: dict[str, Any], size: tuple[int, int], called: str) -> Pic
         return found
     sides = _sides(held["size"], square=not crops)
     cut = _sides(held.get("crop_size", held["size"]), square=True) if crops else sides
-    if sides is None or cut is None:
-        told = held["size"] if sides is None else held["crop_size"]
+    if sides is None or cut is None or min(*sides[0], *cut[0]) < 1:
+        told = held["size"] if sides is None or min(sides[0]) < 1 else held["crop_size"]
         raise InputError(
             f"{called}: resizes to {json.dumps(told)[:80]}, which the runtime does not: say --mean, --std, --resize-to "
             "and --fit"
