@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pydantic
+
 from exporter.declaration import declared
 from exporter.methods.itae.options import ItaeConfig
 from runtime.contract.atomic import cannot_write
-from runtime.contract.errors import OutputFileError, UsageError
-from runtime.contract.hashed_json import matches_own_hash, parse_strictly, to_hashed_json
+from runtime.contract.errors import OutputFileError, UsageError, first_fault, one_line
+from runtime.contract.hashed_json import HashedJson, parse_strictly, read_at_most
 from runtime.contract.manifest import Calibration
 
-FORMAT = "itae-calibration"
-VERSION = 1
-MAX_BYTES = 4 << 20
-"""A calibration has some ten to a hundred kilobytes; more is refused before it is parsed."""
+CALIBRATION_FILE = HashedJson("calibration", UsageError, 1, format="itae-calibration")
 NOTHING = "no artifacts in these images: ITAE would change nothing here"
 
 
@@ -46,7 +45,7 @@ class Recommendation:
 
 def to_json(content: Mapping[str, Any]) -> bytes:
     """The bytes of the file; `sha256` is added."""
-    return to_hashed_json({"format": FORMAT, "version": VERSION, **content}, "sha256", indent=1)
+    return CALIBRATION_FILE.to_bytes(content, indent=1)
 
 
 def check_target(path: Path) -> None:
@@ -60,13 +59,12 @@ def check_target(path: Path) -> None:
             return
         if path.is_dir():
             raise OutputFileError(f"can't write {path}: it is a folder")
-        with path.open("rb") as file:
-            fields = parse_strictly(file.read(MAX_BYTES))
+        fields = parse_strictly(read_at_most(path, CALIBRATION_FILE.max_bytes))
     except OSError as error:
         raise cannot_write(path, error) from error
     except (ValueError, RecursionError):
         fields = None
-    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+    if not isinstance(fields, dict) or fields.get("format") != CALIBRATION_FILE.format:
         raise OutputFileError(f"{path} is there already and is no calibration: choose another name, or remove it")
 
 
@@ -76,33 +74,19 @@ def read(path: Path) -> Recommendation:
     Raises:
         UsageError: it can't be read, is no such file, was altered, or holds an option that means nothing.
     """
-    again = "make one with `python -m exporter calibrate`"
+    again = "make one with `python -m exporter calibrate`; other options on the command line win over the file's"
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"--config {path}: {error.strerror or error}; {again}") from error
-    if len(text) > MAX_BYTES:
-        raise UsageError(f"--config {path}: is larger than {MAX_BYTES:,} bytes, so it is no calibration; {again}")
-    try:
-        fields = parse_strictly(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"--config {path}: is not JSON ({error}); {again}") from error
-    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-        raise UsageError(f"--config {path}: is JSON, but has no format {FORMAT!r}; {again}")
-    if type(fields.get("version")) is not int or fields["version"] > VERSION:
-        raise UsageError(
-            f"--config {path}: has version {fields.get('version')!r}, this itae reads {VERSION}: upgrade it"
-        )
-    if not matches_own_hash(text, fields.get("sha256")):
-        raise UsageError(
-            f"--config {path}: does not match its own hash, so it was altered: give other options on the command line, "
-            f"which win over the file, or {again}"
-        )
+        fields = CALIBRATION_FILE.read(path, again, "--config")
+    except FileNotFoundError as error:
+        raise UsageError(f"--config {path}: there is no such file; {again}") from error
     try:
         return _recommendation(fields)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"--config {path}: {_what(error)}; {again}") from error
+    except KeyError as error:
+        raise UsageError(f"--config {path}: has no {error.args[0]}; {again}") from error
+    except pydantic.ValidationError as error:
+        raise UsageError(f"--config {path}: {first_fault(error)}; {again}") from error
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--config {path}: {one_line(error)}; {again}") from error
     except UsageError as error:
         raise UsageError(f"--config {path}: {error}") from error
 
@@ -128,15 +112,3 @@ def _recommendation(fields: Mapping[str, Any]) -> Recommendation:
         figures=fields["figures"],
     )
     return Recommendation(options, model["size"], (height, width), record)
-
-
-def _what(error: Exception) -> str:
-    """A line on what is wrong with the content."""
-    if isinstance(error, KeyError):
-        return f"has no {error.args[0]}"
-    return str(error).splitlines()[0] if not hasattr(error, "errors") else _first(error)
-
-
-def _first(error: Any) -> str:  # noqa: ANN401  # pydantic's
-    found = error.errors()[0]
-    return f"{'.'.join(map(str, found['loc']))}: {found['msg']}"

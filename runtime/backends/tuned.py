@@ -11,17 +11,15 @@ from typing import Any
 from runtime.contract.argument_types import as_text
 from runtime.contract.atomic import write_atomically
 from runtime.contract.driver import read_driver
-from runtime.contract.errors import BackendError, InputError, UsageError, one_line
-from runtime.contract.hashed_json import matches_own_hash, parse_strictly, to_hashed_json
+from runtime.contract.errors import BackendError, InputError, UsageError
+from runtime.contract.hashed_json import HashedJson
 from runtime.contract.instructions import cpu_instructions, cpu_name
 from runtime.contract.machine import usable_cores
 from runtime.contract.manifest import Manifest
 
 TUNED = "tuned"
 """A name in the place of a provider: stands for the one that `bench --tune` chose, with its compute type."""
-FORMAT, VERSION = "itae-tuned", 1
-MAX_BYTES = 1 << 18
-"""A larger file is refused before it is read."""
+TUNED_FILE = HashedJson("choice of `bench --tune`", InputError, 1, format="itae-tuned")
 MAX_BATCH = 1 << 16
 MAX_STREAMS = 256
 LIBRARIES = ("itae", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "numpy")
@@ -77,8 +75,6 @@ def write_tuned(
         OutputFileError: the file can't be written.
     """
     content = {
-        "format": FORMAT,
-        "version": VERSION,
         "model": _model(manifest),
         "machine": this_machine(),
         "choice": asdict(choice),
@@ -86,7 +82,7 @@ def write_tuned(
         "measured": measured,
     }
     path = tuned_path(model)
-    write_atomically(path, to_hashed_json(content, "sha256", indent=1))
+    write_atomically(path, TUNED_FILE.to_bytes(content, indent=1))
     return path
 
 
@@ -99,7 +95,10 @@ def read_tuned(model: Path, manifest: Manifest) -> Choice:
     """
     path = tuned_path(model)
     again = f"run `python -m runtime bench {model} --tune`"
-    fields = _read(path, again)
+    try:
+        fields = TUNED_FILE.read(path, again)
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no {path}, which the provider {TUNED} needs: {again}") from error
     found = {name: fields.get(name) for name in ("model", "machine")}
     for name, here in (("model", _model(manifest)), ("machine", this_machine())):
         if (there := found[name]) != here:
@@ -124,29 +123,6 @@ def settled(
         raise UsageError(f"{model} is an engine, which runs in one way: drop the provider {TUNED}")
     choice = read_tuned(model, manifest)
     return choice.provider, choice.compute, choice
-
-
-def _read(path: Path, again: str) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_BYTES + 1)
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no {path}, which the provider {TUNED} needs: {again}") from error
-    except OSError as error:
-        raise InputError(f"can't read {path} ({error.strerror or one_line(error)})") from error
-    if len(text) > MAX_BYTES:
-        raise InputError(f"{path} has more than {MAX_BYTES:,} bytes; {again}")
-    try:
-        fields = parse_strictly(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no JSON that `bench --tune` wrote ({one_line(error)}); {again}") from error
-    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-        raise InputError(f"{path} is not of `bench --tune`; {again}")
-    if not matches_own_hash(text, fields.get("sha256")):
-        raise InputError(f"{path} was altered or damaged: its SHA-256 is not the one in it; {again}")
-    if fields.get("version") != VERSION:
-        raise InputError(f"{path} is of version {fields.get('version')!r}, and this program reads {VERSION}; {again}")
-    return fields
 
 
 def _choice(fields: object, path: Path, again: str) -> Choice:

@@ -19,6 +19,10 @@ A message says what was wrong, with which input, and what to do. The command lin
 from __future__ import annotations
 
 import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pydantic
 
 _STEERING = ("Cc", "Cf", "Cs")
 """Unicode's categories of invisible characters: controls, formats (some turn the direction), lone surrogates."""
@@ -81,6 +85,12 @@ class ParityError(CheckError):
 def one_line(error: BaseException) -> str:
     """The text of an error on one line, as the command line prints it."""
     return plain(str(error)) or type(error).__name__
+
+
+def first_fault(error: pydantic.ValidationError) -> str:
+    """The first field that is wrong, and why, on one line."""
+    fault = error.errors()[0]
+    return plain(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}")
 
 
 def plain(text: str) -> str:

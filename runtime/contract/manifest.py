@@ -19,11 +19,11 @@ from typing import Any
 import pydantic
 
 from runtime.contract import format1
-from runtime.contract.errors import ManifestError
+from runtime.contract.errors import ManifestError, first_fault
 from runtime.contract.file_set import is_interrupted
-from runtime.contract.hashed_json import matches_own_hash, parse_strictly
 from runtime.contract.schema import (
     FORMAT_VERSION,
+    MANIFEST_FILE,
     OUTPUTS,
     Backbone,
     Builder,
@@ -51,7 +51,7 @@ from runtime.contract.schema import (
 
 __all__ = [
     "FORMAT_VERSION",
-    "MAX_MANIFEST_BYTES",
+    "MANIFEST_FILE",
     "OUTPUTS",
     "Backbone",
     "Builder",
@@ -85,9 +85,6 @@ __all__ = [
     "verified_manifest",
 ]
 
-MAX_MANIFEST_BYTES = 4 << 20
-"""A manifest is a few kilobytes; more is refused before it is parsed."""
-
 
 def manifest_path(model: Path) -> Path:
     """Where the manifest of `model` lies: `X.onnx` -> `X.onnx.json`."""
@@ -114,31 +111,10 @@ def read_manifest(model: Path) -> Manifest:
     path = manifest_path(model)
     again = f"export {model.name} again"
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_MANIFEST_BYTES + 1)
+        fields = MANIFEST_FILE.read(path, again)
     except FileNotFoundError:
         _refuse_interrupted(model)
         raise ManifestError(f"{model} has no manifest {path.name} beside it: copy it along, or {again}") from None
-    except OSError as error:
-        raise ManifestError(f"can't read {path}: {error.strerror}") from error
-    if len(text) > MAX_MANIFEST_BYTES:
-        raise ManifestError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes: not a manifest; {again}")
-    try:
-        fields = parse_strictly(text)
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{path} is not JSON ({error}): it was truncated or altered; {again}") from error
-    version = fields.get("format_version") if isinstance(fields, dict) else None
-    if not isinstance(fields, dict) or type(version) is not int:  # not isinstance: true is an int in Python
-        raise ManifestError(f"{path} has no format_version: not a manifest of this project; {again}")
-    if version > FORMAT_VERSION:
-        raise ManifestError(
-            f"{path} has manifest format {version}, this version reads up to {FORMAT_VERSION}: upgrade itae"
-        )
-    written = fields.get("manifest_sha256")
-    if not isinstance(written, str) or not (
-        format1.own_hash(fields) == written if version == 1 else matches_own_hash(text, written)
-    ):
-        raise ManifestError(f"{path} does not match its own hash: it was altered or only partly written; {again}")
     return _validate(fields, path, again)
 
 
@@ -150,10 +126,8 @@ def _validate(fields: dict[str, Any], path: Path, again: str) -> Manifest:
     except format1.Damaged as error:
         raise ManifestError(f"{path}: {error}; {again}") from error
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        newer = "upgrade itae, or " if first["type"] in ("literal_error", "union_tag_invalid") else ""
-        raise ManifestError(f"{path}: {where}: {first['msg']}; {newer}{again}") from error
+        newer = "upgrade itae, or " if error.errors()[0]["type"] in ("literal_error", "union_tag_invalid") else ""
+        raise ManifestError(f"{path}: {first_fault(error)}; {newer}{again}") from error
 
 
 def _refuse_interrupted(model: Path) -> None:

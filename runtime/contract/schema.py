@@ -14,9 +14,20 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field, JsonValue
 
-from runtime.contract.hashed_json import NO_HASH, to_hashed_json
+from runtime.contract import format1
+from runtime.contract.errors import ManifestError
+from runtime.contract.hashed_json import NO_HASH, HashedJson
 
 FORMAT_VERSION: Literal[2] = 2
+MANIFEST_FILE = HashedJson(
+    "manifest",
+    ManifestError,
+    FORMAT_VERSION,
+    version_field="format_version",
+    hash_field="manifest_sha256",
+    older_hash={1: format1.own_hash},
+)
+"""The file that the records make together."""
 OUTPUTS = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
 """Names of outputs that readers know; an output with another name is the model's own."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -484,7 +495,7 @@ class Manifest(_Record):
         """The file's bytes, with `manifest_sha256` made anew."""
         fields = self.model_dump(mode="json")
         del fields["manifest_sha256"]  # it goes to the end, behind unknown fields, so that its place is known
-        return to_hashed_json(fields, "manifest_sha256", indent=2)
+        return MANIFEST_FILE.to_bytes(fields, indent=2)
 
 
 def json_schema() -> str:

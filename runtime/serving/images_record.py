@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal
 
 import pydantic
 
-from runtime.contract.errors import ManifestError, one_line
-from runtime.contract.hashed_json import matches_own_hash, parse_strictly, to_hashed_json
+from runtime.contract.errors import ManifestError, first_fault
+from runtime.contract.hashed_json import HashedJson
 from runtime.contract.manifest import Preprocessing
 
 FILE = "images.json"
-_HASH = "record_sha256"
-_MAX_BYTES = 1 << 20
+RECORD_FILE = HashedJson(
+    "record of an images model", ManifestError, 1, version_field="format_version", hash_field="record_sha256"
+)
 
 
 class ImagesRecord(pydantic.BaseModel):
@@ -43,7 +45,7 @@ class ImagesRecord(pydantic.BaseModel):
 
     def to_json(self) -> bytes:
         """The file's bytes, its own hash last."""
-        return to_hashed_json(self.model_dump(mode="json"), _HASH, indent=2)
+        return RECORD_FILE.to_bytes(self.model_dump(mode="json"), indent=2)
 
     @staticmethod
     def read(folder: Path) -> ImagesRecord:
@@ -53,17 +55,11 @@ class ImagesRecord(pydantic.BaseModel):
             ManifestError: it is missing, altered or too new.
         """
         path = folder / FILE
+        again = "write the repository again"
         try:
-            with path.open("rb") as file:
-                text = file.read(_MAX_BYTES)
-            record = ImagesRecord.model_validate_json(text)
-            is_whole = matches_own_hash(text, parse_strictly(text)[_HASH])
-        except OSError as error:
-            raise ManifestError(f"can't read {path}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ManifestError(
-                f"{path} is damaged or of another version of itae ({one_line(error)}): write the repository again"
-            ) from error
-        if not is_whole:
-            raise ManifestError(f"{path} does not match its own hash, it was altered: write the repository again")
-        return record
+            # Through JSON: strict mode takes JSON's arrays as tuples, but not Python's lists.
+            return ImagesRecord.model_validate_json(json.dumps(RECORD_FILE.read(path, again)))
+        except FileNotFoundError as error:
+            raise ManifestError(f"there is no {path}: {again}") from error
+        except pydantic.ValidationError as error:
+            raise ManifestError(f"{path}: {first_fault(error)}; {again}") from error

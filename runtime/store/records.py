@@ -15,7 +15,8 @@ import pydantic
 from pydantic import Field
 
 from runtime.contract.atomic import write_atomically
-from runtime.contract.errors import InputError, one_line
+from runtime.contract.errors import InputError, first_fault, one_line
+from runtime.contract.hashed_json import parse_strictly, read_at_most
 from runtime.contract.keys import Key
 
 Float32 = npt.NDArray[np.float32]
@@ -100,15 +101,13 @@ def read_record(folder: Path) -> StoreRecord | None:
             "that does not belong to its parts"
         )
     try:
-        with path.open("rb") as file:
-            text = file.read(_MAX_RECORD_BYTES + 1)
+        text = read_at_most(path, _MAX_RECORD_BYTES)
+        fields = parse_strictly(text)
+        found = fields["format"]
     except FileNotFoundError:
         return None
     except OSError as error:
         raise InputError(f"can't read {path}: {error.strerror}") from error
-    try:
-        fields = json.loads(text[:_MAX_RECORD_BYTES])
-        found = fields["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({one_line(error)}): {AGAIN}") from error
     if type(found) is not int or found != FORMAT:
@@ -121,8 +120,7 @@ def read_record(folder: Path) -> StoreRecord | None:
     try:
         return StoreRecord.model_validate_json(text)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}: {AGAIN}") from error
+        raise InputError(f"{path}: {first_fault(error)}: {AGAIN}") from error
 
 
 def write_record(folder: Path, record: StoreRecord) -> None:

@@ -94,11 +94,11 @@ BAD = {
     "infinite": (b'{"a": 1e999}', "too large a number"),
     "NaN": (b'{"a": NaN}', "NaN is not JSON"),
     "twice": (b'{"a": 1, "a": 2}', "two members"),
-    "a list": (b"[1]", "has no format"),
-    "another format": (b'{"format": "x"}', "has no format"),
-    "no version": (b'{"format": "itae-calibration"}', "has version None"),
+    "a list": (b"[1]", "has no version"),
+    "another format": (b'{"format": "x", "version": 1}', "has not the format itae-calibration"),
+    "no version": (b'{"format": "itae-calibration"}', "has no version"),
     "newer": (b'{"format": "itae-calibration", "version": 2}', "upgrade"),
-    "too large": (b" " * (recommendation.MAX_BYTES + 1), "is larger than"),
+    "too large": (b" " * (recommendation.CALIBRATION_FILE.max_bytes + 1), "is larger than"),
     "no hash": (b'{"format": "itae-calibration", "version": 1}', "does not match its own hash"),
     "zero hash": (json.dumps(content() | {"format": "itae-calibration", "version": 1, "sha256": NO_HASH}).encode(),
                   "does not match its own hash"),
@@ -122,13 +122,13 @@ def test_a_foreign_or_hostile_file_is_refused_in_one_line(case, write):
     data, words = BAD[case]
     with pytest.raises(UsageError) as caught:
         spec(write(data, raw=True))
-    assert str(caught.value).startswith("--config ")
+    assert "--config " in str(caught.value)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_said(tmp_path):
-    with pytest.raises(UsageError, match="No such file"):
+    with pytest.raises(UsageError, match="there is no such file; make one with"):
         spec(tmp_path / "none.json")
     with pytest.raises(UsageError, match="Is a directory"):
         spec(tmp_path)

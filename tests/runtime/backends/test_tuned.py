@@ -13,7 +13,6 @@ from runtime.backends import tuned
 from runtime.backends.tuned import Choice, read_tuned, settled, this_machine, tuned_path, write_tuned
 from runtime.contract import instructions
 from runtime.contract.errors import InputError, UsageError
-from runtime.contract.hashed_json import to_hashed_json
 from runtime.contract.manifest import read_manifest
 
 CHOICE = Choice("cpu", "fp32", batch=3, streams=1)
@@ -30,7 +29,7 @@ def rewritten(path, **changes):
     """The file of a choice with other fields, and a right hash."""
     fields = json.loads(tuned_path(path).read_bytes())
     del fields["sha256"]
-    tuned_path(path).write_bytes(to_hashed_json({**fields, **changes}, "sha256", indent=1))
+    tuned_path(path).write_bytes(tuned.TUNED_FILE.to_bytes({**fields, **changes}, indent=1))
 
 
 def test_a_choice_is_read_as_it_was_written(chosen) -> None:
@@ -90,15 +89,15 @@ def test_a_choice_for_no_machine_is_refused(machine, chosen) -> None:
 
 
 DAMAGED = {
-    "empty": (lambda text: b"", "no JSON"),
-    "cut": (lambda text: text[: len(text) // 2], "no JSON"),
-    "NaN": (lambda text: text.replace(b"0.999", b"NaN"), "no JSON"),
-    "twice": (lambda text: text.replace(b'"choice"', b'"machine"', 1), "no JSON"),
-    "deep": (lambda text: b"[" * 100_000, "no JSON"),
-    "list": (lambda text: b"[]", "is not of `bench --tune`"),
-    "changed": (lambda text: text.replace(b'"batch": 3', b'"batch": 4'), "altered or damaged"),
-    "large": (lambda text: text + b" " * tuned.MAX_BYTES, "more than 262,144 bytes"),
-    "bytes": (lambda text: b"\xff\xfe" + text, "no JSON"),
+    "empty": (lambda text: b"", "is not JSON"),
+    "cut": (lambda text: text[: len(text) // 2], "is not JSON"),
+    "NaN": (lambda text: text.replace(b"0.999", b"NaN"), "is not JSON"),
+    "twice": (lambda text: text.replace(b'"choice"', b'"machine"', 1), "is not JSON"),
+    "deep": (lambda text: b"[" * 100_000, "is not JSON"),
+    "list": (lambda text: b"[]", "has no version: not a choice of `bench --tune`"),
+    "changed": (lambda text: text.replace(b'"batch": 3', b'"batch": 4'), "does not match its own hash"),
+    "large": (lambda text: text + b" " * tuned.TUNED_FILE.max_bytes, "is larger than 4194304 bytes"),
+    "bytes": (lambda text: b"\xff\xfe" + text, "is not JSON"),
 }
 
 
@@ -114,7 +113,7 @@ def test_a_damaged_file_is_refused_in_one_line(name, chosen) -> None:
 
 def test_a_later_version_is_refused(chosen) -> None:
     rewritten(chosen, version=2)
-    with pytest.raises(InputError, match="is of version 2, and this program reads 1"):
+    with pytest.raises(InputError, match="has choice of `bench --tune` format 2, this version reads up to 1"):
         runtime.load(chosen, "tuned")
 
 

@@ -17,7 +17,7 @@ from manifests import reseal
 from runtime.contract.errors import ManifestError, one_line
 from runtime.contract.manifest import (
     FORMAT_VERSION,
-    MAX_MANIFEST_BYTES,
+    MANIFEST_FILE,
     check_file,
     manifest_path,
     parity_path,
@@ -181,7 +181,7 @@ def test_a_huge_file_is_refused_before_it_is_parsed(tiny, monkeypatch):
     with manifest_path(tiny).open("r+b") as file:
         file.truncate(1 << 40)  # sparse: a terabyte that takes no room, and would never fit into memory
     monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("it was parsed"))
-    assert f"is larger than {MAX_MANIFEST_BYTES} bytes: not a manifest" in refused(tiny)
+    assert f"is larger than {MANIFEST_FILE.max_bytes} bytes: not a manifest" in refused(tiny)
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "1", '"x"', "{}"])
