@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from calibration_pictures import write_calibration_pictures
 from cpp_programs import program
 from PIL import Image
 from rehash import rehash
@@ -24,6 +25,7 @@ FORMS = {
     "float32": {},
     "uint8": {"input": "uint8"},
     "fp16": {"precision": "fp16"},
+    "int8": {"precision": "int8", "min_cosine": 0.99},
     "every output": {"itae": ItaeConfig(), "outputs": EVERY_OUTPUT},
 }
 
@@ -33,7 +35,9 @@ def model(request, tmp_path_factory) -> Path:
     """A model in one of the forms that the exporter writes."""
     folder = tmp_path_factory.mktemp("model")
     path = folder / "m.onnx"
-    options = FORMS.get(request.param, {})
+    options = dict(FORMS.get(request.param, {}))
+    if request.param == "int8":
+        options["calibrate_images"] = write_calibration_pictures(folder / "calibration", 32)
     export(ExportSpec(str(path), size=TINY, image_size=(42, 56), weights="random:3", parity_samples=2, **options))
     if request.param == "external data":
         data = path.with_name("m.onnx.data")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from PIL import Image
+from calibration_pictures import write_calibration_pictures
 
 from exporter import ExportSpec, export
 from exporter.__main__ import main
@@ -24,11 +24,7 @@ OPTIONS = {"size": ARCH, "weights": "random:0", "precision": "int8", "image_size
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for number in range(40):
-        small = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-        Image.fromarray(small).resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{number:02}.png")
+    folder = write_calibration_pictures(tmp_path_factory.mktemp("pictures") / "40", 40)
     (folder / "broken.png").write_bytes(b"no picture")
     return folder
 
