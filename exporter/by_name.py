@@ -24,7 +24,7 @@ from runtime.contract.errors import ParityError, UsageError
 from runtime.contract.machine import limited_threads, thread_limit
 
 if TYPE_CHECKING:
-    from exporter.foreign.delivery import Delivered
+    from exporter.foreign.delivered import Delivered
     from exporter.models.named_model import NamedModel
 
 EPILOG = """\
@@ -120,7 +120,7 @@ def main(argv: Sequence[str]) -> int:
         with limited_threads(a.threads):
             result = export_by_name(choice, spec, progress)
         if not a.quiet:
-            from exporter.foreign.delivery import summary
+            from exporter.foreign.delivered import summary
 
             print("\n".join(summary(result)))  # noqa: T201
         return 0

@@ -170,7 +170,7 @@ def _loaded(
         )  # fmt: skip
         return Blocks(loaded.model.to(a.device)), ours, spec.preprocessing(), a.batch
     from exporter.calibration.foreign_blocks import ForeignBlocks
-    from exporter.foreign.delivery import prepare
+    from exporter.foreign.opening import prepare
     from exporter.foreign.stages import Stages
 
     prepared = prepare(spec, folder, steps)

@@ -60,13 +60,13 @@ def main(argv: Sequence[str], read: Callable[[Path], Recommendation]) -> int:
         if itae is None:
             raise UsageError(f"--config {a.config}: recommends nothing, so the file stays as it is: use {a.onnx}")
         spec = ForeignSpec(**options, itae=itae, calibration=None if found is None else found.record)
-        from exporter.foreign import delivery  # onnx and ONNX Runtime: not for --help
+        from exporter.foreign import delivered, delivery  # onnx and ONNX Runtime: not for --help
 
         progress = Progress(quiet=a.quiet, verbose=a.verbose)
         with limited_threads(a.threads):
             result = delivery.deliver(spec, progress)
         if not a.quiet:
-            print("\n".join(delivery.summary(result)))  # noqa: T201
+            print("\n".join(delivered.summary(result)))  # noqa: T201
         return 0
 
     return run("exporter", body, verbose=lambda: "--verbose" in argv)

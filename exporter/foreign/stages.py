@@ -12,7 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime
 
-from exporter.foreign.delivery import Prepared
+from exporter.foreign.opening import Prepared
 from exporter.foreign.operation import SHARED, places_in, source_of
 from exporter.foreign.probe import Array, Arrays
 from exporter.foreign.survey import feeds_for

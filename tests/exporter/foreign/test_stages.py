@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from exporter.foreign import replica
-from exporter.foreign.delivery import prepare
+from exporter.foreign.opening import prepare
 from exporter.foreign.request import ForeignSpec
 from exporter.foreign.stages import SOURCES, Stages
 from exporter.foreign.survey import feeds_for
