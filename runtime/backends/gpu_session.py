@@ -76,7 +76,9 @@ class GpuSession:
         Raises:
             ItaeError: whatever `load` raises.
         """
-        self._manifest = manifest
+        self.manifest = manifest
+        self.compute = manifest.options.precision  # engines and graphs are strongly typed
+        self.device = gpu.number
         self._gpu = gpu
         self._using = threading.Lock()
         self._idle: list[Slot] = []
@@ -88,38 +90,18 @@ class GpuSession:
             except BaseException:
                 self._close_streams()
                 raise
-            self._name = f"{self._program.name} ({gpu.name})"
-
-    @property
-    def manifest(self) -> Manifest:
-        """The model's manifest."""
-        return self._manifest
-
-    @property
-    def name(self) -> str:
-        """`TensorRT 10.9.0 (NVIDIA H100)`."""
-        return self._name
-
-    @property
-    def compute(self) -> str:
-        """The precision of the file: engines and graphs are strongly typed."""
-        return self._manifest.options.precision
-
-    @property
-    def device(self) -> int:
-        """The GPU's number."""
-        return self._gpu.number
+            self.name = f"{self._program.name} ({gpu.name})"
 
     def run(self, batch: Array, outputs: Sequence[str] | None = None) -> Arrays:
         """Run a batch; see `Session.run`."""
-        return self._finish(self._start(batch, check_names(self._manifest, outputs)), finite=True)
+        return self._finish(self._start(batch, check_names(self.manifest, outputs)), finite=True)
 
     def stream(self, batches: Iterable[Array], outputs: Sequence[str] | None = None) -> Iterator[Arrays]:
         """Run batches, one being copied while another is computed; see `Session.stream`.
 
         A batch is asked for before the one before it is done; what an error in it interrupts is given first.
         """
-        names = check_names(self._manifest, outputs)
+        names = check_names(self.manifest, outputs)
         source = iter(batches)
         pending: deque[Slot] = deque()
         error: Exception | None = None
@@ -155,17 +137,17 @@ class GpuSession:
         Raises:
             InputError, UsageError, BackendError: as `run`, and for a tensor of another device.
         """
-        (output,) = check_names(self._manifest, [output])
-        size = chosen_batch(self._manifest, batch)
-        info = next(one for one in self._manifest.outputs if one.name == output)
-        with translated(failed(self._name, size)), self._gpu.current():
+        (output,) = check_names(self.manifest, [output])
+        size = chosen_batch(self.manifest, batch)
+        info = next(one for one in self.manifest.outputs if one.name == output)
+        with translated(failed(self.name, size)), self._gpu.current():
             slot = self._take(size)
             result = None
             try:
                 with self._opened() as program:
-                    with taken(self._manifest):
+                    with taken(self.manifest):
                         view = self._gpu.view(tensor, self._computing)
-                    check_tensor(self._manifest, view.shape, view.dtype, contiguous=view.contiguous)
+                    check_tensor(self.manifest, view.shape, view.dtype, contiguous=view.contiguous)
                     samples = view.shape[0]
                     result = self._gpu.device_memory(samples * image_bytes(info), self._computing)
                     for start in range(0, samples, size):
@@ -186,8 +168,8 @@ class GpuSession:
     ) -> None:
         """Put on the stream: run `count` images from `start` on, from memory at `source` into that at `target`."""
         gpu, stream = self._gpu, self._computing
-        name, row, result_row = self._manifest.input.name, image_bytes(self._manifest.input), image_bytes(info)
-        samples = padded_size(self._manifest, count)
+        name, row, result_row = self.manifest.input.name, image_bytes(self.manifest.input), image_bytes(info)
+        samples = padded_size(self.manifest, count)
         addresses = slot.addresses()
         here, there = source + start * row, target + start * result_row
         if samples == count and here % ALIGNMENT == 0:
@@ -209,7 +191,7 @@ class GpuSession:
             if self._program is None:
                 return
             program, self._program = self._program, None
-            with translated(f"{self._name} fails to close"), self._gpu.current():
+            with translated(f"{self.name} fails to close"), self._gpu.current():
                 self._wait_for_all()
                 program.close()
                 for slot in self._idle:
@@ -219,12 +201,12 @@ class GpuSession:
 
     def _start(self, batch: Array, names: tuple[str, ...]) -> Slot:
         """Put a batch's way on the streams: in, through the program, out."""
-        check_batch(self._manifest, batch)
+        check_batch(self.manifest, batch)
         gpu = self._gpu
-        with translated(failed(self._name, len(batch))), gpu.current():
+        with translated(failed(self.name, len(batch))), gpu.current():
             slot = self._take(len(batch))
             try:
-                source = slot.tensors[self._manifest.input.name]
+                source = slot.tensors[self.manifest.input.name]
                 np.copyto(source.array(len(batch)), batch)
                 with self._opened() as program:
                     source.copy_in(len(batch), self._copying_in)
@@ -251,7 +233,7 @@ class GpuSession:
     def _finish(self, slot: Slot, *, finite: bool) -> Arrays:
         """Wait for a batch, and give what came out."""
         samples = slot.samples  # once it is given back, another thread's batch may be in the slot
-        with translated(failed(self._name, samples)), self._gpu.current():
+        with translated(failed(self.name, samples)), self._gpu.current():
             try:
                 self._gpu.wait(slot.done)
                 # Copies: the next batch overwrites the slot.
@@ -260,13 +242,13 @@ class GpuSession:
                 self._settle(slot)
                 raise
             self._give(slot)
-        check_outputs(self._manifest, samples, results, finite=finite)
+        check_outputs(self.manifest, samples, results, finite=finite)
         return results
 
     def _take(self, samples: int) -> Slot:
         """A slot that no batch is in, with room for `samples` images."""
         with self._opened():
-            slot = self._idle.pop() if self._idle else Slot(self._gpu, self._manifest)
+            slot = self._idle.pop() if self._idle else Slot(self._gpu, self.manifest)
             try:
                 if slot.grow(samples, self._copying_in):
                     self._gpu.wait(self._gpu.mark(self._copying_in))  # the other streams may use it then

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from runtime.backends.checked_model import CheckedModel
 from runtime.backends.compute import least_precise
-from runtime.backends.session import (
-    Array,
-    Arrays,
-    check_batch,
-    check_names,
-    check_outputs,
-    failed,
-    names_in_file,
-    translated,
-)
+from runtime.backends.cpu_session import CpuSession
+from runtime.backends.session import Array, translated
 from runtime.contract.errors import BackendError, UsageError
-from runtime.contract.manifest import Manifest
 
 SETTINGS = {
     # By default it computes an fp32 model in bf16 where the CPU has instructions for that (AMX, AVX512_BF16) and says
@@ -40,8 +30,8 @@ _TELEMETRY = "openvino_telemetry"
 _importing = threading.Lock()
 
 
-class OpenVinoSession:
-    """A `Session` on OpenVINO's CPU plugin."""
+class OpenVinoSession(CpuSession):
+    """A `Session` on OpenVINO's CPU plugin. Threads that call at the same time wait for each other."""
 
     def __init__(self, model: CheckedModel, compute: str, threads: int | None = None) -> None:
         """Load `model`, to compute in `compute`: the precision of its file, or bf16.
@@ -50,7 +40,6 @@ class OpenVinoSession:
             BackendError: OpenVINO is not installed, can't load the model, or computes in another type here.
             ManifestError, InputError: as `CheckedModel.take_onnx`.
         """
-        self._manifest = model.manifest
         openvino = import_openvino()
         own = model.manifest.options.precision
         settings = SETTINGS if compute == own else {**SETTINGS, **BF16}
@@ -62,51 +51,22 @@ class OpenVinoSession:
                 _require_bf16(core, f"{model.path}{'' if own == compute else ' --compute bf16'}")
             compiled = core.compile_model(core.read_model(model.take_onnx("OpenVINO")), "CPU", settings)
             self._request: Any = compiled.create_infer_request()
-            self._compute = compute_of(compiled)
-        if (self._compute == "bf16") != (compute == "bf16"):
-            raise BackendError(f"{model.path}: OpenVINO computes it in {self._compute} here, not in {compute}")
+            computes = compute_of(compiled)
+        if (computes == "bf16") != (compute == "bf16"):
+            raise BackendError(f"{model.path}: OpenVINO computes it in {computes} here, not in {compute}")
         # A request holds one batch at a time, and a second would only share the cores with the first.
         self._running = threading.Lock()
-        shown = "" if self._compute == "fp32" else f", {self._compute}"
-        self._name = f"OpenVINO {openvino.get_version().partition('-')[0]} (CPU{shown})"
+        shown = "" if computes == "fp32" else f", {computes}"
+        details = f"{openvino.get_version().partition('-')[0]} (CPU{shown})"
+        super().__init__(model.manifest, "OpenVINO", details, computes)
 
-    @property
-    def manifest(self) -> Manifest:
-        """The model's manifest."""
-        return self._manifest
-
-    @property
-    def name(self) -> str:
-        """`OpenVINO 2026.4.1 (CPU)`, or `OpenVINO 2026.4.1 (CPU, bf16)`."""
-        return self._name
-
-    @property
-    def compute(self) -> str:
-        """The type that the matrix products run in, the least precise type if several, as the compiled model says."""
-        return self._compute
-
-    def run(self, batch: Array, outputs: Sequence[str] | None = None) -> Arrays:
-        """Run a batch; see `Session.run`. Threads that call at the same time wait for each other."""
-        return self._run(batch, outputs, finite=True)
-
-    def stream(self, batches: Iterable[Array], outputs: Sequence[str] | None = None) -> Iterator[Arrays]:
-        """Run batches one by one; see `Session.stream`."""
-        for batch in batches:
-            yield self._run(batch, outputs, finite=False)
-
-    def _run(self, batch: Array, outputs: Sequence[str] | None, *, finite: bool) -> Arrays:
-        names = check_names(self._manifest, outputs)
-        check_batch(self._manifest, batch)
+    def _computed(self, batch: Array, names: list[str]) -> list[Array]:
         with self._running:
             if self._request is None:
                 raise UsageError("the session is closed")
-            with translated(failed("OpenVINO", len(batch))):
-                self._request.infer({self._manifest.input.name: batch}, share_outputs=True)
-                # Copies: the request's own memory is overwritten by the next batch.
-                found = zip(names, names_in_file(self._manifest, names), strict=True)
-                results = {name: np.array(self._request.get_tensor(in_file).data) for name, in_file in found}
-        check_outputs(self._manifest, len(batch), results, finite=finite)
-        return results
+            self._request.infer({self.manifest.input.name: batch}, share_outputs=True)
+            # Copies: the request's own memory is overwritten by the next batch.
+            return [np.array(self._request.get_tensor(name).data) for name in names]
 
     def close(self) -> None:
         """Release the model."""

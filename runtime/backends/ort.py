@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from runtime.backends.checked_model import CheckedModel
-from runtime.backends.session import (
-    Array,
-    Arrays,
-    check_batch,
-    check_names,
-    check_outputs,
-    failed,
-    names_in_file,
-    translated,
-)
+from runtime.backends.cpu_session import CpuSession
+from runtime.backends.session import Array, check_batch, check_names, check_outputs, failed, names_in_file, translated
 from runtime.contract.atomic import uninterrupted
 from runtime.contract.errors import BackendError, UsageError
-from runtime.contract.manifest import Manifest
 
 _ERRORS_ONLY = 3
 _CPU = "CPUExecutionProvider"
 _NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 
 
-class OrtSession:
+class OrtSession(CpuSession):
     """A `Session` on ONNX Runtime's CPU provider. ONNX Runtime lets threads run one session at the same time."""
 
     def __init__(self, model: CheckedModel, threads: int | None = None) -> None:
@@ -36,49 +26,18 @@ class OrtSession:
             BackendError: ONNX Runtime is not installed, or can't load the model.
             ManifestError, InputError: as `CheckedModel.take_onnx`.
         """
-        self._manifest = model.manifest
         onnxruntime = import_onnxruntime(str(model.path))
-        if self._manifest.options.precision == "bf16":
+        precision = model.manifest.options.precision
+        if precision == "bf16":
             raise BackendError(
                 f"{model.path} is bf16, for which ONNX Runtime's CPU has no kernels: take --provider openvino on a CPU "
                 "with AVX512-BF16 or AMX, build an engine from it, or export it with --precision fp32 or fp16"
             )
         self._session: Any = load_model(onnxruntime, model, _CPU, {}, threads)
-        self._name = f"ONNX Runtime {onnxruntime.__version__} (CPU)"
+        super().__init__(model.manifest, "ONNX Runtime", f"{onnxruntime.__version__} (CPU)", precision)
 
-    @property
-    def manifest(self) -> Manifest:
-        """The model's manifest."""
-        return self._manifest
-
-    @property
-    def name(self) -> str:
-        """`ONNX Runtime 1.32.0 (CPU)`."""
-        return self._name
-
-    @property
-    def compute(self) -> str:
-        """The precision of the file: ONNX Runtime runs each operator in the type that the graph gives it."""
-        return self._manifest.options.precision
-
-    def run(self, batch: Array, outputs: Sequence[str] | None = None) -> Arrays:
-        """Run a batch; see `Session.run`."""
-        return self._run(batch, outputs, finite=True)
-
-    def stream(self, batches: Iterable[Array], outputs: Sequence[str] | None = None) -> Iterator[Arrays]:
-        """Run batches one by one; see `Session.stream`."""
-        for batch in batches:
-            yield self._run(batch, outputs, finite=False)
-
-    def _run(self, batch: Array, outputs: Sequence[str] | None, *, finite: bool) -> Arrays:
-        session = self._opened()
-        names = check_names(self._manifest, outputs)
-        check_batch(self._manifest, batch)
-        with translated(failed("ONNX Runtime", len(batch))):
-            arrays = session.run(names_in_file(self._manifest, names), {self._manifest.input.name: batch})
-        results = dict(zip(names, arrays, strict=True))
-        check_outputs(self._manifest, len(batch), results, finite=finite)
-        return results
+    def _computed(self, batch: Array, names: list[str]) -> list[Array]:
+        return list(self._opened().run(names, {self.manifest.input.name: batch}))
 
     def run_into(self, batch: Array, output: str, target: Array) -> None:
         """Run a batch from where it lies into where its result shall lie, nothing copied.
@@ -92,18 +51,18 @@ class OrtSession:
             InputError, UsageError, CheckError, BackendError: as `run`.
         """
         session = self._opened()
-        check_names(self._manifest, [output])
-        check_batch(self._manifest, batch)
+        check_names(self.manifest, [output])
+        check_batch(self.manifest, batch)
         with translated(failed("ONNX Runtime", len(batch))):
             binding = session.io_binding()
-            (in_file,) = names_in_file(self._manifest, [output])
+            (in_file,) = names_in_file(self.manifest, [output])
             for bind, name, array in (
-                (binding.bind_input, self._manifest.input.name, batch),
+                (binding.bind_input, self.manifest.input.name, batch),
                 (binding.bind_output, in_file, target),
             ):
                 bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
             session.run_with_iobinding(binding)
-        check_outputs(self._manifest, len(batch), {output: target})
+        check_outputs(self.manifest, len(batch), {output: target})
 
     def _opened(self) -> Any:  # noqa: ANN401  # onnxruntime ships no types
         if self._session is None:
