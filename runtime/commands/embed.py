@@ -178,8 +178,6 @@ def _check_ray(arguments: argparse.Namespace) -> None:
     for option in ("devices", "workers"):
         if getattr(arguments, option) is not None:
             raise UsageError(f"--{option} is not for --ray: Ray takes all GPUs, or all cores, of its machines")
-    if arguments.draft:
-        raise UsageError("--draft is not for --ray yet: leave one of them out")
     require_ray("--ray")
 
 
@@ -207,6 +205,7 @@ def _embed_by_ray(
         threads=None if uses_gpu(provider) or arguments.ray != LOCAL else thread_limit(),
         max_pixels=arguments.max_pixels or MAX_PIXELS,
         sixteen_bit=arguments.sixteen_bit,
+        draft=arguments.draft,
     )
     return embed_by_ray(arguments.ray, worker, sources, writer, arguments.out, shown, **how)
 

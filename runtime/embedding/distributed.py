@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.backends import uses_gpu
-from runtime.backends.session import chosen_batch, image_bytes
+from runtime.backends.session import chosen_batch
 from runtime.contract.atomic import work_folder
 from runtime.contract.errors import BackendError, CheckError
 from runtime.contract.keys import Keys
@@ -47,6 +47,8 @@ _PARTS_OF_A_RUN = 64
 """A run writes so many parts, or more, so that little is lost with it; fewer where they would be too small."""
 _READS = 10_000
 """Tasks of Ray that list images, at most: it plans them all beforehand."""
+_LISTED = 64
+"""Chunks of a task that hands on what this process listed, at least: each process that Ray starts takes a second."""
 _LITTLE = 0.25
 """Share of a core that reading and writing take: they wait for the disk most of the time."""
 
@@ -178,15 +180,16 @@ class _Taken:
 def _dataset(ray: Any, reads: Sequence[Any], manifest: Manifest, options: WorkerOptions) -> Any:  # noqa: ANN401
     """The images of all reads, embedded: a Ray Dataset of chunks."""
     on_gpu = uses_gpu(options.provider)
-    how = {"how": manifest.preprocessing, "max_pixels": options.max_pixels, "sixteen_bit": options.sixteen_bit}
-    # A model on the CPU takes all cores of its machine, as it does without Ray, beside what decodes there.
-    needs = {"num_cpus": 1, "num_gpus": 1} if on_gpu else {"num_cpus": 0}
+    # A model on the CPU takes all cores of its machine, as it does without Ray; one on a GPU leaves them to decoding.
+    needs = {"num_cpus": 0, "num_gpus": int(on_gpu)}
     one: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
     with ray_data(target_max_block_size=1) as data:  # byte: each chunk is a block, however large
         pool = data.ActorPoolStrategy(min_size=1, max_size=_devices(ray, on_gpu))
         chunks = data.read_datasource(_datasource(reads), override_num_blocks=len(reads), num_cpus=_LITTLE)
-        decoded = chunks.map_batches(decode, **one, num_cpus=1, fn_kwargs=how)
-        return decoded.map_batches(Embed, **one, **needs, fn_constructor_args=(options,), compute=pool)
+        if on_gpu:
+            how = {"how": manifest.preprocessing, "options": options}
+            chunks = chunks.map_batches(decode, **one, num_cpus=1, fn_kwargs=how)
+        return chunks.map_batches(Embed, **one, **needs, fn_constructor_args=(options, on_gpu), compute=pool)
 
 
 def _devices(ray: Any, on_gpu: bool) -> int:  # noqa: ANN401
@@ -226,7 +229,7 @@ def _read(sources: Sources, number: int, size: int, stored: Keys, moved: Moved) 
 
 def _few(tables: Sequence[Any]) -> Iterator[Any]:
     """Functions that return the tables, one or more of them each."""
-    step = -(-len(tables) // _READS) or 1
+    step = max(_LISTED, -(-len(tables) // _READS))
     for start in range(0, len(tables), step):
         yield functools.partial(list, tables[start : start + step])
 
@@ -245,7 +248,7 @@ def _stored_in(holders: Sequence[Sources], writer: StoreWriter, moved: Moved) ->
 
 
 def _chunk_size(manifest: Manifest, batch: int | None) -> int:
-    return chunk_size(image_bytes(manifest.input), chosen_batch(manifest, batch))
+    return chunk_size(manifest.preprocessing, chosen_batch(manifest, batch))
 
 
 def _part_rows(total: int | None) -> int:

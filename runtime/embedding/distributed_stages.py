@@ -1,5 +1,8 @@
 """The steps that processes of Ray do: read, decode, embed, write a part. They pass on chunks, each a row of Ray Data.
 
+For a GPU, tasks on any machine decode, and pass on pixels. On a CPU the model decides the time, and the process that
+runs it decodes too, as without Ray: no decoded image passes between processes.
+
 A chunk is some images that stay together. It is never split, and how it is cut does not depend on its bytes, so that
 what Ray does again after a process or a machine has died is the same chunks: none is lost, none comes twice. What
 fails is data too: an error in a chunk ends the run where it arrives.
@@ -12,7 +15,8 @@ import os
 import pickle
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +26,12 @@ import numpy as np
 from runtime.backends.session import chosen_batch
 from runtime.contract.errors import ItaeError
 from runtime.contract.keys import Keys
+from runtime.contract.machine import usable_cores
 from runtime.contract.manifest import Preprocessing
-from runtime.embedding.stream import Array, decode_item, embed_decoded, silence_pillow
+from runtime.embedding.stream import Array, Embedded, decode_item, embed_decoded, embed_stream, silence_pillow
 from runtime.embedding.workers import WorkerOptions
 from runtime.images.decode import Note, keep_freed_memory
+from runtime.images.preprocess import as_input
 from runtime.sources import Sources
 from runtime.sources.item import Entry, Item, Unreadable
 from runtime.store.moved import Moved
@@ -33,9 +39,11 @@ from runtime.store.parquet_parts import write_part
 from runtime.store.records import Embeddings
 
 CHUNK_BYTES = 32 << 20
-"""Bytes of the images of a chunk, decoded or not."""
+"""Bytes of the files of a chunk that are read, and of its pixels."""
 MOST_IMAGES = 256
 """Images of a chunk: a machine that dies has so many decoded for nothing."""
+_NORMALIZERS = 4
+"""Threads that normalise pixels while a GPU computes."""
 _CHUNK, _ARRAY = "chunk", "array"
 
 
@@ -49,7 +57,7 @@ class Chunk:
     """Number of the chunk in its source, from 0 on."""
     is_last: bool
     items: tuple[Item, ...] = ()
-    """Those of them for which there is an array or that are yet to be decoded."""
+    """Those of them for which there are pixels or an embedding, or that are yet to be decoded."""
     failures: tuple[Unreadable, ...] = ()
     images: int = 0
     """Number of images that the source had, whatever became of them; 0 where they are counted elsewhere."""
@@ -79,9 +87,9 @@ class Part:
     """Ends the run; there is no file then."""
 
 
-def chunk_size(image_bytes: int, batch: int) -> int:
+def chunk_size(how: Preprocessing, batch: int) -> int:
     """Return the number of images of a chunk, a multiple of the batch: `CHUNK_BYTES` and `MOST_IMAGES` at most."""
-    most = min(MOST_IMAGES, max(1, CHUNK_BYTES // image_bytes))
+    most = min(MOST_IMAGES, max(1, CHUNK_BYTES // (3 * how.crop[0] * how.crop[1])))
     return max(1, most // batch) * batch
 
 
@@ -134,16 +142,20 @@ def read_source(sources: Sources, source: int, size: int, stored: Keys, moved: M
         yield Chunk(source, number, True, error=error)
 
 
-def decode(table: Any, how: Preprocessing, max_pixels: int, sixteen_bit: str) -> Any:  # noqa: ANN401  # pyarrow's
-    """Decode the images of the chunk in a table of one row; returns such a table."""
+def decode(table: Any, how: Preprocessing, options: WorkerOptions) -> Any:  # noqa: ANN401  # pyarrow's
+    """Decode the images of the chunk in a table of one row; returns such a table, with their pixels.
+
+    They have the model's size, and are a quarter of the bytes of its float32 input: `Embed` normalises them.
+    """
     _prepare_pillow()
+    how = how.model_copy(update={"dtype": "uint8", "layout": "NHWC"})
     ((chunk, _),) = chunks_of(table)
     notes: list[Note] = []
     items: list[Item] = []
     arrays: list[Array] = []
     failures = list(chunk.failures)
     for item in chunk.items:
-        one = decode_item(item, how, max_pixels, sixteen_bit, notes.append)
+        one = decode_item(item, how, options.max_pixels, options.sixteen_bit, notes.append, draft=options.draft)
         if isinstance(one, Unreadable):
             failures.append(one)
         else:
@@ -154,16 +166,23 @@ def decode(table: Any, how: Preprocessing, max_pixels: int, sixteen_bit: str) ->
 
 
 class Embed:
-    """The actor: it holds the model, and embeds the decoded images of a chunk at a time."""
+    """The actor: it holds the model, and embeds the images of a chunk at a time; on a CPU it decodes them before."""
 
-    def __init__(self, options: WorkerOptions) -> None:
-        """Load the model; what fails is in the first chunk that it gives."""
+    def __init__(self, options: WorkerOptions, are_decoded: bool) -> None:
+        """Load the model; what fails is in the first chunk that it gives.
+
+        Args:
+            options: how the model is loaded, and images are decoded.
+            are_decoded: whether the chunks come from `decode`.
+        """
         import ray
 
         context = ray.get_runtime_context()
         self._place = context.get_node_id(), context.get_actor_id() or str(os.getpid())
-        self._batch = options.batch
+        self._options, self._are_decoded = options, are_decoded
         self._error: ItaeError | None = None
+        self._normalizers = ThreadPoolExecutor(_NORMALIZERS, "normalize")
+        _prepare_pillow()
         try:
             self._session = options.open_session()
         except ItaeError as error:
@@ -177,20 +196,51 @@ class Embed:
             return as_table(replace(chunk, items=(), error=error))
         if not chunk.items:
             return as_table(chunk)
-        source = self._session.manifest.input
-        images = np.frombuffer(data, source.dtype).reshape(len(chunk.items), *source.shape[1:])
         failures = list(chunk.failures)
+        notes = Counter(chunk.notes)
         items: list[Item] = []
         vectors: list[Array] = []
-        size = chosen_batch(self._session.manifest, self._batch)
+        how = self._embed_pixels if self._are_decoded else self._embed_files
         try:
-            for one in embed_decoded(self._session, zip(chunk.items, images, strict=True), failures.append, size):
+            for one in how(chunk.items, data, failures.append):
                 items += [Item(root, path) for root, path in zip(one.roots, one.paths, strict=True)]
                 vectors.append(one.vectors)
+                notes.update(one.notes)
         except ItaeError as error:
             return as_table(replace(chunk, items=(), error=error))
-        made = replace(chunk, items=tuple(items), failures=tuple(failures), actor=self._place)
-        return as_table(made, np.concatenate(vectors))
+        made = replace(chunk, items=tuple(items), failures=tuple(failures), notes=notes, actor=self._place)
+        return as_table(made, np.concatenate(vectors) if vectors else None)
+
+    def _embed_files(
+        self,
+        items: tuple[Item, ...],
+        _: object,
+        on_unreadable: Callable[[Unreadable], None],
+    ) -> Iterator[Embedded]:
+        options = self._options
+        return embed_stream(
+            self._session,
+            items,
+            on_unreadable,
+            batch=options.batch,
+            workers=options.threads or usable_cores(),
+            max_pixels=options.max_pixels,
+            sixteen_bit=options.sixteen_bit,
+            draft=options.draft,
+        )
+
+    def _embed_pixels(
+        self,
+        items: tuple[Item, ...],
+        data: Any,  # noqa: ANN401  # pyarrow's
+        on_unreadable: Callable[[Unreadable], None],
+    ) -> Iterator[Embedded]:
+        manifest = self._session.manifest
+        how = manifest.preprocessing
+        pixels = np.frombuffer(data, np.uint8).reshape(len(items), *how.crop, 3)
+        inputs = self._normalizers.map(functools.partial(as_input, how=how), pixels)
+        size = chosen_batch(manifest, self._options.batch)
+        return embed_decoded(self._session, zip(items, inputs, strict=True), on_unreadable, size)
 
 
 def write(table: Any, folder: Path, origin: Mapping[str, Any], moved: Moved) -> Any:  # noqa: ANN401  # pyarrow's

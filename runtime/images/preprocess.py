@@ -34,7 +34,11 @@ def preprocess(image: Image.Image, how: Preprocessing) -> Float32 | npt.NDArray[
     Raises:
         InputError: the picture can't be made RGB, or is too narrow a strip to be cropped.
     """
-    pixels = np.asarray(fitted(image if drafted(image) else to_rgb(image), how))
+    return as_input(np.asarray(fitted(image if drafted(image) else to_rgb(image), how)), how)
+
+
+def as_input(pixels: npt.NDArray[np.uint8], how: Preprocessing) -> Float32 | npt.NDArray[np.uint8]:
+    """The pixels of one picture that has the model's size, (H, W, 3) uint8, as `preprocess` returns them."""
     if how.dtype == "uint8":
         return pixels if how.layout == "NHWC" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
     values = np.empty((3, *pixels.shape[:2]), np.float32)

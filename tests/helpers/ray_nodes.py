@@ -32,7 +32,9 @@ ENVIRONMENT = {
 class Node:
     """A machine: `ray start --block` in a session of its own."""
 
-    def __init__(self, folder: Path, port: int, *, head: bool, cpus: int = 1, memory: int = 100 << 20) -> None:
+    def __init__(
+        self, folder: Path, port: int, *, head: bool, cpus: int = 1, gpus: int = 0, memory: int = 100 << 20
+    ) -> None:
         where = (
             [f"--port={port}", "--head", f"--temp-dir={folder}", "--include-dashboard=false"]
             if head
@@ -44,6 +46,7 @@ class Node:
             *where,
             "--block",
             f"--num-cpus={cpus}",
+            f"--num-gpus={gpus}",
             f"--object-store-memory={memory}",
             "--min-worker-port=0",
             "--max-worker-port=0",

@@ -25,14 +25,32 @@ from runtime.store import Store
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra `ray`")
 
+AS_ON_GPUS = """
+from pathlib import Path
+from runtime.embedding import distributed
+distributed.uses_gpu = lambda _: Path({!r}).exists()
+"""
+"""Lets a run on CPUs take the steps of one on GPUs, in so far as Ray has them, while a file exists."""
 TOLERANCE = 1e-5
 """Between rows of batches of other sizes: ONNX Runtime may add in another order. They are of order 10."""
 
 
 @pytest.fixture(scope="module")
-def driver():
-    with cluster({"cpus": 2}) as (address, nodes), contextlib.closing(Driver(address)) as made:
+def driver(tmp_path_factory):
+    flag = tmp_path_factory.mktemp("driver") / "as-on-gpus"
+
+    @contextlib.contextmanager
+    def as_on_gpus():
+        flag.touch()
+        yield
+        flag.unlink()
+
+    with (
+        cluster({"cpus": 2, "gpus": 1}) as (address, nodes),
+        contextlib.closing(Driver(address, AS_ON_GPUS.format(str(flag)))) as made,
+    ):
         made.memory = lambda: nodes[0].memory()
+        made.as_on_gpus = as_on_gpus
         yield made
 
 
@@ -104,11 +122,18 @@ LIST_BESIDE_TAR = ("photos", "some.txt", "0.tar", "0.tar")
 """Of which keys may come twice, so that one process must read them all."""
 
 
-@pytest.mark.parametrize("names", [FOLDERS_TARS_PARQUET, LIST_BESIDE_TAR], ids=["apart", "together"])
-def test_rows_counts_and_errors_are_those_of_one_machine(names, driver, sources, tiny, tmp_path, capsys) -> None:
+@pytest.mark.parametrize(
+    ("names", "on_gpus"),
+    [(FOLDERS_TARS_PARQUET, False), (LIST_BESIDE_TAR, False), (FOLDERS_TARS_PARQUET, True)],
+    ids=["apart", "together", "as-on-gpus"],
+)
+def test_rows_counts_and_errors_are_those_of_one_machine(
+    names, on_gpus, driver, sources, tiny, tmp_path, capsys
+) -> None:
     places = [sources / name for name in names]
     expected = on_one_machine(capsys, tiny, *places, "--out", tmp_path / "one")
-    got = summary(driver.run("embed", tiny, *places, "--out", tmp_path / "ray", "--ray", "auto", "--json"))
+    with driver.as_on_gpus() if on_gpus else contextlib.nullcontext():
+        got = summary(driver.run("embed", tiny, *places, "--out", tmp_path / "ray", "--ray", "auto", "--json"))
     assert {"engine": "ray", "nodes": 1, "actors": 1}.items() <= got.items()
     for count in ("embedded", "present", "failed", "missing", "skipped", "notes"):
         assert got[count] == expected[count], count
@@ -141,6 +166,25 @@ def test_either_goes_on_with_a_store_of_the_other(driver, sources, tiny, tmp_pat
     assert (nothing["embedded"], nothing["present"], nothing["actors"]) == (0, 20, 0)
     on_one_machine(capsys, tiny, *second, "--out", tmp_path / "whole")
     assert_same_rows(out, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("on_gpus", [False, True], ids=["cpu", "as-on-gpus"])
+def test_images_are_prepared_to_the_bit_as_on_one_machine(on_gpus, driver, make_model, tmp_path, capsys) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    large = np.random.default_rng(3).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(large).resize((900, 800)).save(photos / "large.jpg")  # --draft decodes it at a part of its size
+    Image.fromarray(large).save(photos / "alpha.png")
+    Image.fromarray(large.astype(np.uint16)[..., 0] * 16).save(photos / "twelve-bits.png")
+    with driver.as_on_gpus() if on_gpus else contextlib.nullcontext():
+        for name, more in (("float32", ("--draft", "--sixteen-bit", "auto")), ("uint8", ())):
+            model = make_model(tmp_path / f"{name}-model", dtype=name)
+            words = (model, photos, "--batch", 1, *more)  # so that batches are the same
+            one = on_one_machine(capsys, *words, "--out", tmp_path / name)
+            ray = summary(driver.run("embed", *words, "--out", tmp_path / f"{name}-ray", "--ray", "auto", "--json"))
+            assert ray["notes"] == one["notes"]
+            assert_same_rows(tmp_path / f"{name}-ray", tmp_path / name, atol=0)
+    assert Store(tmp_path / "float32-ray").origin["draft"] is True
 
 
 def test_other_commands_read_what_ray_wrote(driver, sources, tiny, tmp_path, capsys) -> None:
