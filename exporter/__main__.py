@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
-from exporter import export
-from exporter.arguments import parser, remarks, to_spec
-from exporter.by_name import main as take_named
+from exporter import by_name, export, onnx_command
+from exporter.arguments import parser, to_spec
 from exporter.calibration.command import main as calibrate
-from exporter.calibration.recommendation import read
+from exporter.command_line import run_export
 from exporter.foreign.inspection import main as inspect
-from exporter.foreign.onnx_command import main as take_foreign
+from exporter.method_arguments import Method, remarks
 from exporter.result import summary
 from exporter.steps import Progress
-from runtime.contract.console import run
-from runtime.contract.machine import limited_threads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,23 +24,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given[:1] == ["inspect"]:
         return inspect(given[1:])
     if any(one == "--onnx" or one.startswith("--onnx=") for one in given):
-        return take_foreign(given, read)
+        return onnx_command.main(given)
     if any(one == "--model" or one.startswith("--model=") for one in given):
-        return take_named(given)
+        return by_name.main(given)
+    return run_export(parser, given, _export)
 
-    def body() -> int:
-        arguments = parser().parse_args(given)
-        progress = Progress(quiet=arguments.quiet, verbose=arguments.verbose)
-        with limited_threads(arguments.threads):
-            spec = to_spec(arguments)
-            for remark in remarks(arguments):
-                progress.note(remark)
-            result = export(spec, progress)
-        if not arguments.quiet:
-            print("\n".join(summary(result)))  # noqa: T201
-        return 0
 
-    return run("exporter", body, verbose=lambda: "--verbose" in given)
+def _export(a: argparse.Namespace, method: Method, progress: Progress) -> list[str]:
+    spec = to_spec(a, method)
+    for remark in remarks(a, method):
+        progress.note(remark)
+    return summary(export(spec, progress))
 
 
 if __name__ == "__main__":

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from exporter.calibration.recommendation import NOTHING, Recommendation, read
-from exporter.declaration import add_options, declared, given
+from exporter.command_line import export_parser
+from exporter.declaration import declared, given
+from exporter.method_arguments import Method
 from exporter.methods.itae.options import GROUP as ITAE
-from exporter.methods.itae.options import PRESETS, ItaeConfig
+from exporter.methods.itae.options import ItaeConfig
 from exporter.options import CHECKS, ENGINE, INT8, WHAT, ExportSpec
-from runtime.contract.console import Parser, add_loudness, add_threads, program_name
 from runtime.contract.errors import UsageError
 
 EXAMPLES = """\
@@ -42,45 +41,26 @@ examples:
 
 def parser() -> argparse.ArgumentParser:
     """The parser; its defaults are those of `ExportSpec` and `ItaeConfig`."""
-    p = Parser(
-        prog=program_name("exporter"),
-        description="Export DINOv2 with ITAE (Inference-Time Attention Engineering) as a TensorRT engine or ONNX.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    return export_parser(
+        "Export DINOv2 with ITAE (Inference-Time Attention Engineering) as a TensorRT engine or ONNX.",
+        EXAMPLES,
+        (WHAT, INT8, ITAE, ENGINE, CHECKS),
+        {ExportSpec: ()},
+        plain=declared(ExportSpec)["itae"].option.help,
+        details="the builder's log",
     )
-    groups = {heading: p.add_argument_group(heading) for heading in (WHAT, INT8, ITAE, ENGINE, CHECKS)}
-    add_options(ExportSpec, groups)
-    add_options(ItaeConfig, groups, fill=False)
-    groups[ITAE].add_argument(
-        "--preset",
-        choices=PRESETS,
-        help="paper: the paper's own form, that is --layers last --side low --attenuate min with a --threshold "
-        "absolute:θ of yours, and --source key, since the paper's is not known; options that are given win",
-    )
-    groups[ITAE].add_argument(
-        "--config",
-        metavar="FILE",
-        type=Path,
-        help="take the options of ITAE from a file of `python -m exporter calibrate`; options that are given win",
-    )
-    groups[ITAE].add_argument("--no-itae", action="store_true", help=declared(ExportSpec)["itae"].option.help)
-    add_threads(groups[CHECKS])
-    add_loudness(groups[CHECKS], "the builder's log, and tracebacks of errors")
-    return p
 
 
-def to_spec(a: argparse.Namespace) -> ExportSpec:
+def to_spec(a: argparse.Namespace, method: Method) -> ExportSpec:
     """Parsed arguments as an `ExportSpec`.
 
     Raises:
         UsageError: a value means nothing, or two contradict each other.
     """
     options = {name: getattr(a, name) for name in declared(ExportSpec) if name not in ("itae", "calibration")}
-    if a.config is None:
-        return ExportSpec(**options, itae=_itae(a))
-    found = _recommendation(a)
-    spec = ExportSpec(**options, itae=_merged(a, found), calibration=None if a.no_itae else found.record)
+    spec = ExportSpec(**options, itae=method.itae, calibration=method.calibration)
+    if (found := method.recommendation) is None:
+        return spec
     if spec.size_name != found.size:
         raise UsageError(f"--config {a.config}: was made for --size {found.size}, not for {spec.size_name}")
     is_fixed = spec.itae is not None and "threshold" not in given(ItaeConfig, a) and spec.itae.limit.indices
@@ -91,60 +71,3 @@ def to_spec(a: argparse.Namespace) -> ExportSpec:
             f"{spec.height}x{spec.width}: calibrate at that size"
         )
     return spec
-
-
-def _recommendation(a: argparse.Namespace) -> Recommendation:
-    if a.preset is not None:
-        raise UsageError(f"--config contradicts --preset {a.preset}: drop either")
-    return read(a.config)
-
-
-def _merged(a: argparse.Namespace, found: Recommendation) -> ItaeConfig | None:
-    """The options of the file with those of the command line in place of them; None for plain DINOv2."""
-    return _itae(a) if a.no_itae else found.merged(given(ItaeConfig, a))
-
-
-def remarks(a: argparse.Namespace) -> list[str]:
-    """The options that were taken in place of the preset's or the calibration's, a line each."""
-    if a.config is not None and not a.no_itae:
-        return _remarks_on(a, read(a.config))
-    if a.preset is None:
-        return []
-    wanted = PRESETS[a.preset]
-    flags = declared(ItaeConfig)
-    found = [
-        f"--preset {a.preset}: {flags[name].flag} {value} is taken in place of {wanted[name]}"
-        for name, value in given(ItaeConfig, a).items()
-        if name in wanted and value != wanted[name]
-    ]
-    if not a.threshold.startswith("absolute:"):
-        found.append(f"--preset {a.preset}: --threshold {a.threshold} is taken in place of absolute:θ")
-    return found
-
-
-def _remarks_on(a: argparse.Namespace, found: Recommendation) -> list[str]:
-    flags, options = declared(ItaeConfig), given(ItaeConfig, a)
-    if found.options is None:
-        return [f"--config {a.config}: {NOTHING}"] if not options else [f"--config {a.config}: not taken: {NOTHING}"]
-    return [
-        f"--config {a.config}: {flags[name].flag} {value} is taken in place of {found.options.get(name, 'none')}"
-        for name, value in options.items()
-        if value != found.options.get(name)
-    ]
-
-
-def _itae(a: argparse.Namespace) -> ItaeConfig | None:
-    options = given(ItaeConfig, a)
-    if a.no_itae:
-        flags = [declared(ItaeConfig)[name].flag for name in options] + ["--preset"] * (a.preset is not None)
-        if flags:
-            raise UsageError(f"--no-itae contradicts {', '.join(flags)}: drop either")
-        return None
-    if a.preset is None:
-        return ItaeConfig(**options)
-    if "threshold" not in options:
-        raise UsageError(f"--preset {a.preset} needs --threshold absolute:θ: the paper sets θ for each data set")
-    base = dict(PRESETS[a.preset])
-    if options["threshold"].startswith("positions:"):  # looks at no norm
-        del base["source"], base["side"]
-    return ItaeConfig(**{**base, **options})

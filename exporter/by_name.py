@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from exporter.declaration import FileName, Option, Text, WordList, add_options, check_options, declared, given
+from exporter.command_line import export_parser, run_export
+from exporter.declaration import FileName, Option, Text, WordList, check_options, declared
 from exporter.foreign.request import CHECKS, ENGINE, PICTURES, WHAT, ForeignSpec
+from exporter.method_arguments import Method, remarks
 from exporter.methods.itae.options import GROUP as ITAE
-from exporter.methods.itae.options import ItaeConfig
 from exporter.steps import Progress
 from runtime.contract.atomic import cannot_write, work_folder
-from runtime.contract.console import Parser, add_loudness, add_threads, program_name, run
 from runtime.contract.errors import ParityError, UsageError
-from runtime.contract.machine import limited_threads, thread_limit
+from runtime.contract.machine import thread_limit
 
 if TYPE_CHECKING:
     from exporter.foreign.delivered import Delivered
@@ -92,40 +92,30 @@ class ModelChoice:
 
 def parser() -> argparse.ArgumentParser:
     """The parser; its defaults are those of `ModelChoice`, `ForeignSpec` and `ItaeConfig`."""
-    p = Parser(
-        prog=program_name("exporter"),
-        description="Export a vision transformer that transformers or timm loads by its name, with ITAE.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    return export_parser(
+        "Export a vision transformer that transformers or timm loads by its name, with ITAE.",
+        EPILOG,
+        (WHAT, PICTURES, ITAE, ENGINE, CHECKS),
+        {ModelChoice: (), ForeignSpec: NOT_OURS},
+        plain=declared(ForeignSpec)["itae"].option.help,
     )
-    groups = {heading: p.add_argument_group(heading) for heading in (WHAT, PICTURES, ITAE, ENGINE, CHECKS)}
-    add_options(ModelChoice, groups)
-    add_options(ForeignSpec, groups, without=NOT_OURS)
-    add_options(ItaeConfig, groups, fill=False)
-    add_threads(groups[CHECKS])
-    add_loudness(groups[CHECKS], "details, and tracebacks of errors")
-    return p
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; gives its exit code."""
+    return run_export(parser, argv, _export)
 
-    def body() -> int:
-        a = parser().parse_args(list(argv))
-        choice = ModelChoice(**{name: getattr(a, name) for name in declared(ModelChoice)})
-        options = {name: getattr(a, name) for name in declared(ForeignSpec) if name not in ("itae", *NOT_OURS)}
-        spec = ForeignSpec(onnx="traced.onnx", **options, itae=ItaeConfig(**given(ItaeConfig, a)))
-        progress = Progress(quiet=a.quiet, verbose=a.verbose)
-        with limited_threads(a.threads):
-            result = export_by_name(choice, spec, progress)
-        if not a.quiet:
-            from exporter.foreign.delivered import summary
 
-            print("\n".join(summary(result)))  # noqa: T201
-        return 0
+def _export(a: argparse.Namespace, method: Method, progress: Progress) -> list[str]:
+    choice = ModelChoice(**{name: getattr(a, name) for name in declared(ModelChoice)})
+    options = {name: getattr(a, name) for name in declared(ForeignSpec) if name not in ("itae", *NOT_OURS)}
+    spec = ForeignSpec(onnx="traced.onnx", **options, itae=method.itae, calibration=method.calibration)
+    for remark in remarks(a, method):
+        progress.note(remark)
+    result = export_by_name(choice, spec, progress)
+    from exporter.foreign.delivered import summary
 
-    return run("exporter", body, verbose=lambda: "--verbose" in argv)
+    return summary(result)
 
 
 def export_by_name(choice: ModelChoice, spec: ForeignSpec, progress: Progress) -> Delivered:

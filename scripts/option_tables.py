@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import runtime.__main__  # noqa: E402
-from exporter import arguments, by_name  # noqa: E402
+from exporter import arguments, by_name, onnx_command  # noqa: E402
 from exporter.calibration import command as calibrate  # noqa: E402
-from exporter.foreign import inspection, onnx_command  # noqa: E402
+from exporter.foreign import inspection  # noqa: E402
 
 PAGES = (ROOT / "exporter/README.md", ROOT / "runtime/README.md")
 BLOCK = re.compile(r"(<!-- options: (\w+) -->\n).*?(<!-- end of options -->)", re.DOTALL)

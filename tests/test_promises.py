@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import runtime.__main__
-from exporter import arguments, by_name
+from exporter import arguments, by_name, onnx_command
 from exporter.calibration import command as calibrate
-from exporter.foreign import inspection, onnx_command
+from exporter.foreign import inspection
+from exporter.method_arguments import method_of
 from exporter.methods.itae.options import ATTENUATIONS, SIDES, SOURCES, THRESHOLDS
 from scripts import option_tables
 from scripts.studies import __main__ as study
@@ -95,7 +96,7 @@ def test_commands_parse(document):
         elif rest[:2] == ["-m", "exporter"]:
             given = arguments.parser().parse_args(rest[2:])
             given.config = None  # its file is one that the reader makes
-            arguments.to_spec(given)
+            arguments.to_spec(given, method_of(given))
         else:
             assert rest[:2] == ["-m", "runtime"], command
             runtime.__main__.parser().parse_args(rest[2:])

@@ -38,16 +38,22 @@ def summary(result: Delivered) -> list[str]:
         *(f"  output   {one.name} {one.dtype} ({', '.join(map(str, one.shape))})" for one in found.outputs),
         *used,
     ]
-    lines += [
-        f"  proof    {one.threshold}: {one.flagged} of {one.patches} patches flagged; within {one.max_abs:.2g} of the "
-        f"untouched graph with ITAE in numpy, limit {one.limit:g}; ITAE moves outputs by up to {one.effect:.2g}"
-        for one in result.proofs
-    ]
+    lines += [f"  proof    {_words(one)}" for one in result.proofs]
     if result.manifest is not None and result.manifest.builder.name != "onnx":
         made, by = result.manifest, result.manifest.builder
         lines.append(f"  engine   {made.options.precision} by {by.name} {by.version}; {describe(made.fusion)}")
     lines.append(f"  seconds  {', '.join(f'{name} {s:.1f}' for name, s in result.seconds.items())}")
     return lines
+
+
+def _words(proof: Proof) -> str:
+    """A comparison in words."""
+    if proof.threshold is None:
+        return f"plain; within {proof.max_abs:.2g} of the untouched graph, limit {proof.limit:g}"
+    return (
+        f"{proof.threshold}: {proof.flagged} of {proof.patches} patches flagged; within {proof.max_abs:.2g} of the "
+        f"untouched graph with ITAE in numpy, limit {proof.limit:g}; ITAE moves outputs by up to {proof.effect:.2g}"
+    )
 
 
 def _used(manifest: Manifest) -> str:

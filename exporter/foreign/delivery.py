@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -19,8 +20,10 @@ from exporter.foreign.fused_layers import fused_layers, written_out
 from exporter.foreign.library_model import LibraryModel
 from exporter.foreign.opening import Opened, open_graph, say
 from exporter.foreign.operation import operate, save
+from exporter.foreign.plain import prove_plain
 from exporter.foreign.precision import finish, make_faster
 from exporter.foreign.probe import Arrays, open_session
+from exporter.foreign.replica import Proof
 from exporter.foreign.request import ForeignSpec
 from exporter.methods.itae.options import ItaeConfig
 from exporter.steps import Progress
@@ -30,6 +33,8 @@ from runtime.contract.errors import ParityError, SurgeryError
 from runtime.contract.file_set import FileSet, publish_sets, recover
 from runtime.contract.manifest import Manifest, manifest_path, parity_path
 from runtime.contract.tensorrt import LibraryName
+
+_WITH_ITAE = " with ITAE in numpy, float64"
 
 
 def deliver(spec: ForeignSpec, progress: Progress, by_name: LibraryModel | None = None) -> Delivered:
@@ -99,27 +104,41 @@ def _proven(
     """Operate on the graph, write it to `target` and prove it; gives its external data too."""
     found, probe, prefix = opened.found, opened.probe, opened.prefix
     names = [tensor.name for tensor in found.outputs]
-    with progress.step("surgery", f"ITAE in {len(spec.itae.layer_indices(len(found.backbone)))} of the layers"):
-        data = save(operate(found, probe, spec.itae, prefix), found.file, target, f"{spec.path.name}.data")
+    assert found.picture is not None
+    assert found.image_size is not None
+    fixed = found.picture.shape[0]
+    batch = fixed if isinstance(fixed, int) else spec.parity_samples
+    pictures = partial(replica.images_for, found, size=found.image_size, batch=batch)
+    what = "no ITAE"
+    if spec.itae is not None:
+        what = f"ITAE in {len(spec.itae.layer_indices(len(found.backbone)))} of the layers"
+    with progress.step("surgery", what):
+        data = save(_operated(opened, spec.itae), found.file, target, f"{spec.path.name}.data")
     with progress.step("gate", "onnx.checker, shape inference, ONNX Runtime"):
         check_written(target, found)
 
-    def run_operated(itae: ItaeConfig, feeds: Arrays) -> Arrays:
+    def run_operated(itae: ItaeConfig | None, feeds: Arrays) -> Arrays:
         place = target
         if itae is not spec.itae:
             folder = target.parent / "other"
             folder.mkdir(exist_ok=True)
             place = folder / "model.onnx"
-            save(operate(found, probe, itae, prefix), found.file, place, "model.onnx.data")
+            save(_operated(opened, itae), found.file, place, "model.onnx.data")
         session = open_session(place, spec.path)
         return dict(zip(names, session.run(names, feeds), strict=True))
 
-    with progress.step("proof", "ONNX Runtime against the untouched graph with ITAE in numpy, float64"):
-        proofs, feeds, golden = replica.prove(
-            found, probe, spec.itae, prefix, run_operated, spec.parity_samples, progress.detail
-        )
+    proofs: list[Proof]
+    with progress.step("proof", f"ONNX Runtime against the untouched graph{_WITH_ITAE if spec.itae else ''}"):
+        if spec.itae is None:
+            proof, feeds, golden = prove_plain(found, probe, prefix, partial(run_operated, None), pictures)
+            proofs = [proof]
+        else:
+            proofs, feeds, golden = replica.prove(
+                found, probe, spec.itae, prefix, run_operated, pictures, progress.detail
+            )
         if opened is not untouched:
-            replica.check_close(untouched.probe.run(feeds, names), probe.run(feeds, names), found)
+            before, after = untouched.probe.run(feeds, names), probe.run(feeds, names)
+            replica.check_close(before, after, found, "the graph with its attention written out")
     if not any(one.is_telling for one in proofs):
         most = max(proofs, key=lambda one: one.effect)
         progress.note(
@@ -130,6 +149,13 @@ def _proven(
     outputs = finite(outputs_of(untouched.found, with_all=is_engine), golden.outputs)
     sample = golden_sample(found, outputs, feeds, golden) if outputs else None
     return Proven(spec, found, probe, prefix, outputs, tuple(proofs), sample), data
+
+
+def _operated(opened: Opened, itae: ItaeConfig | None) -> onnx.ModelProto:
+    """The model with ITAE in it; as it is for None."""
+    if itae is None:
+        return opened.found.file.model
+    return operate(opened.found, opened.probe, itae, opened.prefix)
 
 
 def _faster(proven: Proven, work: Path, progress: Progress) -> onnx.ModelProto:
@@ -146,7 +172,7 @@ def _faster(proven: Proven, work: Path, progress: Progress) -> onnx.ModelProto:
         quick = Opened.of(file, work / "faster", found.image_size, proven.prefix)
         if [one.tokens for one in quick.found.backbone] != [one.tokens for one in found.backbone]:
             raise SurgeryError(f"--precision {spec.precision}: attention is not found again in the rewritten graph")
-        model = operate(quick.found, quick.probe, spec.itae, proven.prefix)
+        model = _operated(quick, spec.itae)
         if spec.half != "bf16":
             finish(model, spec.half)
         if sample is not None and found.picture is not None:

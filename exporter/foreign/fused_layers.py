@@ -18,6 +18,8 @@ def fused_layers(found: Survey, spec: ForeignSpec) -> list[Measured]:
     itae = spec.itae
     if spec.makes_engine:
         return [one for one in found.backbone if one.site.fused is not None]
+    if itae is None:
+        return []
     layers = itae.layer_indices(len(found.backbone))
     needed = {*layers, *(map(itae.detects_in, layers) if itae.source not in (None, "residual") else ())}
     return [found.backbone[layer] for layer in sorted(needed) if found.backbone[layer].site.fused is not None]

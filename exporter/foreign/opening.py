@@ -20,7 +20,8 @@ from exporter.foreign.request import ForeignSpec
 from exporter.foreign.survey import Survey, refusal, survey
 from exporter.methods.itae.options import MAX_MEDIAN_PATCHES
 from exporter.steps import Progress
-from runtime.contract.errors import SurgeryError, UsageError
+from exporter.surgery.edit import PREFIX
+from runtime.contract.errors import InputError, SurgeryError, UsageError
 from runtime.contract.tensorrt import LibraryName
 
 
@@ -61,6 +62,8 @@ def open_graph(
     """
     size = (spec.image_size, spec.image_size) if isinstance(spec.image_size, int) else spec.image_size
     file = open_onnx(Path(spec.onnx))
+    if any(node.name.startswith(f"{PREFIX}/layer") for node in file.model.graph.node):
+        raise InputError(f"{file.path} has ITAE in it already: take the file that it was made from")
     if spec.calibration is not None and spec.calibration.weights_sha256 != file.sha256:
         raise UsageError(f"--config was made for another file than {file.path}: make one with `calibrate --onnx`")
     if spec.fix_input:
@@ -78,7 +81,8 @@ def open_graph(
         raise UsageError(
             f"--image-size {size[0]}x{size[1]}: the graph takes {found.image_size[0]}x{found.image_size[1]} alone"  # type: ignore[index]
         )
-    spec.itae.layer_indices(len(found.backbone))
+    if spec.itae is not None:
+        spec.itae.layer_indices(len(found.backbone))
     if library is not None:
         _check_engine(spec, found, prefix)
         if found.is_dynamic and found.image_size is not None and found.picture is not None:
@@ -181,7 +185,7 @@ def _check_engine(spec: ForeignSpec, found: Survey, prefix: int) -> None:
     if not outputs_of(found) and spec.embedding is None:
         raise UsageError(f"--out {spec.path}: {why_not(found)}: export to .onnx, and build from that")
     patches = found.backbone[0].tokens - prefix - found.behind
-    if spec.itae.needs_median and patches > MAX_MEDIAN_PATCHES:
+    if spec.itae is not None and spec.itae.needs_median and patches > MAX_MEDIAN_PATCHES:
         raise UsageError(
             f"--threshold {spec.itae.threshold} needs the median of {patches} patches, TensorRT can take at most "
             f"{MAX_MEDIAN_PATCHES}: use --threshold zscore:λ or absolute:τ, or a smaller --image-size"

@@ -36,8 +36,6 @@ def operate(one: Survey, probe: Probe, itae: ItaeConfig, prefix: int) -> onnx.Mo
     """
     if one.file.opset < OLDEST:
         raise InputError(f"{one.file.path} is of opset {one.file.opset}: export it with opset {OLDEST} or later")
-    if any(node.name.startswith(f"{PREFIX}/layer") for node in one.file.model.graph.node):
-        raise InputError(f"{one.file.path} has ITAE in it already: take the file that it was made from")
     graph = import_graph(one.file.model).toposort()
     places = _places(one, probe, graph, itae, prefix)
     tokens = SHARED if one.is_dynamic else one.backbone[0].tokens

@@ -55,7 +55,8 @@ class Replica:
 class Proof:
     """One comparison of the operated graph with the replica."""
 
-    threshold: str
+    threshold: str | None
+    """None: the plain model."""
     images: int
     flagged: int
     patches: int
@@ -213,7 +214,7 @@ def prove(
     itae: ItaeConfig,
     prefix: int,
     run_operated: Callable[[ItaeConfig, Arrays], Arrays],
-    samples: int,
+    pictures: Callable[[int], Array],
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[Proof], Arrays, Replica]:
     """Compare the operated graph with the replica: as exported; with a threshold that flags some; with none flagged.
@@ -224,7 +225,7 @@ def prove(
         itae: the method.
         prefix: number of tokens before the patches.
         run_operated: the outputs of the graph operated with these options on these inputs.
-        samples: number of images.
+        pictures: gives B seeded pictures as the graph takes them, by the number of the first.
         progress: called with the progress in words.
 
     Returns:
@@ -235,14 +236,13 @@ def prove(
     """
     assert one.image_size is not None
     assert one.picture is not None
-    precision = one.picture.dtype if one.picture.dtype != "float32" else _precision(one)
-    fixed = one.picture.shape[0]
-    batch = fixed if isinstance(fixed, int) else samples
+    precision = one.picture.dtype if one.picture.dtype != "float32" else precision_of(one)
     clear: tuple[Arrays, Replica] | None = None
     best: tuple[float, ItaeConfig, Arrays, Replica] | None = None
     for index in range(0, POOL, 3):
         progress(f"images {index + 1} and following, by numpy")
-        feeds = feeds_for(one, one.image_size, batch, images_for(one, index, one.image_size, batch))
+        noise = pictures(index)
+        feeds = feeds_for(one, one.image_size, len(noise), noise)
         own = replicate(one, probe, itae, prefix, feeds)
         if own.error > ROUNDING[precision]:
             raise ParityError(
@@ -310,7 +310,8 @@ def _plain(one: Survey, probe: Probe, feeds: Arrays) -> Arrays:
     return probe.run(feeds, [tensor.name for tensor in one.outputs])
 
 
-def _precision(one: Survey) -> str:
+def precision_of(one: Survey) -> str:
+    """The precision of the graph's attention."""
     return "float16" if any(site.precision == "float16" for site in one.backbone) else "float32"
 
 
@@ -388,18 +389,37 @@ def _compare(one: Survey, replica: Replica, got: Arrays, itae: ItaeConfig, plain
     )  # fmt: skip
 
 
-def check_close(untouched: Arrays, written: Arrays, one: Survey) -> None:
-    """Compare the untouched graph with itself, its attention written out.
+def check_close(untouched: Arrays, again: Arrays, one: Survey, what: str) -> float:
+    """Compare the untouched graph with what must give the same.
+
+    Args:
+        untouched: the outputs of the untouched graph.
+        again: those of the other.
+        one: the survey of the graph.
+        what: the other, for messages.
+
+    Returns:
+        The largest difference of an output, as a share of its largest number where that is above 1.
 
     Raises:
-        ParityError: an output differs by more than rounding.
+        ParityError: an output has another dtype or shape, or differs by more than rounding.
     """
-    limit = ROUNDING[_precision(one)]
+    limit, worst = ROUNDING[precision_of(one)], 0.0
     for name, want in untouched.items():
+        have = again[name]
+        if want.dtype != have.dtype or want.shape != have.shape:
+            raise ParityError(
+                f"{what} gives {name!r} as {have.dtype} {list(have.shape)}, the untouched graph as {want.dtype} "
+                f"{list(want.shape)}"
+            )
+        if np.array_equal(want, have, equal_nan=want.dtype.kind == "f"):
+            continue
         size = max(1.0, float(np.abs(want.astype(np.float64)).max(initial=0)))
-        off = float(np.abs(want.astype(np.float64) - written[name]).max(initial=0)) / size
+        off = float(np.abs(want.astype(np.float64) - have).max(initial=0)) / size
         if not off <= limit:
-            raise ParityError(f"written out, the attention gives another {name!r}: by {off:.3g}, limit {limit:g}")
+            raise ParityError(f"{what} gives another {name!r} than the graph: by {off:.3g}, limit {limit:g}")
+        worst = max(worst, off)
+    return worst
 
 
 def _check_bits(plain: Arrays, got: Arrays) -> None:

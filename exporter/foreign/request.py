@@ -77,7 +77,11 @@ class ForeignSpec:
         str | os.PathLike[str],
         Option("X.onnx: the new file; X.engine or X.plan: a TensorRT engine of it", WHAT, FileName("FILE")),
     ]
-    itae: Annotated[ItaeConfig, Option("the method", ITAE, Instance(of=ItaeConfig))] = field(default_factory=ItaeConfig)
+    itae: Annotated[
+        ItaeConfig | None,
+        Option("the model as it is, published in the same way, to compare with", ITAE, Instance(of=ItaeConfig)),
+    ] = field(default_factory=ItaeConfig)
+    """None: the plain model."""
     calibration: Annotated[
         Calibration | None, Option("the calibration that `itae` was taken from", ITAE, Instance(of=Calibration))
     ] = None
@@ -177,7 +181,7 @@ class ForeignSpec:
             raise UsageError(f"--batch {low},{best},{high}: must be MIN,OPT,MAX with 1 ≤ MIN ≤ OPT ≤ MAX ≤ {MAX_BATCH}")
         if out.absolute() == Path(self.onnx).absolute():
             raise UsageError(f"--out {out}: is the file that --onnx reads: name another")
-        if self.itae.attenuation.kind == "none":
+        if self.itae is not None and self.itae.attenuation.kind == "none":
             raise UsageError("--attenuate none changes nothing, and a foreign graph's outputs stay as they are")
         own = (self.mean, self.std, self.resize_to, self.interpolation)
         if self.preprocessor is not None and (any(own) or self.fit != "crop"):

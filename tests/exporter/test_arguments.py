@@ -12,9 +12,11 @@ from dataclasses import fields
 
 import pytest
 
+from exporter import onnx_command
 from exporter.__main__ import main
-from exporter.arguments import EXAMPLES, parser, remarks, to_spec
-from exporter.foreign import inspection, onnx_command
+from exporter.arguments import EXAMPLES, parser, to_spec
+from exporter.foreign import inspection
+from exporter.method_arguments import method_of, remarks
 from exporter.methods.itae.options import ItaeConfig
 from exporter.models.architecture import ARCHITECTURES
 from exporter.options import ExportSpec
@@ -24,7 +26,8 @@ HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "onnx_graphsurgeon", "t
 
 
 def parse(*argv: str) -> ExportSpec:
-    return to_spec(parser().parse_args(argv))
+    arguments = parser().parse_args(argv)
+    return to_spec(arguments, method_of(arguments))
 
 
 def test_out_alone_gives_the_defaults_of_the_python_call():
@@ -239,7 +242,8 @@ def test_each_example_of_the_help_is_a_command_that_is_understood(line):
 def preset(*argv: str) -> tuple[ItaeConfig | None, list[str]]:
     """The options and the remarks of `--preset paper`."""
     arguments = parser().parse_args(["--out", "a.onnx", "--preset", "paper", *argv])
-    return to_spec(arguments).itae, remarks(arguments)
+    method = method_of(arguments)
+    return to_spec(arguments, method).itae, remarks(arguments, method)
 
 
 def test_the_papers_own_form_has_a_name():

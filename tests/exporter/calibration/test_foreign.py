@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from exporter.__main__ import main
-from exporter.calibration.recommendation import read
+from exporter.calibration.recommendation import NOTHING, read
 from exporter.foreign.stages import Stages
 from exporter.models.architecture import ARCHITECTURES
 from exporter.options import ExportSpec
@@ -118,8 +118,12 @@ def test_nothing_found_leaves_the_file_as_it_is(tmp_path, capsys):
     torch.save(marked.tensors(times=0), "marked.pth")
     export()
     assert calibrate("--onnx", "theirs.onnx", "--fit", "squash")["itae"] is None
-    assert main(["--onnx", "theirs.onnx", "--config", "itae.json", "--out", "x.onnx"]) == 2
-    assert "recommends nothing, so the file stays as it is: use theirs.onnx" in capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["--onnx", "theirs.onnx", "--fit", "squash", "--config", "itae.json", "--out", "x.onnx"]) == 0
+    assert NOTHING in " ".join(capsys.readouterr().err.split())
+    manifest = read_manifest(Path("x.onnx"))
+    assert manifest.options.method.name == "none"
+    assert manifest.calibration == read(Path("itae.json")).record
 
 
 @pytest.mark.parametrize(

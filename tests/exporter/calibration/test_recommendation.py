@@ -7,6 +7,7 @@ import pytest
 from exporter import arguments
 from exporter.calibration import recommendation
 from exporter.calibration.recommendation import NOTHING, to_json
+from exporter.method_arguments import method_of, remarks
 from exporter.methods.itae.options import ItaeConfig
 from runtime.contract.errors import UsageError
 from runtime.contract.hashed_json import NO_HASH
@@ -34,7 +35,8 @@ def write(tmp_path):
 
 def spec(path, *words):
     given = arguments.parser().parse_args(["--out", "x.onnx", "--size", "vits14", "--config", str(path), *words])
-    return arguments.to_spec(given), arguments.remarks(given)
+    method = method_of(given)
+    return arguments.to_spec(given, method), remarks(given, method)
 
 
 def test_a_file_gives_an_export_its_options_and_its_record(write):
