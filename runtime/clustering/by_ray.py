@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import functools
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,15 +16,18 @@ from runtime.clustering import kmeans
 from runtime.clustering.clusters import Clustering, arranged
 from runtime.clustering.points import Float32, Float64, Int32, StoreReader, distances_to, nearest, normalize_rows
 from runtime.contract.errors import InputError, ItaeError, UsageError
-from runtime.contract.keys import location
+from runtime.contract.keys import Key, location
 from runtime.contract.machine import limited_threads
 from runtime.contract.ray_cluster import connected, ray_data
+from runtime.store import Store
 from runtime.store.parquet_parts import open_part
 
 SAMPLE = 131_072
 """Rows that the centroids are learned on, at least; of fewer, all."""
 SAMPLE_PER_CLUSTER = 256
 """Rows for each centroid, at least: it then errs by a 256th of its cluster's variance."""
+_KEPT = 64
+"""Parts whose roots and paths are in memory at a time, where those of some rows are asked for."""
 
 
 def cluster(
@@ -68,6 +74,33 @@ def labelled(reader: StoreReader, centroids: Float64, address: str) -> tuple[Int
         return assigner.labelled(centroids)
 
 
+class KeysByPart:
+    """Roots and paths of the images of each part of a store in a folder; those of some parts are in memory."""
+
+    def __init__(self, store: Store) -> None:
+        self._parts = _parts_of(store)
+        self._ends = list(itertools.accumulate(rows for _, rows in self._parts))
+        self._kept = functools.lru_cache(maxsize=_KEPT)(self._read)
+
+    def __iter__(self) -> Iterator[tuple[list[str], list[str]]]:
+        """Roots and paths of each part; raises InputError."""
+        return map(self._read, range(len(self._parts)))
+
+    def at(self, row: int) -> Key:
+        """Root and path of a row; raises InputError."""
+        number = bisect.bisect_right(self._ends, row)
+        roots, paths = self._kept(number)
+        place = row - self._ends[number]  # from the part's end, below 0
+        return roots[place], paths[place]
+
+    def _read(self, number: int) -> tuple[list[str], list[str]]:
+        path, rows = self._parts[number]
+        with open_part(path) as part:
+            roots, paths = part.keys()
+        _check_length(path, len(paths), rows)
+        return roots[:rows], paths[:rows]
+
+
 def sample_rows(n: int, k: int, seed: int) -> np.ndarray:
     """The rows of n to learn k centroids on, drawn without replacement, in order."""
     count = min(n, max(SAMPLE, SAMPLE_PER_CLUSTER * k))
@@ -90,8 +123,7 @@ class _Assigner:
 
     def __init__(self, reader: StoreReader) -> None:
         self._metric, self._width = reader.metric, reader.store.width
-        folder = reader.store.path.resolve()
-        self._parts = [(folder / str(name), int(rows)) for name, *_, rows in reader.store.state()]
+        self._parts = _parts_of(reader.store)
         ends = np.cumsum([rows for _, rows in self._parts])
         self._starts: list[int] = [0, *ends.tolist()[:-1]]
 
@@ -169,11 +201,21 @@ def _points(path: Path, rows: int, first: int, metric: str) -> Float32:
     """The points of a part, as a `StoreReader` gives them; raises InputError."""
     with open_part(path) as opened:
         part = opened.read()[:rows]
-    if len(part) < rows:
-        raise InputError(f"{path} held {rows} rows when it was opened, now {len(part)}: something else writes there")
+    _check_length(path, len(part), rows)
     if metric != "cosine":
         return part.vectors
     return normalize_rows(part.vectors, lambda row: location(part.roots[row], part.paths[row]), first=first)
+
+
+def _check_length(path: Path, rows: int, expected: int) -> None:
+    if rows < expected:
+        raise InputError(f"{path} held {expected} rows when it was opened, now {rows}: something else writes there")
+
+
+def _parts_of(store: Store) -> list[tuple[Path, int]]:
+    """Path and number of rows of each part of a store in a folder."""
+    folder = store.path.resolve()
+    return [(folder / str(name), int(rows)) for name, *_, rows in store.state()]
 
 
 def _chosen(points: Float32, rows: bytes) -> bytes:

@@ -52,7 +52,7 @@ def publish(
     Raises:
         OutputFileError: a file can't be written.
     """
-    return publish_result(out, work, KIND, {DUPLICATES: _parquet(keys, found)}, summary)
+    return publish_result(out, work, KIND, [(DUPLICATES, _parquet(keys, found))], summary)
 
 
 def _parquet(keys: Iterable[Key], found: Duplicates) -> bytes:

@@ -1,9 +1,13 @@
-"""The files of one clustering: `labels.parquet`, `centroids.npy`, `clusters.png`."""
+"""The files of one clustering: `labels.parquet`, `centroids.npy`, `clusters.png`.
+
+Of a clustering by Ray there is no `labels.parquet` but a file for each part of the store, `labels-00000.parquet` of
+`part-00000.parquet` and so on, with the same rows: nothing needs the paths of all images in memory.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -16,10 +20,18 @@ from runtime.store.result_folder import SUMMARY, Kind, publish_result, result_fo
 LABELS = "labels.parquet"
 CENTROIDS = "centroids.npy"
 PICTURE = "clusters.png"
-KIND = Kind("cluster", (CENTROIDS, LABELS, PICTURE), sometimes=("silhouette.png",))
+KIND = Kind("cluster", (CENTROIDS, PICTURE), sometimes=(LABELS, "silhouette.png"))
 """`silhouette.png` is of older versions; it goes where a new result replaces it."""
 
-__all__ = ["CENTROIDS", "LABELS", "PICTURE", "SUMMARY", "output_folder", "publish_results"]
+Named = tuple[str, Sequence[str], Sequence[str]]
+"""Name of a file of labels, and root and path of each image in it."""
+
+__all__ = ["CENTROIDS", "LABELS", "PICTURE", "SUMMARY", "Named", "labels_part", "output_folder", "publish_results"]
+
+
+def labels_part(number: int) -> str:
+    """Name of the file with the labels of a part of the store."""
+    return f"labels-{number:05d}.parquet"
 
 
 def output_folder(out: Path, source: Path, assigned: Path | None = None) -> AbstractContextManager[Path]:
@@ -52,8 +64,7 @@ def output_folder(out: Path, source: Path, assigned: Path | None = None) -> Abst
 def publish_results(
     out: Path,
     work: Path,
-    roots: Sequence[str],
-    paths: Sequence[str],
+    named: Iterable[Named],
     clustering: Clustering,
     png: bytes,
     summary: Mapping[str, Any],
@@ -63,8 +74,7 @@ def publish_results(
     Args:
         out: the folder of the results.
         work: the folder from `output_folder`.
-        roots: folder of each of the n images.
-        paths: path of each in its folder.
+        named: the images of each file of labels, n in all, in their order.
         clustering: their clusters.
         png: the picture.
         summary: the rest of the summary, as JSON.
@@ -72,15 +82,19 @@ def publish_results(
     Raises:
         OutputFileError: a file can't be written; an older result is then as before, or has lost its summary.
     """
-    contents = {
-        LABELS: _labels_parquet(roots, paths, clustering),
-        CENTROIDS: _npy(clustering),
-        PICTURE: png,
-    }
-    return publish_result(out, work, KIND, contents, summary)
+
+    def contents() -> Iterator[tuple[str, bytes]]:
+        first = 0
+        for name, roots, paths in named:
+            yield name, _labels_parquet(roots, paths, clustering, slice(first, first + len(paths)))
+            first += len(paths)
+        yield CENTROIDS, _npy(clustering)
+        yield PICTURE, png
+
+    return publish_result(out, work, KIND, contents(), summary)
 
 
-def _labels_parquet(roots: Sequence[str], paths: Sequence[str], clustering: Clustering) -> bytes:
+def _labels_parquet(roots: Sequence[str], paths: Sequence[str], clustering: Clustering, rows: slice) -> bytes:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -88,8 +102,8 @@ def _labels_parquet(roots: Sequence[str], paths: Sequence[str], clustering: Clus
         {
             "root": pa.array(roots, pa.string()),
             "path": pa.array(paths, pa.string()),
-            "label": pa.array(clustering.labels, pa.int32()),
-            "distance": pa.array(clustering.distances, pa.float32()),
+            "label": pa.array(clustering.labels[rows], pa.int32()),
+            "distance": pa.array(clustering.distances[rows], pa.float32()),
         }
     )
     sink = io.BytesIO()

@@ -10,7 +10,7 @@ from runtime.clustering.choose_k import Curve
 from runtime.clustering.clusters import Clustering
 from runtime.clustering.metrics import Metrics
 from runtime.clustering.options import Settings
-from runtime.clustering.results import LABELS, PICTURE
+from runtime.clustering.results import LABELS, PICTURE, labels_part
 from runtime.contract.console import count
 from runtime.store import Store
 
@@ -107,8 +107,13 @@ def as_text(summary: dict[str, Any], out: Path) -> str:
         )
     picture = summary["picture"]
     drawn = "" if picture["clusters"] == summary["k"] + (noise > 0) else f" (the first {picture['clusters']} clusters)"
-    lines += [f"picture  {out / PICTURE}{drawn}", f"labels   {out / LABELS}"]
+    lines += [f"picture  {out / PICTURE}{drawn}", f"labels   {out / _labels(summary['files'])}"]
     return "\n".join(lines) + "\n"
+
+
+def _labels(files: dict[str, Any]) -> str:
+    """The file or files of labels, as a pattern."""
+    return LABELS if labels_part(0) not in files else "labels-*.parquet"
 
 
 def _how(summary: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from runtime.clustering import options as cluster_options
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from runtime.clustering.clusters import Clustering
     from runtime.clustering.metrics import Metrics
     from runtime.clustering.points import StoreReader
+    from runtime.clustering.results import Named
     from runtime.contract.keys import Key
     from runtime.report.gallery import Gallery
     from runtime.store import Store
@@ -74,7 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         type=options.path,
         required=True,
-        help="folder for labels.parquet, centroids.npy, clusters.png and summary.json; made if need be",
+        help="folder for labels.parquet (with --ray labels-00000.parquet and so on), centroids.npy, clusters.png and "
+        "summary.json; made if need be",
     )
     parser.add_argument(
         "--assign",
@@ -141,20 +143,21 @@ def run(arguments: argparse.Namespace) -> int:
             clustering, curve = _assigned(reader, old, arguments.ray, say)
         else:
             clustering, curve = cluster_store(reader, settings, say, arguments.ray)
-        roots, paths = _names(store)
+        named, key_at = _names(store, by_part=arguments.ray is not None)
         from runtime.clustering import (
             summary as cluster_summary,  # and what draws, now that the points are out of memory
         )
         from runtime.store.origin import sixteen_bit_of
 
         def key_of(row: int) -> Key:
-            return moved.now(roots[row]), paths[row]
+            root, path = key_at(row)
+            return moved.now(root), path
 
-        classes, scores = _scored(arguments.labels, roots, paths, clustering, say)
+        classes, scores = _scored(arguments.labels, store, clustering, say)
         picture = _drawn(clustering, key_of, sixteen_bit_of(store.origin), say)
         drawn = {"clusters": picture.clusters, "images": picture.images, "unreadable": len(picture.unreadable)}
         summary = cluster_summary.summarize(clustering, settings, reader.metric, store, drawn, scores, curve, old)
-        summary = cluster_output.publish_results(out, work, roots, paths, clustering, picture.png, summary)
+        summary = cluster_output.publish_results(out, work, named, clustering, picture.png, summary)
     sys.stdout.write(f"{json.dumps(summary, indent=2)}\n" if arguments.json else cluster_summary.as_text(summary, out))
     sys.stdout.flush()  # before the report, which takes a while and may fail
     if arguments.report is not None:
@@ -214,7 +217,24 @@ def _assigned(reader: StoreReader, old: OldClusters, ray: str | None, say: Say) 
     return assign.assign(find, old), None
 
 
-def _names(store: Store) -> tuple[list[str], list[str]]:
+def _names(store: Store, *, by_part: bool) -> tuple[Iterable[Named], Callable[[int], Key]]:
+    """The images of each file of labels, and what gives the key of a row.
+
+    Args:
+        store: of the images.
+        by_part: whether there is a file for each part of the store; then few paths are in memory, else all.
+    """
+    from runtime.clustering.by_ray import KeysByPart
+    from runtime.clustering.results import LABELS, labels_part
+
+    if by_part:
+        keys = KeysByPart(store)
+        return ((labels_part(number), *found) for number, found in enumerate(keys)), keys.at
+    roots, paths = _all_names(store)
+    return [(LABELS, roots, paths)], lambda row: (roots[row], paths[row])
+
+
+def _all_names(store: Store) -> tuple[list[str], list[str]]:
     """Root and path of each image; a root is in memory once, however many images it has."""
     roots, paths = [], []
     for root, path in store.images():
@@ -224,14 +244,14 @@ def _names(store: Store) -> tuple[list[str], list[str]]:
 
 
 def _scored(
-    labels: str | None, roots: Sequence[str], paths: Sequence[str], clustering: Clustering, say: Say
+    labels: str | None, store: Store, clustering: Clustering, say: Say
 ) -> tuple[list[str] | None, Metrics | None]:
     """The classes that `--labels` takes from names, and how well the clusters agree with them."""
     if labels is None:
         return None, None
     from runtime.clustering import metrics
 
-    classes = metrics.folder_classes(roots, paths)
+    classes = metrics.folder_classes(*_all_names(store))
     scores = metrics.score(classes, clustering.labels, len(clustering.sizes))
     if len(scores.classes) == 1:
         say(f"all images lie in folders named {scores.classes[0]!r}: ACC, NMI and ARI say nothing")

@@ -131,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
         results = [_evaluate(arguments, list(by_model)) for by_model in zip(*embedded, strict=True)]
         summary = as_json(results)
         if work is not None:
-            publish_result(arguments.out, work, KIND, {SCORES: scores_parquet(results)}, summary)
+            publish_result(arguments.out, work, KIND, [(SCORES, scores_parquet(results))], summary)
         sys.stdout.write(f"{json.dumps(summary, indent=2)}\n" if arguments.json else as_text(results))
         sys.stdout.flush()  # before the report, which takes a while and may fail
         if arguments.report:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def _check_loss(out: Path, kind: Kind) -> None:
 
 
 def publish_result(
-    out: Path, work: Path, kind: Kind, contents: Mapping[str, bytes], summary: Mapping[str, Any]
+    out: Path, work: Path, kind: Kind, contents: Iterable[tuple[str, bytes]], summary: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write the files; returns the summary as written, with `files` added.
 
@@ -96,23 +96,37 @@ def publish_result(
         out: the folder of the result.
         work: the folder from `result_folder`.
         kind: the kind of the result.
-        contents: the content of each file except for the summary.
+        contents: name and content of each file except for the summary; one at a time is in memory.
         summary: the rest of the summary, as JSON.
 
     Raises:
         OutputFileError: a file can't be written or moved; the message says what is in `out` now.
     """
-    files = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
+    files: dict[str, dict[str, int | str]] = {}
     full = {**summary, "files": files}
-    everything = {**contents, SUMMARY: _json(full)}
-    for name, data in everything.items():
+
+    def write(name: str, data: bytes) -> None:
         try:
             (work / name).write_bytes(data)
         except OSError as error:
             raise cannot_write(out / name, error) from error
-    obsolete = [name for name in kind.sometimes if name not in contents]
-    publish_sets([FileSet(out / SUMMARY, {name: work / name for name in everything}, obsolete)], work)
+
+    for name, data in contents:
+        write(name, data)
+        files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    write(SUMMARY, _json(full))
+    obsolete = sorted({*kind.sometimes, *_older_files(out)} - {*files, SUMMARY})
+    publish_sets([FileSet(out / SUMMARY, {name: work / name for name in (*files, SUMMARY)}, obsolete)], work)
     return full
+
+
+def _older_files(out: Path) -> list[str]:
+    """Names of the files of the result that lies in `out`; none if there is none, or its summary is damaged."""
+    try:
+        names = [*json.loads((out / SUMMARY).read_bytes())["files"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+    return [name for name in names if isinstance(name, str) and Path(name).name == name]
 
 
 def _json(summary: Mapping[str, Any]) -> bytes:

@@ -5,12 +5,14 @@ import importlib.util
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pyarrow import parquet
 from ray_nodes import Driver, cluster
 
 from runtime.__main__ import main
-from runtime.clustering.by_ray import SAMPLE, sample_rows
+from runtime.clustering.by_ray import SAMPLE, KeysByPart, sample_rows
+from runtime.store import Store
 from runtime.store.writer import open_writer
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra `ray`")
@@ -50,6 +52,17 @@ def by_ray(driver, *words) -> dict:
     return json.loads(out)
 
 
+def labels_by_part(store, out) -> pa.Table:
+    """The labels of a result by Ray, after a check that each file has the images of its part."""
+    tables = []
+    for part in sorted(store.glob("part-*.parquet")):
+        table = parquet.read_table(out / part.name.replace("part", "labels"))
+        keys = ["root", "path"]
+        assert table.select(keys).to_pydict() == parquet.read_table(part).select(keys).to_pydict()
+        tables.append(table)
+    return pa.concat_tables(tables)
+
+
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_where_the_sample_is_everything_the_files_are_those_of_one_machine(metric, driver, store, tmp_path, capsys):
     words = (store, "--k", "5", "--seed", "3", "--metric", metric, "--n-init", "2")
@@ -57,7 +70,7 @@ def test_where_the_sample_is_everything_the_files_are_those_of_one_machine(metri
     ray = by_ray(driver, *words, "--out", tmp_path / "ray")
     assert ray["sizes"] == one["sizes"]
     assert ray["inertia"] == pytest.approx(one["inertia"], rel=1e-6)
-    labels = [parquet.read_table(tmp_path / name / "labels.parquet") for name in ("one", "ray")]
+    labels = [parquet.read_table(tmp_path / "one" / "labels.parquet"), labels_by_part(store, tmp_path / "ray")]
     assert labels[0].drop(["distance"]) == labels[1].drop(["distance"])
     np.testing.assert_allclose(labels[0]["distance"], labels[1]["distance"], rtol=0, atol=1e-6)
 
@@ -67,8 +80,31 @@ def test_old_clusters_are_assigned_as_on_one_machine(driver, store, tmp_path, ca
     words = (store, "--assign", tmp_path / "old")
     on_one_machine(capsys, *words, "--out", tmp_path / "one")
     by_ray(driver, *words, "--out", tmp_path / "ray")
-    tables = [(tmp_path / name / "labels.parquet").read_bytes() for name in ("one", "ray")]
-    assert tables[0] == tables[1]
+    assert parquet.read_table(tmp_path / "one" / "labels.parquet") == labels_by_part(store, tmp_path / "ray")
+
+
+def test_labels_lie_in_a_file_for_each_part_and_make_way_for_the_next_result(driver, store, tmp_path, capsys):
+    out = tmp_path / "clusters"
+    summary = by_ray(driver, store, "--k", "3", "--n-init", "1", "--out", out)
+    parts = sorted(path.name for path in out.glob("*.parquet"))
+    assert parts == ["labels-00000.parquet", "labels-00001.parquet", "labels-00002.parquet"]
+    assert set(parts) < summary["files"].keys() == {path.name for path in out.iterdir()} - {"summary.json"}
+    code, said, _ = driver.run("cluster", store, "--k", "3", "--n-init", "1", "--out", out, "--ray", "auto", "--quiet")
+    assert code == 0
+    assert f"labels   {out}/labels-*.parquet" in said
+    make_store(tmp_path / "small", 50, 8, 2)
+    by_ray(driver, tmp_path / "small", "--k", "2", "--out", out)
+    assert [path.name for path in out.glob("*.parquet")] == ["labels-00000.parquet"]
+    on_one_machine(capsys, store, "--k", "3", "--n-init", "1", "--out", out)
+    assert [path.name for path in out.glob("*.parquet")] == ["labels.parquet"]
+    assert main(["cluster", str(store), "--assign", str(out), "--out", str(tmp_path / "assigned"), "--quiet"]) == 0
+
+
+def test_the_image_of_a_row_is_found_in_its_part(store):
+    keys, expected = KeysByPart(Store(store)), list(Store(store).images())
+    assert [keys.at(row) for row in (0, 4095, 4096, 8191, 8192, 9999)] == [
+        expected[row] for row in (0, 4095, 4096, 8191, 8192, 9999)
+    ]
 
 
 def test_a_row_that_can_not_be_normalised_is_named_as_on_one_machine(driver, store, tmp_path, capsys):

@@ -29,7 +29,7 @@ def _fast_disk(monkeypatch):
 
 def write(out: Path, contents: dict[str, bytes]) -> None:
     with result_folder(out, KIND) as work:
-        publish_result(out, work, KIND, contents, {"what": "test"})
+        publish_result(out, work, KIND, contents.items(), {"what": "test"})
 
 
 def names(folder: Path) -> list[str]:
