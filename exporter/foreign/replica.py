@@ -236,7 +236,7 @@ def prove(
     """
     assert one.image_size is not None
     assert one.picture is not None
-    precision = one.picture.dtype if one.picture.dtype != "float32" else precision_of(one)
+    precision = one.picture.dtype if one.picture.dtype in ("float16", "float64") else precision_of(one)
     clear: tuple[Arrays, Replica] | None = None
     best: tuple[float, ItaeConfig, Arrays, Replica] | None = None
     for index in range(0, POOL, 3):

@@ -27,6 +27,8 @@ from runtime.contract.errors import InputError, SurgeryError
 
 BATCH = 3
 """Images of a run where the batch is dynamic: another number than most others."""
+CHANNELS = (3, 1, 4)
+"""Numbers of channels that pictures have, the usual one first."""
 USUAL = 224
 """Height and width of the pictures of most models."""
 HIDDEN = -1e4
@@ -45,6 +47,28 @@ class Tensor:
     dtype: str
     shape: tuple[int | str, ...]
     """A size is a number, or the name of a dynamic one; `?` if it has no name."""
+
+    @property
+    def has_channels_last(self) -> bool:
+        """Whether these are pictures (B, H, W, C), not (B, C, H, W)."""
+        return self.shape[-1] in CHANNELS and self.shape[1] not in CHANNELS
+
+    @property
+    def size(self) -> tuple[int | str, int | str]:
+        """Height and width of pictures."""
+        height, width = self.shape[1:3] if self.has_channels_last else self.shape[2:4]
+        return height, width
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of pictures; 3 where it is open."""
+        size = self.shape[-1 if self.has_channels_last else 1]
+        return size if isinstance(size, int) else 3
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether pictures are as the runtime gives them: (B, 3, H, W) in float32."""
+        return self.dtype == "float32" and self.channels == 3 and not self.has_channels_last
 
 
 @dataclass(frozen=True)
@@ -89,9 +113,10 @@ class Survey:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     picture: Tensor | None
-    """The input that takes pictures, (B, 3, H, W)."""
+    """The input that takes pictures, (B, C, H, W) or (B, H, W, C)."""
     found: Found
     sites: tuple[Measured, ...]
+    """The attentions that depend on the picture: not those of a text encoder beside it."""
     backbone: tuple[Measured, ...]
     """The self-attentions over the tokens of the picture, in order."""
     grid: tuple[int, int] | None
@@ -111,7 +136,7 @@ class Survey:
     @property
     def is_dynamic(self) -> bool:
         """Whether height or width may vary."""
-        return self.picture is not None and not all(isinstance(size, int) for size in self.picture.shape[2:])
+        return self.picture is not None and not all(isinstance(size, int) for size in self.picture.size)
 
 
 def survey(file: OnnxFile, probe: Probe, image_size: tuple[int, int] | None = None, *, usual: bool = False) -> Survey:
@@ -131,13 +156,13 @@ def survey(file: OnnxFile, probe: Probe, image_size: tuple[int, int] | None = No
     weights = {one.name for one in file.model.graph.initializer}
     inputs = tuple(_tensor(one) for one in file.model.graph.input if one.name not in weights)
     outputs = tuple(_tensor(one) for one in file.model.graph.output)
-    picture = next((one for one in inputs if _is_picture(one)), None)
+    picture = _picture(inputs, graph)
     found = find_any_attention(graph)
     start = Survey(
         file, graph, inputs, outputs, picture, found, (), (), None, None, 0, None, None, {}, 0
     )  # fmt: skip
     if picture is None:
-        return replace(start, trouble="no input takes pictures (B, 3, H, W) in floating point")
+        return replace(start, trouble="no input takes pictures (B, 3, H, W)")
     sizes = _sizes(start, image_size, usual=usual)
     return _measured(start, probe, sizes)
 
@@ -162,17 +187,23 @@ def refusal(one: Survey, prefix: int | None = None) -> str | None:
         return f"{drawn.op} {drawn.name!r} draws random numbers, as in training: export the model in eval mode"
     if one.picture is None:
         names = ", ".join(f"{tensor.name} {tensor.dtype}" for tensor in one.inputs)
-        return f"no input takes pictures (B, 3, H, W) in floating point: it takes {names}; is it a model of text?"
+        return f"no input takes pictures (B, 3, H, W): it takes {names}; is it a model of text?"
     if one.trouble is not None:
         return one.trouble
-    kinds = Counter(site.kind for site in one.sites)
-    for kind, why in _NO_KINDS.items():
-        bad = next((site for site in one.sites if site.kind == kind), None)
-        if bad is not None and (kind in ("windowed", "causal") or not kinds["self"]):
-            return f"{why}: {bad.site.name!r} has {bad.queries} queries and {bad.tokens} keys, mask {bad.mask}"
+    if not one.sites:
+        return f"no attention depends on {one.picture.name!r}, the input that takes pictures: is it a model of text?"
+    if (bad := next((site for site in one.sites if site.kind == "windowed"), None)) is not None:
+        return f"{_NO_KINDS['windowed']}: {_sizes_of(bad)}"
     if not one.backbone:
-        last = one.sites[-1].site
-        return f"no attention of a layout that is known: {last.name!r} ({last.form})"
+        bad = min(one.sites, key=lambda site: [*_NO_KINDS].index(site.kind))
+        near = one.found.near_misses[:1]
+        missed = [f"; near to one of its own tokens: {miss.node}, {miss.reason}" for miss in near]
+        return f"{_NO_KINDS[bad.kind]}: {_sizes_of(bad)}{''.join(missed)}"
+    if (bad := _larger_before(one)) is not None:
+        return (
+            f"tokens become fewer from layer to layer (a pyramid, such as PVT): {_sizes_of(bad)}, and the "
+            f"{len(one.backbone)} layers that are alike have {one.backbone[0].tokens} tokens"
+        )
     if (prefix if prefix is not None else one.prefix) is None:
         return (
             f"it can't be seen how many of the {one.backbone[0].tokens} tokens are no patches, as no convolution makes "
@@ -193,12 +224,25 @@ _NO_KINDS = {
 }
 
 
+def _sizes_of(one: Measured) -> str:
+    if one.kind == "other":
+        return f"{one.site.name!r} ({one.site.form})"
+    return f"{one.site.name!r} has {one.queries} queries and {one.tokens} keys, mask {one.mask}"
+
+
+def _larger_before(one: Survey) -> Measured | None:
+    """An attention of more queries before the backbone, where the backbone is no more than half of all; else None."""
+    first = next(place for place, site in enumerate(one.sites) if site is one.backbone[0])
+    larger = [site for site in one.sites[:first] if site.queries > one.backbone[0].tokens]
+    return larger[0] if larger and 2 * len(one.backbone) <= len(one.sites) else None
+
+
 def feeds_for(one: Survey, size: tuple[int, int], batch: int, pixels: Array | None = None) -> Arrays:
     """Inputs for a run: noise or the given pictures, and zeros or False for what else the model takes."""
     assert one.picture is not None
     fixed = one.picture.shape[0]
     batch = fixed if isinstance(fixed, int) else batch
-    named = dict(zip(map(str, one.picture.shape), (batch, 3, *size), strict=True))
+    named = dict(zip(map(str, (one.picture.shape[0], *one.picture.size)), (batch, *size), strict=True))
     patch = _patch_of(one.graph) or (size[0], size[1])
     patches = (size[0] // patch[0]) * (size[1] // patch[1])
     feeds: Arrays = {}
@@ -206,7 +250,7 @@ def feeds_for(one: Survey, size: tuple[int, int], batch: int, pixels: Array | No
         dtype = np.dtype(tensor.dtype)
         if tensor is one.picture:
             noise = np.random.default_rng(8).standard_normal((batch, 3, *size))
-            feeds[tensor.name] = (noise if pixels is None else pixels).astype(dtype)
+            feeds[tensor.name] = _as_input(noise if pixels is None else pixels, tensor)
             continue
         shape = [
             part if isinstance(part, int) else named.get(part, batch if axis == 0 else patches)
@@ -216,10 +260,21 @@ def feeds_for(one: Survey, size: tuple[int, int], batch: int, pixels: Array | No
     return feeds
 
 
+def _as_input(pixels: Array, picture: Tensor) -> Array:
+    """Normalised pictures (B, 3, H, W) in the form that a model takes."""
+    found = np.resize(pixels.swapaxes(0, 1), (picture.channels, *pixels[:, 0].shape)).swapaxes(0, 1)
+    if picture.has_channels_last:
+        found = found.transpose(0, 2, 3, 1)
+    if picture.dtype == "uint8":
+        found = np.clip(np.rint(found * 60 + 120), 0, 255)
+    return found.astype(picture.dtype)
+
+
 def _measured(start: Survey, probe: Probe, sizes: list[tuple[int, int]]) -> Survey:
     """The survey with what a run shows."""
     assert start.picture is not None
-    wanted, values = _wanted(start)
+    own = _of_picture(start.graph, start.picture.name, start.found.sites)
+    wanted, values = _wanted(start, own)
     outputs = [one.name for one in start.outputs]
     trouble = "no size of image was tried"
     for size in sizes:
@@ -227,13 +282,13 @@ def _measured(start: Survey, probe: Probe, sizes: list[tuple[int, int]]) -> Surv
             feeds = feeds_for(start, size, BATCH)
             shapes = probe.shapes(feeds, [*wanted, *outputs])
             known = probe.run(feeds, values) if values else {}
-            types = probe.types([one.context.outputs[0].name for one in start.found.sites])
+            types = probe.types([one.context.outputs[0].name for one in own])
         except InputError as error:
             trouble = str(error)
             continue
         batch = len(feeds[start.picture.name])
         sites = tuple(
-            _with_residual(_site(one, batch, shapes, known, types), batch, shapes) for one in start.found.sites
+            _with_residual(_site(one, batch, shapes, known, types), batch, shapes) for one in own
         )
         whole = Counter((one.heads, one.tokens, one.width) for one in sites if one.kind == "self")
         usual = max(whole, key=lambda key: whole[key], default=None)
@@ -249,7 +304,7 @@ def _measured(start: Survey, probe: Probe, sizes: list[tuple[int, int]]) -> Surv
 def _sizes(one: Survey, image_size: tuple[int, int] | None, *, usual: bool) -> list[tuple[int, int]]:
     """Sizes of images to try, (H, W): the one that the graph says, or some."""
     assert one.picture is not None
-    given = one.picture.shape[2:]
+    given = one.picture.size
     if image_size is not None:
         tries = [image_size]
     else:
@@ -277,11 +332,21 @@ def _patch_of(graph: gs.Graph) -> tuple[int, int] | None:
     return None
 
 
-def _wanted(start: Survey) -> tuple[list[str], list[str]]:
+def _of_picture(graph: gs.Graph, picture: str, sites: Sequence[Site]) -> list[Site]:
+    """The sites whose keys depend on the picture; the graph is sorted."""
+    changed = {picture}
+    for node in graph.nodes:
+        has_graph = any(isinstance(one, gs.Graph) for one in node.attrs.values())
+        if node.op not in ("Shape", "Size") and (has_graph or any(one.name in changed for one in node.inputs)):
+            changed.update(one.name for one in node.outputs)
+    return [one for one in sites if one.key.name in changed]
+
+
+def _wanted(start: Survey, sites: Sequence[Site]) -> tuple[list[str], list[str]]:
     """Names of the tensors whose shapes, and of those whose values, say what the sites are."""
     shapes: dict[str, None] = {}
     values: dict[str, None] = {}
-    for site in start.found.sites:
+    for site in sites:
         parts = [site.query, site.key, site.value, site.context.outputs[0]]
         parts += [] if site.softmax is None else [site.logits]
         residual = tokens_before(site)
@@ -290,15 +355,22 @@ def _wanted(start: Survey) -> tuple[list[str], list[str]]:
         free = [one.tensor for one in (*site.query_scales, *site.key_scales, *site.logit_scales)]
         free += [mask for mask in site.masks if is_free(mask)]
         values.update((one.name, None) for one in free if not isinstance(one, gs.Constant))
-    if start.found.sites:
-        first = start.found.sites[0]
-        begin = first.sources[0] if first.sources else first.query
-        for node in upstream(begin):
+    if sites:
+        for node in _above(sites):
             if node.op in (*_MAPS, "Reshape", "Concat"):
                 shapes.update((one.name, None) for one in node.outputs)
             if node.op == "Concat":
                 shapes.update((one.name, None) for one in node.inputs if not isinstance(one, gs.Constant))
     return [*shapes], [*values]
+
+
+def _above(sites: Sequence[Site]) -> list[gs.Node]:
+    """The nodes that the sources of the sites are computed from, once each."""
+    found: dict[int, gs.Node] = {}
+    for site in sites:
+        for node in upstream(site.sources[0] if site.sources else site.query, lambda node: id(node) in found):
+            found[id(node)] = node
+    return [*found.values()]
 
 
 def _site(
@@ -512,9 +584,18 @@ def _tensor(value: onnx.ValueInfoProto) -> Tensor:
     return Tensor(value.name, dtype, tuple(size.dim_param or (size.dim_value or "?") for size in kind.shape.dim))
 
 
-def _is_picture(tensor: Tensor) -> bool:
-    return (
-        len(tensor.shape) == 4
-        and tensor.dtype in FLOATS.values()
-        and (tensor.shape[1] == 3 or isinstance(tensor.shape[1], str))
-    )
+def _picture(inputs: Sequence[Tensor], graph: gs.Graph) -> Tensor | None:
+    """The input that takes pictures; None if there is none.
+
+    (B, 3, H, W) in floating point is believed. Another number of channels, channels last or bytes may be something else,
+    such as a mask: they are pictures where a convolution makes patches.
+    """
+    maps = [one for one in inputs if len(one.shape) == 4]
+    floats = [one for one in maps if one.dtype in FLOATS.values()]
+    usual = [one for one in floats if one.shape[1] == CHANNELS[0]]
+    open_sizes = [one for one in floats if isinstance(one.shape[1], str) and not one.has_channels_last]
+    others = [
+        one for one in maps
+        if one.dtype in (*FLOATS.values(), "uint8") and (one.shape[1] in CHANNELS or one.has_channels_last)
+    ]  # fmt: skip
+    return next(iter([*usual, *open_sizes, *(others if _patch_of(graph) else ())]), None)
