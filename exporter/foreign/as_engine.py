@@ -15,7 +15,7 @@ from exporter.build.engine import EngineRequest, build
 from exporter.build.fusion import FUSES, Reason, read_fusion
 from exporter.foreign.onnx_file import OnnxFile
 from exporter.foreign.operation import save
-from exporter.foreign.survey import Measured, Survey
+from exporter.foreign.survey import Measured, Survey, Tensor
 from runtime.contract.errors import BuildError
 from runtime.contract.manifest import Builder, Fusion
 from runtime.contract.tensorrt import LibraryName
@@ -33,14 +33,14 @@ class Engine:
     """None if the builder names no kernels."""
 
 
-def with_fixed_size(file: OnnxFile, picture: str, size: tuple[int, int]) -> onnx.ModelProto:
+def with_fixed_size(file: OnnxFile, picture: Tensor, size: tuple[int, int]) -> onnx.ModelProto:
     """The model with pictures of this size alone."""
     model = onnx.ModelProto()
     model.CopyFrom(file.model)
     for value in model.graph.input:
-        if value.name == picture:
-            for one, number in zip(value.type.tensor_type.shape.dim[2:], size, strict=True):
-                one.dim_value = number
+        if value.name == picture.name:
+            for axis, number in zip(picture.size_axes, size, strict=True):
+                value.type.tensor_type.shape.dim[axis].dim_value = number
     return model
 
 

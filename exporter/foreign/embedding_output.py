@@ -25,7 +25,7 @@ def outputs_of(found: Survey, *, with_all: bool = False) -> dict[str, str]:
     That is the embedding, (B, C) in float32; where there is none or `with_all`, all outputs (B, ...) in float32 under
     their own names; empty where the runtime can't run the model.
     """
-    if len(found.inputs) > 1 or found.picture is None or found.picture.dtype != "float32":
+    if len(found.inputs) > 1 or found.picture is None or not found.picture.is_usual:
         return {}
     by_image = [
         one.name for one in found.outputs
@@ -50,8 +50,9 @@ def why_not(found: Survey) -> str:
     if len(found.inputs) > 1:
         others = ", ".join(one.name for one in found.inputs if one is not found.picture)
         return f"`embed` runs models with one input, and this one takes {others} too (--fix-input NAME=VALUE fixes one)"
-    if found.picture.dtype != "float32":
-        return f"`embed` gives pictures in float32, and this model takes {found.picture.dtype}"
+    if not (picture := found.picture).is_usual:
+        taken = f"{picture.dtype} ({', '.join(map(str, picture.shape))})"
+        return f"`embed` gives pictures in float32 (B, 3, H, W), and this model takes {taken}"
     return "none of the outputs is in float32, finite and by image (--embedding NAME adds one that is)"
 
 

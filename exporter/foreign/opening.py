@@ -86,7 +86,7 @@ def open_graph(
     if library is not None:
         _check_engine(spec, found, prefix)
         if found.is_dynamic and found.image_size is not None and found.picture is not None:
-            fixed = with_fixed_size(file, found.picture.name, found.image_size)
+            fixed = with_fixed_size(file, found.picture, found.image_size)
             return Opened.of(dataclasses.replace(file, model=fixed), work / "fixed", None, prefix)
     return Opened(found, probe, prefix)
 

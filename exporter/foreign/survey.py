@@ -56,8 +56,13 @@ class Tensor:
     @property
     def size(self) -> tuple[int | str, int | str]:
         """Height and width of pictures."""
-        height, width = self.shape[1:3] if self.has_channels_last else self.shape[2:4]
-        return height, width
+        height, width = self.size_axes
+        return self.shape[height], self.shape[width]
+
+    @property
+    def size_axes(self) -> tuple[int, int]:
+        """The axes of height and width of pictures."""
+        return (1, 2) if self.has_channels_last else (2, 3)
 
     @property
     def channels(self) -> int:
@@ -199,10 +204,10 @@ def refusal(one: Survey, prefix: int | None = None) -> str | None:
         near = one.found.near_misses[:1]
         missed = [f"; near to one of its own tokens: {miss.node}, {miss.reason}" for miss in near]
         return f"{_NO_KINDS[bad.kind]}: {_sizes_of(bad)}{''.join(missed)}"
-    if (bad := _larger_before(one)) is not None:
+    if len(others := _other_sizes(one)) >= len(one.backbone):
         return (
-            f"tokens become fewer from layer to layer (a pyramid, such as PVT): {_sizes_of(bad)}, and the "
-            f"{len(one.backbone)} layers that are alike have {one.backbone[0].tokens} tokens"
+            "layers have several numbers of tokens (a pyramid, such as PVT or PiT), and no number has most of them: "
+            f"{_sizes_of(others[0])}, {_sizes_of(one.backbone[0])}"
         )
     if (prefix if prefix is not None else one.prefix) is None:
         return (
@@ -230,11 +235,14 @@ def _sizes_of(one: Measured) -> str:
     return f"{one.site.name!r} has {one.queries} queries and {one.tokens} keys, mask {one.mask}"
 
 
-def _larger_before(one: Survey) -> Measured | None:
-    """An attention of more queries before the backbone, where the backbone is no more than half of all; else None."""
+def _other_sizes(one: Survey) -> list[Measured]:
+    """Self-attentions, and whatever comes before the backbone, whose queries are of another number than its tokens."""
     first = next(place for place, site in enumerate(one.sites) if site is one.backbone[0])
-    larger = [site for site in one.sites[:first] if site.queries > one.backbone[0].tokens]
-    return larger[0] if larger and 2 * len(one.backbone) <= len(one.sites) else None
+    tokens = one.backbone[0].tokens
+    return [
+        site for place, site in enumerate(one.sites)
+        if site.queries != tokens and (site.kind == "self" or place < first)
+    ]  # fmt: skip
 
 
 def feeds_for(one: Survey, size: tuple[int, int], batch: int, pixels: Array | None = None) -> Arrays:
@@ -287,9 +295,7 @@ def _measured(start: Survey, probe: Probe, sizes: list[tuple[int, int]]) -> Surv
             trouble = str(error)
             continue
         batch = len(feeds[start.picture.name])
-        sites = tuple(
-            _with_residual(_site(one, batch, shapes, known, types), batch, shapes) for one in own
-        )
+        sites = tuple(_with_residual(_site(one, batch, shapes, known, types), batch, shapes) for one in own)
         whole = Counter((one.heads, one.tokens, one.width) for one in sites if one.kind == "self")
         usual = max(whole, key=lambda key: whole[key], default=None)
         backbone = tuple(one for one in sites if one.kind == "self" and (one.heads, one.tokens, one.width) == usual)
@@ -368,8 +374,8 @@ def _above(sites: Sequence[Site]) -> list[gs.Node]:
     """The nodes that the sources of the sites are computed from, once each."""
     found: dict[int, gs.Node] = {}
     for site in sites:
-        for node in upstream(site.sources[0] if site.sources else site.query, lambda node: id(node) in found):
-            found[id(node)] = node
+        begin = site.sources[0] if site.sources else site.query
+        found.update((id(node), node) for node in [*upstream(begin, lambda node: id(node) in found)])
     return [*found.values()]
 
 
@@ -587,8 +593,8 @@ def _tensor(value: onnx.ValueInfoProto) -> Tensor:
 def _picture(inputs: Sequence[Tensor], graph: gs.Graph) -> Tensor | None:
     """The input that takes pictures; None if there is none.
 
-    (B, 3, H, W) in floating point is believed. Another number of channels, channels last or bytes may be something else,
-    such as a mask: they are pictures where a convolution makes patches.
+    (B, 3, H, W) in floating point is believed. Another number of channels, channels last or bytes may be something
+    else, such as a mask: they are pictures where a convolution makes patches.
     """
     maps = [one for one in inputs if len(one.shape) == 4]
     floats = [one for one in maps if one.dtype in FLOATS.values()]

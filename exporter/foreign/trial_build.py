@@ -76,6 +76,6 @@ def _ready(found: Survey) -> onnx.ModelProto:
     """The graph with a name of its own for each node, and a fixed picture size."""
     assert found.picture is not None
     assert found.image_size is not None
-    model = with_fixed_size(found.file, found.picture.name, found.image_size)
+    model = with_fixed_size(found.file, found.picture, found.image_size)
     name_nodes(model)
     return model
