@@ -201,8 +201,8 @@ def refusal(one: Survey, prefix: int | None = None) -> str | None:
         return f"{_NO_KINDS['windowed']}: {_sizes_of(bad)}"
     if not one.backbone:
         bad = min(one.sites, key=lambda site: [*_NO_KINDS].index(site.kind))
-        near = one.found.near_misses[:1]
-        missed = [f"; near to one of its own tokens: {miss.node}, {miss.reason}" for miss in near]
+        nearest = one.found.near_misses[:1]
+        missed = [f"; near to one of its own tokens: {miss.node}, {miss.reason}" for miss in nearest]
         return f"{_NO_KINDS[bad.kind]}: {_sizes_of(bad)}{''.join(missed)}"
     if len(others := _other_sizes(one)) >= len(one.backbone):
         return (
