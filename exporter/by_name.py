@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from exporter.command_line import export_parser, run_export
 from exporter.declaration import FileName, Option, Text, WordList, check_options, declared
-from exporter.foreign.request import CHECKS, ENGINE, PICTURES, WHAT, ForeignSpec
+from exporter.foreign.request import CHECKS, ENGINE, FLAG_OUTPUTS, PICTURES, WHAT, ForeignSpec
 from exporter.method_arguments import Method, remarks
 from exporter.methods.itae.options import GROUP as ITAE
 from exporter.steps import Progress
@@ -35,8 +35,10 @@ examples:
   python -m exporter --model timm:vit_base_patch16_224 --weights mine.safetensors --out mine.onnx
 The trace is compared with the library's own result, and the new file with the trace and ITAE in numpy, on every export.
 """
-OUTPUTS = ("embedding", "patch_tokens")
-NOT_OURS = ("onnx", "calibration", "embedding", "pooling", "prefix_tokens", "fix_input")
+TRACED = ("embedding", "patch_tokens")
+"""Outputs of the library's model."""
+OUTPUTS = (*TRACED, *FLAG_OUTPUTS)
+NOT_OURS = ("onnx", "calibration", "embedding", "pooling", "prefix_tokens", "fix_input", "add_outputs")
 """Options for a file of unknown origin that a library answers."""
 LIMIT = 1e-4
 """Largest difference of the trace to the library's eager result, as a share of the largest number where above 1."""
@@ -88,6 +90,18 @@ class ModelChoice:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if not self.traced:
+            raise UsageError(f"--outputs {','.join(self.outputs)}: add embedding or patch_tokens")
+
+    @property
+    def traced(self) -> tuple[str, ...]:
+        """Those of the outputs that the library's model gives."""
+        return tuple(name for name in self.outputs if name in TRACED)
+
+    @property
+    def flags(self) -> tuple[str, ...] | None:
+        """Those of the outputs that ITAE gives; None if there are none."""
+        return tuple(name for name in self.outputs if name in FLAG_OUTPUTS) or None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -109,7 +123,9 @@ def main(argv: Sequence[str]) -> int:
 def _export(a: argparse.Namespace, method: Method, progress: Progress) -> list[str]:
     choice = ModelChoice(**{name: getattr(a, name) for name in declared(ModelChoice)})
     options = {name: getattr(a, name) for name in declared(ForeignSpec) if name not in ("itae", *NOT_OURS)}
-    spec = ForeignSpec(onnx="traced.onnx", **options, itae=method.itae, calibration=method.calibration)
+    spec = ForeignSpec(
+        onnx="traced.onnx", **options, itae=method.itae, calibration=method.calibration, add_outputs=choice.flags
+    )
     for remark in remarks(a, method):
         progress.note(remark)
     result = export_by_name(choice, spec, progress)
@@ -141,8 +157,9 @@ def export_by_name(choice: ModelChoice, spec: ForeignSpec, progress: Progress) -
                 model = _load(choice, spec)
             _say(model, progress)
             with progress.step("trace", "PyTorch to ONNX"):
-                traced = trace.export_module(model.module, model.image_size, choice.outputs, work)
+                traced = trace.export_module(model.module, model.image_size, choice.traced, work)
                 fold_constants(traced)
+                traced = _whole(traced)
             with progress.step("eager", f"ONNX Runtime against {model.library}, eager"):
                 off = _check_trace(model, choice, traced)
                 progress.detail(f"differs by {off:.2g}, limit {LIMIT:g}")
@@ -167,10 +184,9 @@ def _load(choice: ModelChoice, spec: ForeignSpec) -> NamedModel:
     weights.quiet_libraries()
     if (limit := thread_limit()) is not None and torch.get_num_threads() > limit:
         torch.set_num_threads(limit)
-    size = (spec.image_size, spec.image_size) if isinstance(spec.image_size, int) else spec.image_size
     load = from_transformers.load if choice.model.startswith("hf:") else from_timm.load
-    model = load(choice.model, choice.weights, size)
-    model.module.choose(choice.pooling, choice.outputs, model.image_size, model.patch, model.name)
+    model = load(choice.model, choice.weights, spec.height_and_width)
+    model.module.choose(choice.pooling, choice.traced, model.image_size, model.patch, model.name)
     return model
 
 
@@ -211,6 +227,18 @@ def _text(numbers: tuple[float, float, float]) -> str:
     return ",".join(map(repr, numbers))
 
 
+def _whole(traced: Path) -> Path:
+    """The trace as one file, in a folder of its own, with external data only where 2 GiB are not enough."""
+    import onnx
+
+    from exporter.surgery.materialize import materialize
+
+    whole = traced.parent / "whole" / traced.name
+    whole.parent.mkdir()
+    materialize(onnx.load(traced, load_external_data=False), traced.parent, whole, f"{traced.name}.data")
+    return whole
+
+
 def _check_trace(model: NamedModel, choice: ModelChoice, traced: Path) -> float:
     """Compare the trace with the library's eager result on seeded noise.
 
@@ -229,9 +257,9 @@ def _check_trace(model: NamedModel, choice: ModelChoice, traced: Path) -> float:
     noise[1] *= 0.1
     with torch.inference_mode():
         eager = [one.numpy() for one in model.module(torch.from_numpy(noise))]
-    got = open_session(traced, Path(model.name)).run(list(choice.outputs), {"pixel_values": noise})
+    got = open_session(traced, Path(model.name)).run(list(choice.traced), {"pixel_values": noise})
     worst = 0.0
-    for name, want, have in zip(choice.outputs, eager, got, strict=True):
+    for name, want, have in zip(choice.traced, eager, got, strict=True):
         off = float(np.abs(want - have).max() / max(1.0, np.abs(want).max())) if want.shape == have.shape else np.inf
         if not off <= LIMIT:
             raise ParityError(

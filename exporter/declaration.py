@@ -83,7 +83,7 @@ class WordList(Form):
 
     def show(self, default: Any) -> str:  # noqa: ANN401
         """Words with commas between them."""
-        return ",".join(default)
+        return "" if default is None else ",".join(default)
 
 
 @dataclass(frozen=True)

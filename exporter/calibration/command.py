@@ -110,6 +110,11 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; gives its exit code."""
 
     def body() -> int:
+        if any(one == "--model" or one.startswith("--model=") for one in argv):
+            raise UsageError(
+                "calibrate --model: export the model once by --model NAME --no-itae --out plain.onnx, calibrate that "
+                "file by `calibrate --onnx plain.onnx`, and give the --config to --model"
+            )
         is_foreign = any(one == "--onnx" or one.startswith("--onnx=") for one in argv)
         arguments = parser(foreign=is_foreign).parse_args(argv)
         with limited_threads(arguments.threads):
@@ -171,8 +176,10 @@ def _loaded(
         return Blocks(loaded.model.to(a.device)), ours, spec.preprocessing(), a.batch
     from exporter.calibration.foreign_blocks import ForeignBlocks
     from exporter.foreign.opening import prepare
+    from exporter.foreign.own_manifest import with_own_manifest
     from exporter.foreign.stages import Stages
 
+    spec = with_own_manifest(spec, steps)
     prepared = prepare(spec, folder, steps)
     stages, found = Stages(prepared), prepared.found
     if not stages.goes_on:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -16,15 +17,17 @@ from exporter.foreign.delivered import Delivered
 from exporter.foreign.description import Made, Proven, describe, golden_sample, onnx_builder
 from exporter.foreign.embedding_output import EMBEDDING, finite, outputs_of, why_not
 from exporter.foreign.file_check import check_written
+from exporter.foreign.flag_outputs import add_flag_outputs
 from exporter.foreign.fused_layers import fused_layers, written_out
 from exporter.foreign.library_model import LibraryModel
 from exporter.foreign.opening import Opened, open_graph, say
 from exporter.foreign.operation import operate, save
 from exporter.foreign.plain import prove_plain
 from exporter.foreign.precision import finish, make_faster
-from exporter.foreign.probe import Arrays, open_session
+from exporter.foreign.probe import Array, Arrays, open_session
 from exporter.foreign.replica import Proof
 from exporter.foreign.request import ForeignSpec
+from exporter.foreign.uint8_pictures import NAME, as_images, normalized, take_uint8
 from exporter.methods.itae.options import ItaeConfig
 from exporter.steps import Progress
 from runtime.contract.atomic import cannot_write, work_folder
@@ -78,7 +81,7 @@ def _deliver(
             made = _built(proven, model, library, work, progress)
         else:
             data = save(model, opened.found.file, target, f"{spec.path.name}.data")
-            check_written(target, opened.found)
+            _gate(spec, target, opened)
             made = dataclasses.replace(made, data=data)
     what = "the file, its golden sample and its manifest" if proven.outputs else "the file alone"
     with progress.step("publish", f"{spec.path}: {what}"):
@@ -106,16 +109,22 @@ def _proven(
     names = [tensor.name for tensor in found.outputs]
     assert found.picture is not None
     assert found.image_size is not None
-    fixed = found.picture.shape[0]
+    fixed, picture = found.picture.shape[0], found.picture.name
     batch = fixed if isinstance(fixed, int) else spec.parity_samples
-    pictures = partial(replica.images_for, found, size=found.image_size, batch=batch)
+    size = found.image_size
     what = "no ITAE"
     if spec.itae is not None:
         what = f"ITAE in {len(spec.itae.layer_indices(len(found.backbone)))} of the layers"
     with progress.step("surgery", what):
-        data = save(_operated(opened, spec.itae), found.file, target, f"{spec.path.name}.data")
+        data = save(_operated(spec, opened), found.file, target, f"{spec.path.name}.data")
     with progress.step("gate", "onnx.checker, shape inference, ONNX Runtime"):
-        check_written(target, found)
+        _gate(spec, target, opened)
+    how = spec.preprocessing(found.image_size)
+    is_uint8 = spec.input == "uint8"
+
+    def pictures(number: int) -> Array:
+        pixels = replica.images_for(found, number, size, batch)
+        return normalized(as_images(pixels, how), how) if is_uint8 else pixels
 
     def run_operated(itae: ItaeConfig | None, feeds: Arrays) -> Arrays:
         place = target
@@ -123,7 +132,9 @@ def _proven(
             folder = target.parent / "other"
             folder.mkdir(exist_ok=True)
             place = folder / "model.onnx"
-            save(_operated(opened, itae), found.file, place, "model.onnx.data")
+            save(_with_itae(opened, itae), found.file, place, "model.onnx.data")
+        elif is_uint8:
+            feeds = {NAME: as_images(feeds[picture], how)}
         session = open_session(place, spec.path)
         return dict(zip(names, session.run(names, feeds), strict=True))
 
@@ -147,14 +158,50 @@ def _proven(
         )
     # An engine has no outputs beside those of its manifest.
     outputs = finite(outputs_of(untouched.found, with_all=is_engine), golden.outputs)
-    sample = golden_sample(found, outputs, feeds, golden) if outputs else None
-    return Proven(spec, found, probe, prefix, outputs, tuple(proofs), sample), data
+    if not outputs:
+        return Proven(spec, found, probe, prefix, outputs, tuple(proofs), None), data
+    outputs |= {name: name for name in spec.add_outputs or ()}
+    images = as_images(feeds[picture], how) if is_uint8 else None
+    sample = golden_sample(found, outputs, feeds, golden, images)
+    proven = Proven(spec, found, probe, prefix, outputs, tuple(proofs), sample)
+    if spec.add_outputs is not None:
+        precision = "fp16" if replica.precision_of(found) == "float16" else "fp32"
+        if failures := _failures(proven, target, spec.add_outputs, precision):
+            raise ParityError(f"the artifacts that the new file shows are not numpy's: {'; '.join(failures)}")
+    return proven, data
 
 
-def _operated(opened: Opened, itae: ItaeConfig | None) -> onnx.ModelProto:
-    """The model with ITAE in it; as it is for None."""
+def _failures(proven: Proven, path: Path, names: Iterable[str], precision: str) -> tuple[str, ...]:
+    """The differences of outputs of a written model to the golden sample, in clauses, beyond the precision's limits."""
+    sample, outputs = proven.sample, {name: proven.outputs[name] for name in names}
+    assert sample is not None
+    session = open_session(path, proven.spec.path)
+    got = session.run([*outputs.values()], {session.get_inputs()[0].name: sample.input})
+    return compare(dict(zip(outputs, got, strict=True)), sample, LIMITS[precision]).failures
+
+
+def _gate(spec: ForeignSpec, path: Path, opened: Opened) -> None:
+    check_written(path, opened.found, spec.add_outputs or (), NAME if spec.input == "uint8" else None)
+
+
+def _operated(spec: ForeignSpec, opened: Opened) -> onnx.ModelProto:
+    """The model as `spec` asks for it: with ITAE, further outputs, and pictures in uint8."""
+    model, found = _with_itae(opened, spec.itae), opened.found
+    assert found.picture is not None
+    assert found.image_size is not None
+    if spec.add_outputs is not None and spec.itae is not None:
+        add_flag_outputs(model, spec.add_outputs, found, spec.itae, opened.prefix)
+    if spec.input == "uint8":
+        take_uint8(model, found.picture.name, spec.preprocessing(found.image_size))
+    return model
+
+
+def _with_itae(opened: Opened, itae: ItaeConfig | None) -> onnx.ModelProto:
+    """The model with ITAE in it, a copy; as it is for None."""
     if itae is None:
-        return opened.found.file.model
+        plain = onnx.ModelProto()
+        plain.CopyFrom(opened.found.file.model)
+        return plain
     return operate(opened.found, opened.probe, itae, opened.prefix)
 
 
@@ -165,25 +212,22 @@ def _faster(proven: Proven, work: Path, progress: Progress) -> onnx.ModelProto:
         SurgeryError: the graph can't become half precision.
         ParityError: the results are off.
     """
-    spec, found, outputs, sample = proven.spec, proven.found, proven.outputs, proven.sample
+    spec, found = proven.spec, proven.found
     with progress.step("faster", f"scale on the queries{f', {spec.half}' if spec.half else ''}"):
         file, notes = make_faster(found, proven.probe, spec.half)
         notes.append("all tokens are computed in the last block: cls_only is for this program's own graphs")
         quick = Opened.of(file, work / "faster", found.image_size, proven.prefix)
         if [one.tokens for one in quick.found.backbone] != [one.tokens for one in found.backbone]:
             raise SurgeryError(f"--precision {spec.precision}: attention is not found again in the rewritten graph")
-        model = _operated(quick, spec.itae)
+        model = _operated(spec, quick)
         if spec.half != "bf16":
             finish(model, spec.half)
-        if sample is not None and found.picture is not None:
+        if proven.sample is not None:
             place = work / "faster" / "check.onnx"
             save(model, file, place, "check.onnx.data")
-            session = open_session(place, spec.path)
-            got = session.run([*outputs.values()], {found.picture.name: sample.input})
-            parity = compare(dict(zip(outputs, got, strict=True)), sample, LIMITS[spec.half or "fp32"])
-            if not parity.passed:
+            if failures := _failures(proven, place, proven.outputs, spec.half or "fp32"):
                 raise ParityError(
-                    f"with --precision {spec.half or 'fp32'} the graph is off: {'; '.join(parity.failures)}; try "
+                    f"with --precision {spec.half or 'fp32'} the graph is off: {'; '.join(failures)}; try "
                     f"{'bf16 or fp32' if spec.half == 'fp16' else 'fp32'}"
                 )
         if spec.half == "bf16":

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import onnx
 
+from exporter.foreign import uint8_pictures
 from exporter.foreign.embedding_output import EMBEDDING, is_pooled
-from exporter.foreign.probe import Arrays, Probe
+from exporter.foreign.probe import Array, Arrays, Probe
 from exporter.foreign.replica import Proof, Replica
-from exporter.foreign.request import ForeignSpec
+from exporter.foreign.request import FLAG_OUTPUTS, ForeignSpec
 from exporter.foreign.survey import Survey
 from runtime.contract.comparison import LIMITS
 from runtime.contract.errors import SurgeryError
@@ -72,15 +73,26 @@ class Made:
     not_replayed: str | None = None
 
 
-def golden_sample(found: Survey, outputs: Mapping[str, str], feeds: Arrays, golden: Replica) -> Golden:
-    """The golden sample: the inputs of the proof and their results by the untouched graph and numpy."""
+def golden_sample(
+    found: Survey, outputs: Mapping[str, str], feeds: Arrays, golden: Replica, pictures: Array | None = None
+) -> Golden:
+    """The golden sample: the inputs of the proof and their results by the untouched graph and numpy.
+
+    Args:
+        found: the survey of the untouched graph.
+        outputs: those that the runtime uses, the names of the file by its own.
+        feeds: the inputs of the untouched graph.
+        golden: its results.
+        pictures: the uint8 images that `feeds` were made of, if the new file takes them.
+    """
     assert found.picture is not None
-    values = {name: golden.outputs[in_file] for name, in_file in outputs.items()}
+    values = {name: golden.outputs[in_file] for name, in_file in outputs.items() if name not in FLAG_OUTPUTS}
     return Golden(
-        input=feeds[found.picture.name].astype(np.float32),
+        input=feeds[found.picture.name].astype(np.float32) if pictures is None else pictures,
         embedding=values.get(EMBEDDING),
         own={name: value for name, value in values.items() if name != EMBEDDING},
         flags=golden.flags,
+        artifact_norm=golden.norm.astype(np.float32) if "artifact_norm" in outputs else None,
         flag_distance=np.minimum(golden.distance, 1e30).astype(np.float32),
     )
 
@@ -121,17 +133,22 @@ def describe(proven: Proven, made: Made, called: Path) -> Manifest:
             batch=made.batch, hardware_compatibility="none" if is_engine else None,
             version_compatible=False if is_engine else None,
             method=NoMethod() if spec.itae is None else spec.itae.resolved(len(found.backbone)),
-            outputs=tuple(outputs), pooling=pooling, input="float32", pos_embed=None, workspace_mib=None,
+            outputs=tuple(outputs), pooling=pooling, input=spec.input, pos_embed=None, workspace_mib=None,
             parity_samples=len(sample.input),
         ),
         model=Backbone(
             size=file.path.stem, registers=max(0, proven.prefix - 1), patch=patch, width=width,
             heads=found.backbone[-1].heads, depth=len(found.backbone), weights=weights,
         ),
-        inputs=(TensorInfo(name=found.picture.name, dtype="float32", shape=(batch, 3, *size)),),
+        inputs=(
+            TensorInfo(name=uint8_pictures.NAME, dtype="uint8", shape=(batch, *size, 3))
+            if spec.input == "uint8"
+            else TensorInfo(name=found.picture.name, dtype="float32", shape=(batch, 3, *size)),
+        ),
         outputs=tuple(
             TensorInfo(
-                name=name, dtype="float32", shape=(batch, *values[name].shape[1:]),
+                name=name, dtype="bool" if values[name].dtype == np.bool_ else "float32",
+                shape=(batch, *values[name].shape[1:]),
                 in_file=None if in_file == name or is_engine else in_file,
             )
             for name, in_file in outputs.items()
@@ -160,9 +177,7 @@ def describe(proven: Proven, made: Made, called: Path) -> Manifest:
             file=file.path.name, sha256=file.sha256, producer=file.producer, opset=file.opset,
             form=found.backbone[-1].site.form, prefix=proven.prefix,
             grid=found.grid if found.grid and found.grid[0] * found.grid[1] == patches else None,
-            given=_given(spec), outputs=tuple(
-                one.name for one in found.outputs
-            ),
+            given=_given(spec), outputs=(*(one.name for one in found.outputs), *(spec.add_outputs or ())),
         ),
         versions={name: _version(name) for name in VERSIONS},
     )  # fmt: skip

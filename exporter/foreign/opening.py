@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 
 from exporter.foreign.as_engine import with_fixed_size
 from exporter.foreign.embedding_output import EMBEDDING, outputs_of, why_not, with_embedding
+from exporter.foreign.flag_outputs import check_flag_outputs
 from exporter.foreign.fused_layers import written_out
 from exporter.foreign.library_model import LibraryModel
 from exporter.foreign.onnx_file import OnnxFile, open_onnx
@@ -60,12 +61,17 @@ def open_graph(
         SurgeryError: ITAE can't be put into it.
         InputError: it can't be read or run.
     """
-    size = (spec.image_size, spec.image_size) if isinstance(spec.image_size, int) else spec.image_size
+    size = spec.height_and_width
     file = open_onnx(Path(spec.onnx))
     if any(node.name.startswith(f"{PREFIX}/layer") for node in file.model.graph.node):
         raise InputError(f"{file.path} has ITAE in it already: take the file that it was made from")
     if spec.calibration is not None and spec.calibration.weights_sha256 != file.sha256:
-        raise UsageError(f"--config was made for another file than {file.path}: make one with `calibrate --onnx`")
+        if by_name is None:
+            raise UsageError(f"--config was made for another file than {file.path}: make one with `calibrate --onnx`")
+        raise UsageError(
+            f"--config was made for another model than {by_name.name}: export it with --no-itae, and make one with "
+            "`calibrate --onnx` of that file"
+        )
     if spec.fix_input:
         file = dataclasses.replace(file, model=_with_fixed(file.model, spec.fix_input))
     found, probe = _survey(file, work / "probe", size, usual=True)
@@ -83,6 +89,7 @@ def open_graph(
         )
     if spec.itae is not None:
         spec.itae.layer_indices(len(found.backbone))
+    check_flag_outputs(spec.add_outputs or (), found)
     if library is not None:
         _check_engine(spec, found, prefix)
         if found.is_dynamic and found.image_size is not None and found.picture is not None:

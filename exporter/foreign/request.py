@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from exporter.declaration import FileName, Instance, Option, Sizes, Text, Whole, check_options
+from exporter.declaration import FileName, Instance, Option, Sizes, Text, Whole, WordList, check_options
 from exporter.image_processor import IMAGENET, Pictures, ResizeFilter, Three, pictures_of, read_processor
 from exporter.methods.itae.options import GROUP as ITAE
 from exporter.methods.itae.options import ItaeConfig
@@ -24,6 +24,8 @@ Precision = Literal["fp32", "fp16", "bf16"]
 Backend = Literal["auto", "tensorrt", "tensorrt-rtx"]
 ENGINE_SUFFIXES = (".engine", ".plan")
 MAX_BATCH = 65_535
+FLAG_OUTPUTS = ("artifact_mask", "artifact_norm")
+"""Outputs that ITAE offers."""
 
 
 def _three(option: str, text: str) -> Three:
@@ -99,6 +101,20 @@ class ForeignSpec:
         Pooling,
         Option("what of tokens (B, N, C) is the embedding: the CLS token, the mean patch token, or both", WHAT),
     ] = "cls"
+    add_outputs: Annotated[
+        tuple[str, ...] | None,
+        Option(
+            "outputs behind the file's own: artifact_mask, the patches that are flagged, and artifact_norm; (B, K, P), "
+            "K being the layers that ITAE works in",
+            WHAT,
+            WordList("LIST", FLAG_OUTPUTS),
+        ),
+    ] = None
+    input: Annotated[
+        Literal["float32", "uint8"],
+        Option("float32: pixel_values (B, 3, H, W), normalised; uint8: images (B, H, W, 3)", WHAT),
+    ] = "float32"
+    """uint8 is for a trace of a library's model: the inputs of a file that somebody else made stay."""
     prefix_tokens: Annotated[
         int | None,
         Option(
@@ -183,6 +199,13 @@ class ForeignSpec:
             raise UsageError(f"--out {out}: is the file that --onnx reads: name another")
         if self.itae is not None and self.itae.attenuation.kind == "none":
             raise UsageError("--attenuate none changes nothing, and a foreign graph's outputs stay as they are")
+        if self.add_outputs is not None:
+            if self.itae is None:
+                raise UsageError(f"the output {self.add_outputs[0]} needs ITAE, and --no-itae was given")
+            if self.itae.limit.kind == "positions" and "artifact_norm" in self.add_outputs:
+                raise UsageError(
+                    f"the output artifact_norm: --threshold {self.itae.threshold} looks at no norm; leave it out"
+                )
         own = (self.mean, self.std, self.resize_to, self.interpolation)
         if self.preprocessor is not None and (any(own) or self.fit != "crop"):
             raise UsageError(
@@ -197,6 +220,11 @@ class ForeignSpec:
     def path(self) -> Path:
         """`out` as a path."""
         return Path(self.out)
+
+    @property
+    def height_and_width(self) -> tuple[int, int] | None:
+        """H and W in pixels; None if they were not given."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
     @property
     def makes_engine(self) -> bool:
@@ -224,6 +252,12 @@ class ForeignSpec:
         Raises:
             InputError: the preprocessor's file can't be used.
         """
+        found = self._of_float32(size)
+        if self.input == "float32":
+            return found
+        return found.model_copy(update={"layout": "NHWC", "dtype": "uint8", "normalized_by": "graph"})
+
+    def _of_float32(self, size: tuple[int, int]) -> Preprocessing:
         if self.preprocessor is not None:
             told = self.pictures(size)
             return _preprocessing(size, told.fit, told.cover, told.mean, told.std, told.interpolation)

@@ -14,8 +14,10 @@ from named_models import CLASSIFIER, FAMILIES
 from torchvision_stand_in import torchvision_stand_in
 
 from exporter.__main__ import main
+from exporter.calibration.recommendation import to_json
 from exporter.models import from_transformers
 from runtime.__main__ import main as run_main
+from runtime.contract.manifest import read_manifest, sha256_file
 
 ATOL = 1e-4
 NONE_FLAGGED = ("--threshold", "ratio:50")
@@ -284,3 +286,74 @@ def test_what_timm_has_not_is_refused_in_one_line(timm, tmp_path, capsys):
         assert message in " ".join(err.split())
         assert err.count("\n") == 1
     assert [one.name for one in tmp_path.iterdir()] == ["mine.pth"]
+
+
+@pytest.fixture(scope="module")
+def plain_vit(tmp_path_factory):
+    """A model, its plain file, and a calibration of that file."""
+    folder = tmp_path_factory.mktemp("plain")
+    eager = named_models.save(folder / "vit", "vit", CLASSIFIER)
+    assert export(f"hf:{folder}/vit", folder / "plain.onnx", "--no-itae", "--outputs", "embedding") == 0
+    options = {"layers": "last", "source": "residual", "threshold": "ratio:1.1", "side": "high", "attenuate": "min"}
+    model = {"size": "plain.onnx", "weights": "onnx:plain.onnx", "sha256": sha256_file(folder / "plain.onnx")}
+    found = {"itae": options, "reason": "made", "model": {**model, "image_size": [64, 64]}, "figures": {}}
+    (folder / "itae.json").write_bytes(to_json({**found, "images": {"choosing": 1, "reporting": 1}}))
+    return folder, eager
+
+
+def test_the_plain_file_is_one_that_itae_goes_into(plain_vit, tmp_path, capsys):
+    folder, eager = plain_vit
+    plain, out = folder / "plain.onnx", tmp_path / "x.onnx"
+    pictures = images(3)
+    with torch.no_grad():
+        want = eager(torch.from_numpy(pictures)).last_hidden_state[:, 0]
+    np.testing.assert_allclose(results(plain, pictures)[0], want.numpy(), rtol=0, atol=ATOL)
+    assert run_main(["verify", str(plain)]) == 0
+    manifest = read_manifest(plain)
+    assert manifest.options.method.name == "none"
+    assert manifest.files.external_data is None
+    capsys.readouterr()
+    assert main(["--onnx", str(plain), "--out", str(out), "--config", str(folder / "itae.json")]) == 0
+    assert "are as plain.onnx.json says" in " ".join(capsys.readouterr().err.split())
+    new = read_manifest(out)
+    assert new.preprocessing == manifest.preprocessing
+    assert (new.options.method.threshold, new.calibration.reason) == ("ratio:1.1", "made")
+
+
+def test_uint8_pictures_and_artifacts_are_those_of_the_library(plain_vit, tmp_path):
+    folder, eager = plain_vit
+    out = tmp_path / "x.onnx"
+    words = ("--config", str(folder / "itae.json"), "--input", "uint8", "--outputs", "embedding,artifact_mask")
+    assert export(f"hf:{folder}/vit", out, *words) == 0
+    manifest = read_manifest(out)
+    assert manifest.input.model_dump()["dtype"] == "uint8"
+    assert manifest.calibration.reason == "made"
+    check_proof(json.loads((tmp_path / "x.onnx.json").read_text()))
+    random = np.random.default_rng(3)
+    pictures = random.integers(0, 256, (6, 64, 64, 3), np.uint8)
+    pictures[:3] = 128  # all patches alike but for their place
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        found = eager((pixels - 0.5) / 0.25, output_hidden_states=True)
+    norm = found.hidden_states[-2][:, 1:].norm(dim=-1)  # what enters the last layer
+    middle = norm.quantile(0.5, dim=1, keepdim=True)
+    flags = (norm > 1.1 * middle).numpy()
+    embedding, mask = results(out, pictures)
+    np.testing.assert_array_equal(mask[:, 0], flags)
+    assert flags.any()
+    assert not flags.all(1).any()
+    moved = np.abs(embedding - found.last_hidden_state[:, 0].numpy()).max(axis=1)
+    assert (moved[~flags.any(1)] < ATOL).all()
+    assert (moved[flags.any(1)] > 10 * ATOL).all()
+    assert run_main(["verify", str(out)]) == 0
+
+
+def test_calibrate_says_how_a_model_by_its_name_is_calibrated(tmp_path, capsys):
+    words = ["calibrate", "--model", "hf:./vit", "--images", str(tmp_path), "--out", str(tmp_path / "itae.json")]
+    assert main(words) == 2
+    assert "export the model once by --model NAME --no-itae" in capsys.readouterr().err
+
+
+def test_artifacts_alone_are_no_model(tmp_path, capsys):
+    assert export("hf:./vit", tmp_path / "x.onnx", "--outputs", "artifact_mask") == 2
+    assert "add embedding or patch_tokens" in capsys.readouterr().err

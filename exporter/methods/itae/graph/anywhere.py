@@ -24,6 +24,10 @@ from exporter.surgery.edit import Editor, Shape
 
 ALL = np.iinfo(np.int64).max
 _ONE = np.array([1], np.int64)
+FLAGGED = "flagged"
+"""The name of the patches that the threshold flags, (B, P) bool, in a layer where artifacts are found."""
+PATCH_NORM = "patch_norm"
+"""The name of the patches' norms, (B, P) float32, in the same layer."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def _artifacts(edit: Editor, place: Place, itae: ItaeConfig, which: Patches) -> 
     norm = norms_of(edit, place.vectors, place.heads, tokens)
     batch = norm.shape[0]
     shape = (batch, "patches")
-    patches = _part(edit, norm, "patch_norm", prefix, which.stop, shape)
+    patches = _part(edit, norm, PATCH_NORM, prefix, which.stop, shape)
     flags = _flagged(edit, patches, itae, batch)
     ones = _cast(edit, flags, np.float32, "flags_float32")
     every = edit.node("ReduceMin", [ones, _ONE], "every_patch", dtype=np.float32, shape=(batch, 1), keepdims=1)
@@ -188,15 +192,16 @@ def _flagged(edit: Editor, norm: gs.Tensor, itae: ItaeConfig, batch: int | str) 
         divisor = edit.node("Add", [spread, EPSILON], "divisor", dtype=np.float32, shape=one)
         scored = edit.node("Div", [off, divisor], "score", dtype=np.float32, shape=shape)
     found = []
+    high, low = ("high", "low") if itae.side == "both" else (FLAGGED, FLAGGED)
     if itae.side in ("high", "both"):
-        found.append(edit.node("Greater", [scored, upper], "high", dtype=bool, shape=shape))
+        found.append(edit.node("Greater", [scored, upper], high, dtype=bool, shape=shape))
     if itae.side in ("low", "both"):
         if itae.limit.kind == "absolute":  # at the threshold counts as low
             above = edit.node("Greater", [scored, lower], "not_low", dtype=bool, shape=shape)
-            found.append(edit.node("Not", [above], "low", dtype=bool, shape=shape))
+            found.append(edit.node("Not", [above], low, dtype=bool, shape=shape))
         else:
-            found.append(edit.node("Less", [scored, lower], "low", dtype=bool, shape=shape))
-    return found[0] if len(found) == 1 else edit.node("Or", found, "flags", dtype=bool, shape=shape)
+            found.append(edit.node("Less", [scored, lower], low, dtype=bool, shape=shape))
+    return found[0] if len(found) == 1 else edit.node("Or", found, FLAGGED, dtype=bool, shape=shape)
 
 
 def _median(edit: Editor, values: gs.Tensor, name: str, batch: int | str) -> gs.Tensor:
