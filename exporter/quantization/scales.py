@@ -4,17 +4,18 @@ One scale for all channels of an activation is coarse where few channels are lar
 DINOv2 are. So a factor for each channel moves from a norm's gain to the rows of the weights that read it (SmoothQuant,
 arXiv 2211.10438), and the range may be narrower than the largest value. Both are chosen by the error that they leave in
 the layers' results, relative to each token's own result: a token with massive numbers counts as much as any other.
+Weights are then rounded one input channel after the other, `exporter.quantization.compensated_rounding`.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from exporter.quantization.compensated_rounding import Moments, round_to_int8
 from exporter.quantization.observation import Seen
 from exporter.surgery.quantize_linears import LEVELS, Group, QuantizedGroup, QuantizedLayer
 
@@ -26,16 +27,7 @@ RANGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 SMALLEST = 1e-8
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """A group in int8, and the error that is expected of it."""
-
-    group: QuantizedGroup
-    error: float
-    """Mean squared error of the results as a share of their square, over tokens."""
-
-
-def choose(group: Group, seen: Mapping[str, Seen], values: Mapping[str, Float32]) -> Chosen:
+def choose(group: Group, seen: Mapping[str, Seen], values: Mapping[str, Float32]) -> QuantizedGroup:
     """The int8 form of a group.
 
     Args:
@@ -49,18 +41,18 @@ def choose(group: Group, seen: Mapping[str, Seen], values: Mapping[str, Float32]
     }
     strengths = STRENGTHS if group.gain is not None else STRENGTHS[:1]
     tried = [_try(_factors(strength, seen, matrices), seen, matrices) for strength in strengths]
-    error, factors, scales = min(tried, key=lambda one: one[0])
-    layers = {
-        layer.weight: _layer(
-            values[layer.weight], None if layer.bias is None else values[layer.bias], factors, scales[name], seen[name]
-        )
-        for name, some in group.layers.items()
-        for layer in some
-    }
+    _, factors, scales = min(tried, key=lambda one: one[0])
+    layers = {}
+    for name, some in group.layers.items():
+        read = _Read(seen[name], factors, scales[name], matrices[name])
+        for layer in some:
+            layers[layer.weight] = _layer(
+                values[layer.weight], None if layer.bias is None else values[layer.bias], read
+            )
     if group.gain is None or group.shift is None:
-        return Chosen(QuantizedGroup(scales, layers), error)
+        return QuantizedGroup(scales, layers)
     gain, shift = (np.asarray(values[name] / factors, np.float32) for name in (group.gain, group.shift))
-    return Chosen(QuantizedGroup(scales, layers, gain, shift), error)
+    return QuantizedGroup(scales, layers, gain, shift)
 
 
 def _factors(strength: float, seen: Mapping[str, Seen], matrices: Mapping[str, Float32]) -> Float32:
@@ -92,27 +84,39 @@ def _try(
             off = np.square(moved - _rounded(moved, scale)) @ power
             tried.append((float((off / signal).mean()), scale))
         least, scales[name] = min(tried)
-        rounded = _quantized(weight)
-        lost = np.square(weight - rounded[0] * rounded[1]).sum(axis=1)  # (C,)
+        scales_of_weight = _scales(weight)
+        lost = np.square(weight - np.rint(weight / scales_of_weight) * scales_of_weight).sum(axis=1)  # (C,)
         error += least + float((np.square(moved) @ lost / signal).mean())
     return error / len(matrices), factors, scales
 
 
-def _layer(weight: Float32, bias: Float32 | None, factors: Float32, scale: float, seen: Seen) -> QuantizedLayer:
+class _Read:
+    """What layers read once it is int8."""
+
+    def __init__(self, seen: Seen, factors: Float32, scale: float, matrix: Float32) -> None:
+        """`matrix` (C_in, C_out) has the weights of all layers that read it."""
+        self.factors = factors
+        self.mean = seen.mean
+        self.rounded_mean = _rounded(np.concatenate(seen.ordinary) / factors, scale).mean(axis=0)
+        tokens = _rounded(seen.tokens / factors, scale)
+        signal = np.square(tokens) @ np.square(matrix * factors[:, None]).sum(axis=1)  # (n,)
+        self.moments = Moments.of(tokens / np.sqrt(signal + signal.mean() * 1e-3)[:, None])
+
+
+def _layer(weight: Float32, bias: Float32 | None, read: _Read) -> QuantizedLayer:
     """The int8 form of a layer; its bias takes what rounding changes in the mean."""
-    whole, scales = _quantized(weight * factors[:, None])
+    moved = weight * read.factors[:, None]
+    scales = _scales(moved)
+    whole = round_to_int8(moved, scales, read.moments)
     if bias is None:
         return QuantizedLayer(whole, scales, None)
-    tokens = np.concatenate(seen.ordinary)
-    mean = _rounded(tokens / factors, scale).mean(axis=0)
-    change = seen.mean @ weight - mean @ (whole * scales)
+    change = read.mean @ weight - read.rounded_mean @ (whole * scales)
     return QuantizedLayer(whole, scales, np.asarray(bias.reshape(-1) + change, np.float32))
 
 
-def _quantized(weight: Float32) -> tuple[npt.NDArray[np.int8], Float32]:
-    """int8 values (C_in, C_out) and their scales (C_out,)."""
-    scales = np.maximum(np.abs(weight).max(axis=0), SMALLEST) / LEVELS
-    return np.rint(weight / scales).astype(np.int8), np.asarray(scales, np.float32)
+def _scales(weight: Float32) -> Float32:
+    """(C_out,): of int8 values of a matrix (C_in, C_out)."""
+    return np.asarray(np.maximum(np.abs(weight).max(axis=0), SMALLEST) / LEVELS, np.float32)
 
 
 def _rounded(values: Float32, scale: float) -> Float32:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ import onnx
 from onnx import numpy_helper
 
 from exporter.intake import Intake, Pixels
-from exporter.quantization.figures import Figures, compare
+from exporter.quantization.figures import Figures, compare, cosines
 from exporter.quantization.observation import Seen, observe
 from exporter.quantization.scales import choose, needed
 from exporter.surgery import runner
 from exporter.surgery.edit import import_graph
 from exporter.surgery.materialize import materialize
-from exporter.surgery.quantize_linears import Group, find_groups, quantize_linears
+from exporter.surgery.quantize_linears import Group, QuantizedGroup, find_groups, quantize_linears
 from runtime.contract.errors import InputError, ParityError
 from runtime.contract.manifest import Quantization
 
@@ -31,9 +31,12 @@ MARGIN = 1.5
 exporter/DECISIONS.md."""
 MOST_LEFT = 0.5
 """Share of the groups that may stay float32; a model that needs more is better exported in bf16."""
+SENSITIVE_PICTURES = 4
+"""Pictures by which each group's share of the loss is measured. They are of the half that chooses the scales."""
 TOGETHER = 2
 """Pictures in a batch while layers are observed: all that they read is held at once."""
 
+Float32 = npt.NDArray[np.float32]
 Open = Callable[[Path], Any]
 """Opens a model in ONNX Runtime."""
 Say = Callable[[str], None]
@@ -82,15 +85,36 @@ def quantize(
     for number, group in enumerate(groups, 1):
         say(f"choosing scales, {number} of {len(groups)}")
         chosen.append(choose(group, seen, {name: values[name] for name in needed(group)}))
-    wanted = _embeddings(open_model(exact), pictures)
-    order = sorted(range(len(groups)), key=lambda index: -chosen[index].error)
+    del seen
+    path = folder / "model.onnx"
 
-    def attempt(left: int) -> tuple[Figures, Path, Path | None]:
+    def write(some: Iterable[QuantizedGroup]) -> Path | None:
+        """Write the model with these groups in int8 to `path`; returns its external weights."""
+        rewritten, _ = runner.run(exact, [partial(quantize_linears, groups=tuple(some))])
+        return materialize(rewritten, exact.parent, path, data_name)
+
+    def loss_of(group: QuantizedGroup, images: Pixels, wanted: Float32) -> float:
+        """Mean distance, 1 - cosine, with this group alone in int8."""
+        write([group])
+        return float((1 - cosines(wanted, _embeddings(open_model(path), [images]))).mean())
+
+    @cache
+    def order() -> list[int]:
+        """The groups, those that lose most first; measured only where not all can be int8."""
+        images = next(intake.batches(0)).pixels[:SENSITIVE_PICTURES]
+        wanted = _embeddings(open_model(exact), [images])
+        losses = []
+        for number, group in enumerate(chosen, 1):
+            say(f"measuring what each group loses, {number} of {len(groups)}")
+            losses.append(loss_of(group, images, wanted))
+        return sorted(range(len(groups)), key=lambda index: -losses[index])
+
+    wanted = _embeddings(open_model(exact), pictures)
+
+    def attempt(left: int) -> Attempt:
         """The figures with the `left` worst groups in float32, and the model."""
-        kept = [one.group for index, one in enumerate(chosen) if index not in order[:left]]
-        path = folder / "model.onnx"
-        rewritten, _ = runner.run(exact, [partial(quantize_linears, groups=kept)])
-        data = materialize(rewritten, exact.parent, path, data_name)
+        worst = order()[:left] if left else []
+        data = write(group for index, group in enumerate(chosen) if index not in worst)
         figures = compare(wanted, _embeddings(open_model(path), pictures))
         say(f"{left} of {len(groups)} groups in float32: worst cosine {figures.worst_cosine:.5f}")
         return figures, path, data
@@ -104,7 +128,7 @@ def quantize(
             "use --precision bf16 or fp32, or allow a smaller --min-cosine"
         )
     layers = [[one.weight for some in group.layers.values() for one in some] for group in groups]
-    exact_layers = tuple(name for index in sorted(order[:left]) for name in layers[index])
+    exact_layers = tuple(name for index in sorted(order()[:left] if left else []) for name in layers[index])
     record = Quantization(
         calibrated=calibrated,
         checked=checked,
@@ -143,7 +167,7 @@ def _fewest(attempt: Callable[[int], Attempt], most: int, enough: float) -> tupl
     return (high, *(found if best == high else attempt(high)))
 
 
-class _Values(dict[str, npt.NDArray[np.float32]]):
+class _Values(dict[str, Float32]):
     """The weights of a model by name, each read when it is wanted and not kept."""
 
     def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
@@ -151,7 +175,7 @@ class _Values(dict[str, npt.NDArray[np.float32]]):
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self._folder = folder
 
-    def __missing__(self, name: str) -> npt.NDArray[np.float32]:
+    def __missing__(self, name: str) -> Float32:
         return np.asarray(numpy_helper.to_array(self._tensors[name], base_dir=str(self._folder)), np.float32)
 
 
@@ -178,7 +202,7 @@ def _observe(exact: Path, groups: Sequence[Group], intake: Intake, open_model: O
     return observe(session, names, pieces()), pictures
 
 
-def _embeddings(session: Any, pictures: Sequence[Pixels]) -> npt.NDArray[np.float32]:  # noqa: ANN401
+def _embeddings(session: Any, pictures: Sequence[Pixels]) -> Float32:  # noqa: ANN401
     (given,) = (one.name for one in session.get_inputs())
     return np.concatenate([session.run(["embedding"], {given: batch})[0] for batch in pictures])
 

@@ -7,10 +7,13 @@ import numpy as np
 import onnx
 import pytest
 from calibration_pictures import write_calibration_pictures
+from onnx import numpy_helper
+from safetensors.torch import load_file, save_file
 
 from exporter import ExportSpec, export
 from exporter.__main__ import main
 from exporter.models.architecture import Architecture
+from exporter.models.weights import random_tensors
 from exporter.quantization import within_limit
 from exporter.quantization.figures import compare
 from exporter.result import summary
@@ -78,6 +81,40 @@ def test_a_limit_that_int8_cannot_keep_is_refused_with_figures_and_nothing_is_wr
     with pytest.raises(ParityError, match=r"does not keep --min-cosine 0.9999999: .* cosine 0\.99\d+, the"):
         export(spec, Progress(quiet=True))
     assert list(tmp_path.iterdir()) == []
+
+
+def planted(folder: Path) -> Path:
+    """Weights in which one hidden unit of each MLP has massive numbers, which no norm can hand over.
+
+    What the first block makes of that hardly counts: its LayerScale is small.
+    """
+    tensors = random_tensors(ARCH, 0)
+    for block, factor in ((0, 4000.0), (1, 1000.0)):
+        for name in ("weight", "bias"):
+            tensors[f"blocks.{block}.mlp.fc1.{name}"][7] *= factor
+        tensors[f"blocks.{block}.mlp.fc2.weight"][:, 7] /= factor
+    tensors["blocks.0.ls2.gamma"] *= 1e-3
+    path = folder / "planted.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+def test_the_layer_that_loses_most_goes_back_to_float32_and_the_manifest_names_it(pictures, tmp_path):
+    weights = planted(tmp_path)
+    spec = ExportSpec(
+        tmp_path / "m.onnx",
+        calibrate_images=pictures,
+        calibrate_limit=32,
+        min_cosine=0.99,
+        **{**OPTIONS, "weights": str(weights)},
+    )
+    figures = export(spec, Progress(quiet=True)).manifest.quantization
+    (layer,) = figures.float32_layers
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(spec.path).graph.initializer}
+    np.testing.assert_array_equal(stored[layer], load_file(weights)["blocks.1.mlp.fc2.weight"].T)
+    assert figures.int8_layers == 11
+    assert figures.worst_cosine >= 1 - 0.01 / within_limit.MARGIN
+    assert verify(spec.path, "cpu").passed
 
 
 def test_too_few_pictures_are_counted(pictures, tmp_path):
