@@ -31,7 +31,7 @@ class Moments:
 
     @classmethod
     def of(cls, tokens: Float32) -> Moments:
-        """Of what a layer reads, (n, C)."""
+        """Compute them from what a layer reads, (n, C)."""
         moments = (tokens.T @ tokens / len(tokens)).astype(np.float64)
         power = np.diagonal(moments)
         order = np.argsort(-power, kind="stable")
