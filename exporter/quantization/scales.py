@@ -44,7 +44,7 @@ def choose(group: Group, seen: Mapping[str, Seen], values: Mapping[str, Float32]
     _, factors, scales = min(tried, key=lambda one: one[0])
     layers = {}
     for name, some in group.layers.items():
-        read = _Read(seen[name], factors, scales[name], matrices[name])
+        read = _Input(seen[name], factors, scales[name], matrices[name])
         for layer in some:
             layers[layer.weight] = _layer(
                 values[layer.weight], None if layer.bias is None else values[layer.bias], read
@@ -90,8 +90,8 @@ def _try(
     return error / len(matrices), factors, scales
 
 
-class _Read:
-    """What layers read once it is int8."""
+class _Input:
+    """The input of layers, rounded to int8."""
 
     def __init__(self, seen: Seen, factors: Float32, scale: float, matrix: Float32) -> None:
         """`matrix` (C_in, C_out) has the weights of all layers that read it."""
@@ -103,7 +103,7 @@ class _Read:
         self.moments = Moments.of(tokens / np.sqrt(signal + signal.mean() * 1e-3)[:, None])
 
 
-def _layer(weight: Float32, bias: Float32 | None, read: _Read) -> QuantizedLayer:
+def _layer(weight: Float32, bias: Float32 | None, read: _Input) -> QuantizedLayer:
     """The int8 form of a layer; its bias takes what rounding changes in the mean."""
     moved = weight * read.factors[:, None]
     scales = _scales(moved)
