@@ -5,8 +5,13 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,3 +116,54 @@ def test_a_run_whose_actors_tasks_and_machine_die_has_the_same_rows(tiny, many, 
 @pytest.mark.parametrize("on_gpus", [False, True], ids=["cpu", "as-on-gpus"])
 def test_ten_runs_whose_actors_tasks_and_machines_die_have_the_same_rows(on_gpus, tiny, many, tmp_path, capsys):
     embed_and_kill(10, tiny, many, tmp_path, capsys, on_gpus=on_gpus)
+
+
+def marked(mark: str) -> list[str]:
+    """Command lines of all processes with this text in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and mark.encode() in (entry / "environ").read_bytes():
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return found
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
+    ids=lambda number: number.name,
+)
+def test_what_the_command_wrote_before_it_was_killed_stays_and_the_next_goes_on(number, tiny, many, tmp_path, capsys):
+    scratch = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))  # a socket's path must be short
+    out = tmp_path / "store"
+    words = ["embed", str(tiny), str(many), "--out", str(out)]
+    code = f"{SMALL}; from runtime.__main__ import main; raise SystemExit(main())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words, "--ray", "local"],
+        env={**os.environ, "TMPDIR": str(scratch)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(lambda: process.poll() is not None or (out / "part-00000.parquet").exists())
+        process.send_signal(number)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == (-number if number == signal.SIGKILL else 130), err
+        wait_until(lambda: not marked(str(scratch)), 120)  # Ray's own look for it every few seconds
+        if number != signal.SIGKILL:
+            assert "interrupted; the same command goes on" in err
+            assert list(scratch.iterdir()) == []
+    finally:
+        process.kill()
+        shutil.rmtree(scratch)
+    assert main([*words, "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert 0 < summary["present"] < IMAGES
+    assert summary["embedded"] + summary["present"] == IMAGES
+    assert main(["embed", str(tiny), str(many), "--out", str(tmp_path / "one")]) == 0
+    assert rows(out).keys() == rows(tmp_path / "one").keys()
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
