@@ -27,7 +27,9 @@ COMPUTE = "what the model computes in; bf16 for an fp32 file takes --provider op
 
 
 def path(argument: str) -> Path:
-    """Return a path; raises argparse's error if it is empty."""
+    """Return a path; raises argparse's error if it is empty or a URL."""
+    if "://" in argument:  # as a path it would be a folder `s3:` in the current one
+        raise argparse.ArgumentTypeError(f"{argument} is a URL: give a path; only the IMAGES of `embed` may be URLs")
     return Path(text(argument))
 
 

@@ -123,14 +123,19 @@ LIST_BESIDE_TAR = ("photos", "some.txt", "0.tar", "0.tar")
 
 
 @pytest.mark.parametrize(
-    ("names", "on_gpus"),
-    [(FOLDERS_TARS_PARQUET, False), (LIST_BESIDE_TAR, False), (FOLDERS_TARS_PARQUET, True)],
-    ids=["apart", "together", "as-on-gpus"],
+    ("names", "scheme", "on_gpus"),
+    [
+        (FOLDERS_TARS_PARQUET, "", False),
+        (LIST_BESIDE_TAR, "", False),
+        (FOLDERS_TARS_PARQUET, "", True),
+        (FOLDERS_TARS_PARQUET, "file://", False),
+    ],
+    ids=["apart", "together", "as-on-gpus", "remote"],
 )
 def test_rows_counts_and_errors_are_those_of_one_machine(
-    names, on_gpus, driver, sources, tiny, tmp_path, capsys
+    names, scheme, on_gpus, driver, sources, tiny, tmp_path, capsys
 ) -> None:
-    places = [sources / name for name in names]
+    places = [f"{scheme}{sources / name}" for name in names]
     expected = on_one_machine(capsys, tiny, *places, "--out", tmp_path / "one")
     with driver.as_on_gpus() if on_gpus else contextlib.nullcontext():
         got = summary(driver.run("embed", tiny, *places, "--out", tmp_path / "ray", "--ray", "auto", "--json"))
