@@ -101,6 +101,7 @@ def load(spec: ExportSpec) -> LoadedModel:
     if (limit := thread_limit()) is not None and torch.get_num_threads() > limit:
         torch.set_num_threads(limit)
     loaded = weights.load(spec.backbone, spec.weights)
+    loaded.check_grid(spec.facts.grid, spec.backbone.patch)
     position.bake_position_embedding(loaded.model, spec.facts.grid, spec.backbone, spec.pos_embed)
     return loaded
 

@@ -33,6 +33,21 @@ class LoadedModel:
     model: torch.nn.Module
     """A DINOv2 of transformers, float32, in eval mode, its position embedding as trained."""
     origin: Weights
+    only_grid: int | None = None
+    """Side, in patches, of the one square grid that the position embedding is of, if it was resized already."""
+
+    def check_grid(self, grid: tuple[int, int], patch: int) -> None:
+        """Refuse a grid that the position embedding is not of, where it can't be resized any more.
+
+        Raises:
+            WeightsError: it is of another.
+        """
+        side = self.only_grid
+        if side is not None and grid != (side, side):
+            raise WeightsError(
+                f"{self.origin.source}: its position embedding was resized to {side}x{side} patches already, and is "
+                f"exact there alone: give --image-size {side * patch}"
+            )
 
 
 def load(arch: Architecture, weights: str) -> LoadedModel:
@@ -79,7 +94,8 @@ def _from_onnx(arch: Architecture, path: Path) -> LoadedModel:
     onnx_weights.check(held, model, arch)
     notes = (*held.notes, *found.notes)
     sha256 = hash_parameters(found.parameters)
-    return LoadedModel(model, Weights(kind="path", source=str(path), revision=None, sha256=sha256, notes=notes))
+    origin = Weights(kind="path", source=str(path), revision=None, sha256=sha256, notes=notes)
+    return LoadedModel(model, origin, held.grid if held.grid != arch.trained_grid else None)
 
 
 def build_model(arch: Architecture, parameters: Tensors) -> torch.nn.Module:
