@@ -38,9 +38,13 @@ def load(name: str, weights: str, image_size: tuple[int, int] | None) -> NamedMo
     """
     rest = name.removeprefix("hf:")
     is_local = rest.startswith(("/", ".", "~"))
-    folder = (
-        _local(Path(rest).expanduser()) if is_local else hub.fetch(rest, lambda path: _config(path, name), PROCESSORS)
-    )
+    if is_local:
+        folder = _local(Path(rest).expanduser())
+    else:
+        folder = hub.fetch(
+            rest, lambda path: _class_of(_config(path, name), name), PROCESSORS,
+            option="--model", with_weights=weights == "auto",
+        )  # fmt: skip
     revision = None if is_local else folder.name
     config = _config(folder / "config.json", name)
     kind = _class_of(config, name)

@@ -34,31 +34,42 @@ def load(arch: Architecture, reference: str) -> tuple[checkpoint.Entries, str]:
     return checkpoint.read_checkpoint(found), found.name  # the cache calls a snapshot's folder after its commit
 
 
-def fetch(reference: str, check: Callable[[Path], None], others: Sequence[str] = ()) -> Path:
-    """The folder of `REPO[@REVISION]` in the hub's cache, with its weights.
+def fetch(
+    reference: str,
+    check: Callable[[Path], None],
+    others: Sequence[str] = (),
+    *,
+    option: str = "--weights",
+    with_weights: bool = True,
+) -> Path:
+    """The folder of `REPO[@REVISION]` in the hub's cache.
 
     Args:
         reference: the repository and its revision.
         check: is given `config.json`, before the weights are downloaded.
-        others: further files, which are downloaded if the repository has them.
+        others: files of which the first that the repository has is downloaded too.
+        option: the option that names the repository, for messages.
+        with_weights: whether the weights are needed too.
 
     Raises:
         UsageError: that is not the name of a repository.
         WeightsError: it can't be had; or what `check` raises.
     """
     repository, _, revision = reference.partition("@")
-    found = _cached(repository, revision)
+    found = _cached(repository, revision, _is_whole if with_weights else _has_config)
     if found is None:
-        config = _download(repository, revision, "config.json")
+        config = _download(repository, revision, "config.json", option)
         check(config)
         found = config.parent
-        _download_weights(repository, found.name)
+        if with_weights:
+            _download_weights(repository, found.name, option)
     elif (found / "config.json").is_file():
         check(found / "config.json")
-    for name in others:
-        if not (found / name).exists():
+    if not any((found / name).exists() for name in others):
+        for name in others:
             with contextlib.suppress(WeightsError):
-                _download(repository, found.name, name)
+                _download(repository, found.name, name, option)
+                break
     return found
 
 
@@ -82,14 +93,14 @@ def snapshot(folder: Path) -> Path | None:
     return found
 
 
-def _cached(repository: str, revision: str) -> Path | None:
-    """The snapshot of a repository in the hub's cache, if all its weights are there; else None."""
+def _cached(repository: str, revision: str, is_enough: Callable[[Path], bool]) -> Path | None:
+    """The snapshot of a repository in the hub's cache, if what is needed of it is there; else None."""
     folder = Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     try:
         if not (_REPOSITORY.fullmatch(folder.name) and folder.is_dir()):
             return None
         found = _snapshot(folder, revision or "main")
-        return found if found is not None and _is_whole(found) else None
+        return found if found is not None and is_enough(found) else None
     except OSError:  # another user's cache: the download says what is wrong
         return None
 
@@ -108,6 +119,10 @@ def _snapshot(folder: Path, revision: str) -> Path | None:
     return all_of_them[0] if revision == "main" and not ref.exists() and len(all_of_them) == 1 else None
 
 
+def _has_config(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
 def _is_whole(folder: Path) -> bool:
     """Whether a snapshot has weights, and if these are in shards, all of them."""
     for name in checkpoint.FOLDER_FILES:
@@ -118,16 +133,16 @@ def _is_whole(folder: Path) -> bool:
     return False
 
 
-def _download_weights(repository: str, commit: str) -> None:
+def _download_weights(repository: str, commit: str, option: str) -> None:
     """Download the weights of a commit: one safetensors file, else shards, else PyTorch's files."""
     single, index = "model.safetensors", "model.safetensors.index.json"
     for name in (single, index, "pytorch_model.bin", "pytorch_model.bin.index.json"):
         try:
-            path = _download(repository, commit, name)
+            path = _download(repository, commit, name, option)
         except _NoSuchFileError:
             continue
         for shard in checkpoint.shards_of(path) if name.endswith(".json") else ():
-            _download(repository, commit, shard)
+            _download(repository, commit, shard, option)
         return
     raise WeightsError(f"{repository}@{commit} on the Hugging Face hub has no {single} or pytorch_model.bin")
 
@@ -136,12 +151,12 @@ class _NoSuchFileError(WeightsError):
     """The repository has no file of this name."""
 
 
-def _download(repository: str, revision: str, filename: str) -> Path:
+def _download(repository: str, revision: str, filename: str, option: str) -> Path:
     name = f"{repository}@{revision}" if revision else repository
     try:
         return Path(hf_hub_download(repository, filename, revision=revision or None))
     except hub_errors.HFValidationError as error:
-        raise UsageError(f"--weights hf:{name}: not the name of a repository, such as facebook/dinov2-base") from error
+        raise UsageError(f"{option} hf:{name}: not the name of a repository, such as facebook/dinov2-base") from error
     except hub_errors.RepositoryNotFoundError as error:
         raise WeightsError(f"the Hugging Face hub has no repository {repository}, or it is private") from error
     except hub_errors.RevisionNotFoundError as error:
@@ -150,8 +165,12 @@ def _download(repository: str, revision: str, filename: str) -> Path:
         raise _NoSuchFileError(f"{name} on the Hugging Face hub has no file {filename}") from error
     except (hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled) as error:
         raise WeightsError(
-            f"{CANT_REACH} and {name} is not in its cache: check the network, or give "
-            "--weights a file (.pth, .safetensors), a folder, or random:SEED to try things out"
+            f"{CANT_REACH} and {name} is not in its cache: check the network, or "
+            + (
+                "give --weights a file (.pth, .safetensors), a folder, or random:SEED to try things out"
+                if option == "--weights"
+                else f"give {option} hf:FOLDER, a folder with its config.json and weights"
+            )
         ) from error
     except (hub_errors.HfHubHTTPError, OSError) as error:
         raise WeightsError(f"the Hugging Face hub did not give {filename} of {name}: {error}") from error

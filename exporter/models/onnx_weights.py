@@ -405,7 +405,9 @@ def _session(model: onnx.ModelProto) -> Iterator[Any]:
             whole = onnx.ModelProto()
             whole.CopyFrom(model)
             onnx.save(whole, held, save_as_external_data=True)
-        yield onnxruntime.InferenceSession(held, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what is wrong, the exception says
+        yield onnxruntime.InferenceSession(held, options, providers=["CPUExecutionProvider"])
 
 
 def _fed(given: Any, side: int, *, noise: bool) -> Array:  # noqa: ANN401  # ONNX Runtime ships no types

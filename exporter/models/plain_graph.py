@@ -78,11 +78,9 @@ class PlainGraph:
         self._arrays: dict[str, Array] = {}
         self._opsets = list(model.opset_import)
         self.nodes = [one for proto in model.graph.node for one in self._plain(proto)]
-        self.maker = {name: node for node in self.nodes for name in node.outputs if name}
-        self.users: dict[str, list[Node]] = defaultdict(list)
-        for node in self.nodes:
-            for name in dict.fromkeys(node.inputs):
-                self.users[name].append(node)
+        self._index()
+        self.nodes = [*self._cut_products()]
+        self._index()
         self._constants = {*self._stored, *self._arrays, ""}
         for node in self.nodes:
             if node.proto is not None and all(name in self._constants for name in node.inputs):
@@ -90,6 +88,35 @@ class PlainGraph:
                 if not has_graph and not node.op.startswith("Random"):
                     self._constants.update(node.outputs)
         self._roots: dict[str, str] = {}
+
+    def _index(self) -> None:
+        self.maker = {name: node for node in self.nodes for name in node.outputs if name}
+        self.users: dict[str, list[Node]] = defaultdict(list)
+        for node in self.nodes:
+            for name in dict.fromkeys(node.inputs):
+                self.users[name].append(node)
+
+    def _cut_products(self) -> Iterator[Node]:
+        """The nodes, with a product whose parts have biases of their own as a product for each part."""
+        cut: set[Node] = set()
+        for node in self.nodes:
+            if node.op == "MatMul" and len(users := self.users[node.outputs[0]]) == 1 and users[0].op == "Split":
+                (split,) = users
+                weight = self._stored.get(node.inputs[1])
+                has_biases = all([user.op for user in self.users[part]] == ["Add"] for part in split.outputs)
+                if weight is not None and has_biases and split.options.get("axis") in (-1, 2):
+                    sizes = split.options.get("split")
+                    if len(split.inputs) > 1 and split.inputs[1] in self._stored:
+                        sizes = numpy_helper.to_array(self._stored[split.inputs[1]]).tolist()
+                    sizes = sizes or [weight.dims[1] // len(split.outputs)] * len(split.outputs)
+                    parts = np.split(numpy_helper.to_array(weight), np.cumsum(sizes)[:-1], axis=1)
+                    cut.add(split)
+                    for part, array in zip(split.outputs, parts, strict=True):
+                        self._arrays[f"{part}/weight"] = array
+                        yield Node("MatMul", (node.inputs[0], f"{part}/weight"), (part,), {})
+                    continue
+            if node not in cut:
+                yield node
 
     def is_constant(self, name: str) -> bool:
         """Whether a tensor depends on no input of the graph."""
@@ -305,10 +332,10 @@ class PlainGraph:
 
 
 def read_model(path: Path) -> onnx.ModelProto:
-    """The model in a file, its functions written out, whose constants can be read.
+    """The model in a file, its functions written out, whose weights are plain numbers.
 
     Raises:
-        WeightsError: it can't be read, or its numbers are of few bits.
+        WeightsError: it can't be read, or is quantized or laid out for one machine.
     """
     try:
         model = onnx.load(path)
@@ -316,7 +343,10 @@ def read_model(path: Path) -> onnx.ModelProto:
             model = onnx.inliner.inline_local_functions(model)
     except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
         raise WeightsError(f"can't read the ONNX file {path}: {one_line(error)}") from error
-    found = next((node.op_type for node in model.graph.node if node.op_type in QUANTIZED), None)
-    if found is not None:
-        raise WeightsError(f"{path} is quantized ({found}): its weights are lost, take the file it was made of")
+    for node in model.graph.node:
+        lost = {"com.microsoft.nchwc": "laid out for one kind of CPU"}.get(node.domain)
+        if node.op_type in QUANTIZED:
+            lost = "quantized"
+        if lost is not None:
+            raise WeightsError(f"{path} is {lost} ({node.op_type}): its weights are lost, take the file it was made of")
     return model
