@@ -298,12 +298,13 @@ def _stored_tokens(graph: PlainGraph, start: str, patches: Node, width: int) -> 
 def _as_tokens(table: Array, width: int) -> Array | None:
     """A stored array as tokens (n, C), if it can be such: (1, n, C), a batch of equal ones, (1, C, s, s) too."""
     if table.ndim == 4 and table.shape[:2] == (1, width) and table.shape[2] == table.shape[3]:
-        return table[0].reshape(width, -1).T
+        table = table[0].reshape(width, -1).T
     if table.ndim < 2 or table.shape[-1] != width:
         return None
     if table.ndim >= 3 and len(table) > 1 and (table == table[:1]).all():
         table = table[:1]
-    return table.reshape(-1, width)
+    tokens: Array = table.reshape(-1, width)
+    return tokens
 
 
 def _positions(stored: list[Array], arch: Architecture) -> dict[int, Array]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.inliner
 import onnxruntime
 from google.protobuf.message import DecodeError
 from onnx import helper, numpy_helper
@@ -324,6 +325,7 @@ class PlainGraph:
             for one, array in values.items()
         ]
         outputs = [onnx.ValueInfoProto(name=one) for one in node.outputs]
+        assert node.proto is not None
         graph = helper.make_graph([node.proto], "constant", inputs, outputs)
         model = helper.make_model(graph, opset_imports=self._opsets, ir_version=8)
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
