@@ -176,7 +176,7 @@ def _blocks(graph: PlainGraph, patches: Node, path: Path) -> tuple[str, list[_Ha
 
 
 def _half_at(graph: PlainGraph, stream: str) -> _Half | None:
-    """The half of a block that reads and continues the residual stream; None where it ends."""
+    """The half of a block that reads and continues the residual stream; None if the stream ends here."""
     root = graph.root(stream)
     norms = {one.end: one for one in graph.norms if graph.root(one.source) == root}
     for node in graph.adds if norms else ():
