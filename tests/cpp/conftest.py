@@ -54,6 +54,15 @@ def tiny(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def unflagged(tmp_path_factory) -> Path:
+    """A model whose threshold no patch of its golden sample reaches."""
+    path = tmp_path_factory.mktemp("unflagged") / "m.onnx"
+    itae = ItaeConfig(threshold="absolute:1e9", side="high")
+    export(ExportSpec(str(path), size=TINY, image_size=(42, 56), weights="random:3", parity_samples=2, itae=itae))
+    return path
+
+
 @pytest.fixture
 def own(tiny, tmp_path) -> Path:
     """A copy of the float32 model that a test may alter."""

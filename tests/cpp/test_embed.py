@@ -21,7 +21,7 @@ from rehash import rehash
 
 import runtime.__main__
 from runtime.backends import open_session
-from runtime.checks.verify import as_json, verify
+from runtime.checks.verify import as_json, as_text, verify
 from runtime.contract.errors import InputError
 from runtime.contract.manifest import manifest_path, parity_path, read_manifest
 from runtime.sources import open_sources
@@ -116,6 +116,12 @@ def test_verify_has_the_figures_of_python(model, run) -> None:
         assert got[name] == pytest.approx(expected[name], rel=1e-6)
     assert got["batches"]["sizes"] == expected["batches"]["sizes"]
     assert got["batches"]["rows"] == expected["batches"]["rows"]
+
+
+def test_a_golden_sample_without_flags_is_reported_as_by_python(unflagged, run) -> None:
+    (row,) = [line for line in as_text(verify(unflagged)).splitlines() if line.startswith("  flagged ")]
+    assert "the export compared it at " in row
+    assert row in run(unflagged, "--verify").stdout.decode().splitlines()
 
 
 def test_a_spoilt_model_that_fits_its_manifest_is_off(own, run) -> None:

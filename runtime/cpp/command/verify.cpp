@@ -22,6 +22,14 @@ std::string limit(const char* relation, const std::optional<double>& value) {
     return value ? std::string("limit ") + relation + " " + as_text("%g", *value) : "not limited";
 }
 
+/// A remark for a golden sample without flagged patches, which shows no attenuation; else empty.
+std::string attenuation(std::int64_t flagged, const std::optional<ThresholdCheck>& check) {
+    if (flagged != 0) return "";
+    if (!check) return "so this shows the model as it is without ITAE";
+    return "so this shows no attenuation; the export compared it at " + plain(check->threshold) + ", " +
+           std::to_string(check->flagged) + " patches flagged";
+}
+
 Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }  // JSON has no NaN
 Json number(const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); }
 
@@ -95,7 +103,7 @@ bool verify(const Session& session, std::int64_t batch, bool as_json) {
         row("flags", "not compared", "artifact_mask is not an output of this model");
     }
     if (!manifest.layers.empty())
-        row("flagged", std::to_string(flagged) + " patches", flagged != 0 ? "" : "so this shows no attenuation");
+        row("flagged", std::to_string(flagged) + " patches", attenuation(flagged, manifest.threshold_check));
     std::string sizes;
     for (const std::int64_t size : batches.sizes) sizes += (sizes.empty() ? "" : ",") + std::to_string(size);
     if (batches.rows == 0) {

@@ -44,6 +44,12 @@ struct ParityLimits {
     std::optional<double> max_relative;    ///< of the model's own outputs: difference, as a share of the largest number
 };
 
+/// The export's comparison at another threshold than the model's own, which flags nothing in the golden sample.
+struct ThresholdCheck {
+    std::string threshold;
+    std::int64_t flagged = 0;  ///< patches that are artifacts there
+};
+
 /// The manifest beside a model, format 2, as far as programs need it; runtime/contract/README.md describes it.
 struct ITAE_EXPORT Manifest {
     std::string model_path;     ///< as it was given
@@ -78,8 +84,9 @@ struct ITAE_EXPORT Manifest {
     std::optional<std::string> hardware_compatibility;
     bool version_compatible = false;  ///< whether later versions of the builder's library run an engine too
     ParityLimits limits;
-    std::map<std::string, std::string> versions;  ///< of the libraries of the export
-    std::string sha256;                           ///< the manifest's own hash, 64 lowercase hexadecimal digits
+    std::optional<ThresholdCheck> threshold_check;  ///< nothing if the export made none
+    std::map<std::string, std::string> versions;    ///< of the libraries of the export
+    std::string sha256;                             ///< the manifest's own hash, 64 lowercase hexadecimal digits
 
     FileRecord model_file;
     std::optional<FileRecord> external_data;

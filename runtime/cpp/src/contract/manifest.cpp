@@ -192,6 +192,12 @@ Manifest typed(const Json& fields) {
     manifest.hardware_compatibility = text_or_nothing(options, "hardware_compatibility");
     const auto compatible = options.find("version_compatible");
     manifest.version_compatible = compatible != options.end() && compatible->is_boolean() && compatible->get<bool>();
+    for (const Json& check : fields.at("parity").at("checks")) {
+        if (check.at("purpose") != "threshold") continue;
+        manifest.threshold_check = {text_or_nothing(check, "threshold").value_or("another threshold"),
+                                    count(check.at("flagged"), "parity.checks.flagged")};
+        break;
+    }
     const Json& limits = fields.at("parity").at("limits");
     manifest.limits = {number_or_nothing(limits, "max_abs"),     number_or_nothing(limits, "min_cosine"),
                        number_or_nothing(limits, "flag_margin"), number_or_nothing(limits, "batch_distance"),
