@@ -10,6 +10,8 @@ from runtime.contract.manifest import Manifest
 
 COMPUTES = ("fp32", "bf16")
 """Compute types that can be asked for; by default a model computes in the precision that it was exported in."""
+LOWERED = ("fp32", "int8")
+"""Precisions of files whose float32 products may be computed in bf16; an int8 file keeps its int8 products."""
 _LESS_AND_LESS_PRECISE = ("fp32", "fp16", "bf16")
 
 
@@ -32,11 +34,11 @@ def resolve_compute(manifest: Manifest, provider: str, compute: str | None) -> s
     name = manifest.files.model.name
     if manifest.builder.name != "onnx":
         raise UsageError(f"compute {compute}: {name} is an engine, which computes in {own} as it was built")
-    if own != "fp32":
+    if own not in LOWERED or compute == "fp32":
         raise UsageError(f"compute {compute}: {name} is {own}, which its graph holds: export it with --precision fp32")
     if provider != "openvino":
         raise UsageError(
-            f"compute {compute}: an fp32 file computes in it by the provider openvino alone, not {provider}"
+            f"compute {compute}: an {own} file computes in it by the provider openvino alone, not {provider}"
         )
     return compute
 

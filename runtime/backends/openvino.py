@@ -22,7 +22,7 @@ SETTINGS = {
     "PERFORMANCE_HINT": "LATENCY",
 }
 BF16 = {"INFERENCE_PRECISION_HINT": "bf16"}
-"""The setting that computes an fp32 model in bf16."""
+"""The setting that computes in bf16 what is float32 in the file."""
 _PRODUCTS = ("FullyConnected", "MatMul", "ScaledDotProductAttention", "MHA")
 """Operators of a compiled model that are matrix products; a convolution is one, unless there is one of these."""
 _COMPUTES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
@@ -51,14 +51,15 @@ class OpenVinoSession(CpuSession):
                 _require_bf16(core, f"{model.path}{'' if own == compute else ' --compute bf16'}")
             compiled = core.compile_model(core.read_model(model.take_onnx("OpenVINO")), "CPU", settings)
             self._request: Any = compiled.create_infer_request()
-            computes = compute_of(compiled)
-        if (computes == "bf16") != (compute == "bf16"):
-            raise BackendError(f"{model.path}: OpenVINO computes it in {computes} here, not in {compute}")
+            computes, others = compute_of(compiled), compute_of(compiled, besides="int8")
+        # No setting changes products in int8; the others show whether it had its effect.
+        if (others == "bf16") != (compute == "bf16"):
+            raise BackendError(f"{model.path}: OpenVINO computes it in {others} here, not in {compute}")
         # A request holds one batch at a time, and a second would only share the cores with the first.
         self._running = threading.Lock()
-        shown = "" if computes == "fp32" else f", {computes}"
+        shown = "".join(f", {one}" for one in dict.fromkeys((computes, others)) if one != "fp32")
         details = f"{openvino.get_version().partition('-')[0]} (CPU{shown})"
-        super().__init__(model.manifest, "OpenVINO", details, computes)
+        super().__init__(model.manifest, "OpenVINO", details, others if compute == "bf16" else computes)
 
     def _computed(self, batch: Array, names: list[str]) -> list[Array]:
         with self._running:
@@ -74,15 +75,15 @@ class OpenVinoSession(CpuSession):
             self._request = None
 
 
-def compute_of(compiled: Any) -> str:  # noqa: ANN401
-    """The compute type of a compiled model: the least precise one among its matrix products."""
+def compute_of(compiled: Any, *, besides: str | None = None) -> str:  # noqa: ANN401
+    """The compute type of a compiled model: the least precise one among its matrix products, `besides` left out."""
     types: dict[str, set[str]] = {}
     for node in compiled.get_runtime_model().get_ops():
         found = node.get_rt_info()
         kind, precision = (found[name].astype(str) for name in ("layerType", "runtimePrecision"))
         types.setdefault(kind, set()).add(_COMPUTES.get(precision, precision))
     products = set().union(*(types.get(kind, set()) for kind in _PRODUCTS)) or types.get("Convolution", set())
-    return least_precise(products) if products else "fp32"
+    return least_precise(products - {besides} or {"fp32"})
 
 
 def _require_bf16(core: Any, what: str) -> None:  # noqa: ANN401

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from runtime.store.moved import Moved
 
 
-COMPUTE = "what the model computes in; bf16 for an fp32 file takes --provider openvino"
+COMPUTE = "what the model computes in; bf16 for an fp32 file, or the rest of an int8 file, takes --provider openvino"
 """Meaning of --compute."""
 
 

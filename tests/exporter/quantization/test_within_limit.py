@@ -18,8 +18,11 @@ from exporter.quantization import within_limit
 from exporter.quantization.figures import compare
 from exporter.result import summary
 from exporter.steps import Progress
+from runtime.checks.compare import Way, ways
 from runtime.checks.verify import verify
 from runtime.contract.errors import InputError, ParityError
+from runtime.contract.instructions import has_bf16
+from runtime.contract.manifest import read_manifest
 
 ARCH = Architecture("small", width=128, heads=2, depth=2)
 OPTIONS = {"size": ARCH, "weights": "random:0", "precision": "int8", "image_size": 56, "parity_samples": 2}
@@ -74,6 +77,20 @@ def test_the_golden_sample_is_kept_by_each_backend(published, provider):
     if provider == "openvino":
         pytest.importorskip("openvino")
     assert verify(published[0], provider).passed
+
+
+@pytest.mark.skipif(not has_bf16(), reason="needs a CPU with bf16 (AVX512-BF16 or AMX)")
+def test_what_is_not_int8_may_run_in_bf16_within_the_same_limits(published):
+    pytest.importorskip("openvino")
+    exact, rounded = (verify(published[0], "openvino", compute=compute) for compute in (None, "bf16"))
+    assert (exact.backend.rpartition(" (")[2], rounded.backend.rpartition(" (")[2]) == (
+        "CPU, int8)",
+        "CPU, int8, bf16)",
+    )
+    assert rounded.passed
+    assert rounded.limits == exact.limits
+    assert rounded.parity.max_abs != exact.parity.max_abs
+    assert Way("openvino", "bf16") in ways(read_manifest(published[0]))
 
 
 def test_a_limit_that_int8_cannot_keep_is_refused_with_figures_and_nothing_is_written(pictures, tmp_path):

@@ -14,6 +14,7 @@ from runtime.__main__ import main
 from runtime.backends import open_session, openvino
 from runtime.backends.compute import COMPUTES, least_precise, resolve_compute
 from runtime.checks.verify import verify
+from runtime.contract.comparison import LIMITS
 from runtime.contract.errors import BackendError, UsageError
 from runtime.contract.instructions import has_bf16
 from runtime.contract.manifest import read_manifest
@@ -54,6 +55,19 @@ def test_an_fp32_file_computes_in_bf16_where_that_is_named(tiny) -> None:
     assert resolve_compute(read_manifest(tiny), "openvino", "bf16") == "bf16"
 
 
+def test_what_is_not_int8_computes_in_bf16_where_that_is_named(tiny) -> None:
+    manifest = of_precision(read_manifest(tiny), "int8")
+    assert resolve_compute(manifest, "openvino", "bf16") == "bf16"
+    assert origin_of(manifest, "openvino", compute="bf16") != origin_of(manifest, "openvino", compute="int8")
+
+
+def test_the_limits_of_int8_leave_room_for_bf16() -> None:
+    int8, bf16 = LIMITS["int8"], LIMITS["bf16"]
+    assert int8.min_cosine <= bf16.min_cosine
+    assert int8.flag_margin >= bf16.flag_margin
+    assert int8.batch_distance >= bf16.batch_distance
+
+
 @pytest.mark.parametrize(
     ("precision", "provider", "compute", "message"),
     [
@@ -61,6 +75,8 @@ def test_an_fp32_file_computes_in_bf16_where_that_is_named(tiny) -> None:
         ("fp32", "cuda", "bf16", "by the provider openvino alone, not cuda"),
         ("bf16", "openvino", "fp32", "tiny.onnx is bf16, which its graph holds: export it with --precision fp32"),
         ("fp16", "openvino", "bf16", "tiny.onnx is fp16"),
+        ("int8", "openvino", "fp32", "tiny.onnx is int8, which its graph holds"),
+        ("int8", "cpu", "bf16", "an int8 file computes in it by the provider openvino alone, not cpu"),
         ("fp32", "openvino", "tf32", "no compute type 'tf32': choose from fp32, bf16"),
         ("fp32", "openvino", 16, "compute 16: must be text"),
     ],
@@ -183,6 +199,4 @@ def test_a_command_refuses_it_without_openvino_in_one_line(tiny, pictures, tmp_p
 
 
 def test_every_compute_type_has_limits() -> None:
-    from runtime.contract.comparison import LIMITS
-
     assert set(COMPUTES) <= set(LIMITS)
