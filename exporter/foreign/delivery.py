@@ -23,7 +23,7 @@ from exporter.foreign.library_model import LibraryModel
 from exporter.foreign.opening import Opened, open_graph, say
 from exporter.foreign.operation import operate, save
 from exporter.foreign.plain import prove_plain
-from exporter.foreign.precision import finish, make_faster
+from exporter.foreign.precision import finish, keep_rows, make_faster
 from exporter.foreign.probe import Array, Arrays, open_session
 from exporter.foreign.replica import Proof
 from exporter.foreign.request import ForeignSpec
@@ -75,7 +75,7 @@ def _deliver(
     target = work / "model.onnx"
     proven, data = _proven(spec, opened, untouched, target, progress, is_engine=library is not None)
     made = Made(target, data, onnx_builder())
-    if spec.half is not None or library is not None:
+    if spec.faster or spec.half is not None or library is not None:
         model = _faster(proven, work, progress)
         if library is not None:
             made = _built(proven, model, library, work, progress)
@@ -213,13 +213,15 @@ def _faster(proven: Proven, work: Path, progress: Progress) -> onnx.ModelProto:
         ParityError: the results are off.
     """
     spec, found = proven.spec, proven.found
-    with progress.step("faster", f"scale on the queries{f', {spec.half}' if spec.half else ''}"):
+    with progress.step(
+        "faster", f"scale on the queries, rows of the last layer{f', {spec.half}' if spec.half else ''}"
+    ):
         file, notes = make_faster(found, proven.probe, spec.half)
-        notes.append("all tokens are computed in the last block: cls_only is for this program's own graphs")
         quick = Opened.of(file, work / "faster", found.image_size, proven.prefix)
         if [one.tokens for one in quick.found.backbone] != [one.tokens for one in found.backbone]:
             raise SurgeryError(f"--precision {spec.precision}: attention is not found again in the rewritten graph")
-        model = _operated(spec, quick)
+        model, rows = keep_rows(_operated(spec, quick), quick.found, work / "faster" / "rows")
+        notes.append(rows)
         if spec.half != "bf16":
             finish(model, spec.half)
         if proven.sample is not None:

@@ -1,13 +1,14 @@
-"""Passes that only make a foreign graph faster: the scale on the queries, and matrix products in half precision.
+"""Passes that only make a foreign graph faster: scale on the queries, fewer rows in the last layer, half precision.
 
-They change rounding, so they are done for engines and where `--precision` asks for it. Where a condition does not hold,
-they say so and leave the graph as it is, or refuse.
+They change rounding, so they are done for engines and where `--faster` or `--precision` asks for it. Where a condition
+does not hold, they say so and leave the graph as it is, or refuse.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -21,7 +22,8 @@ from exporter.foreign.probe import Probe, number
 from exporter.foreign.survey import Survey, feeds_for
 from exporter.surgery.edit import Editor, constant_value, import_graph, is_output, load_external_data, replace_uses
 from exporter.surgery.half_precision import Half, half_precision
-from runtime.contract.errors import SurgeryError
+from exporter.surgery.leading_rows import keep_leading_rows, tensors_behind
+from runtime.contract.errors import InputError, SurgeryError
 
 MOST_BYTES = (2 << 30) - (16 << 20)
 """Bytes of a file whose weights fit into memory as one protobuf."""
@@ -64,6 +66,36 @@ def make_faster(found: Survey, probe: Probe, precision: Half | None) -> tuple[On
     if precision == "bf16":
         _swap(operated, _BFLOAT16, _FLOAT16)
     return replace(found.file, model=operated, data=()), notes
+
+
+def keep_rows(model: onnx.ModelProto, found: Survey, folder: Path) -> tuple[onnx.ModelProto, str]:
+    """The operated model that computes those tokens of the last layer that its outputs need, and a clause that says so.
+
+    Keys and values of all tokens stay, and the queries whose norms are compared. Where an output needs all tokens, or
+    it can't be seen which it needs, the model is as it was.
+
+    Args:
+        model: the file of `found` with the method in it, its weights inside.
+        found: the survey without the method.
+        folder: a work folder that is made for it.
+    """
+    last = found.backbone[-1]
+    if found.file.bytes > MOST_BYTES or last.site.qk is None:
+        return model, "all tokens of the last layer are computed: its attention is one operator, or the file too large"
+    assert found.image_size is not None
+    graph = import_graph(model).toposort()
+    name = last.site.qk.outputs[0].name
+    product = next(node for node in graph.nodes if any(one.name == name for one in node.outputs))
+    folder.mkdir()
+    try:
+        probe = Probe(replace(found.file, model=model, data=()), folder)
+        shapes = probe.shapes(feeds_for(found, found.image_size, found.batch), tensors_behind(graph, product))
+        kept = keep_leading_rows(graph, product, last.heads, found.batch, shapes)
+    except (InputError, SurgeryError) as error:
+        return model, f"all tokens of the last layer are computed: {error}"
+    return _exported(
+        graph, model
+    ), f"the last layer computes {kept} of its {last.tokens} tokens, as no output needs more"
 
 
 def finish(model: onnx.ModelProto, precision: Half | None) -> None:

@@ -135,6 +135,14 @@ class ForeignSpec:
             "of matrix products (default: as the file has it); softmax, norms and what they add to stay float32", WHAT
         ),
     ] = None
+    faster: Annotated[
+        bool,
+        Option(
+            "passes that only make it faster and change rounding: scale on the queries, and the last layer for the "
+            "tokens alone that the outputs need; engines and half precision always have them",
+            WHAT,
+        ),
+    ] = False
     backend: Annotated[Backend, Option("auto: TensorRT if it and a GPU are there, else TensorRT-RTX", ENGINE)] = "auto"
     batch: Annotated[
         int | tuple[int, int, int],
@@ -190,6 +198,8 @@ class ForeignSpec:
         ):
             if given and not self.makes_engine:
                 raise UsageError(f"{option} is for engines: --out is an ONNX file")
+        if self.faster and self.makes_engine:
+            raise UsageError("--faster is for ONNX files: an engine always has these passes")
         if self.precision == "bf16" and not self.makes_engine:
             raise UsageError("--precision bf16 is for engines: ONNX Runtime's CPU, which proves the file, can't run it")
         low, best, high = self.profile

@@ -109,7 +109,7 @@ def test_the_scale_goes_to_the_queries_where_it_is_a_constant(exported, tmp_path
     assert command(["--onnx", str(source), "--out", str(out), "--backend", "tensorrt-rtx", *ITAE]) == 0
     said = " ".join(capsys.readouterr().err.split())
     assert "to the queries in 3 of the 3 layers" in said
-    assert "cls_only is for this program's own graphs" in said
+    assert "all tokens of the last layer are computed: the output 'last_hidden_state' has all tokens" in said
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,7 @@ def test_the_scale_goes_to_the_queries_where_it_is_a_constant(exported, tmp_path
         (["--batch", "1,2,4"], "--batch is for engines"),
         (["--backend", "tensorrt-rtx"], "--backend tensorrt-rtx is for engines"),
         (["--no-replay"], "--no-replay is for engines"),
+        (["--faster", "--out", "x.engine"], "--faster is for ONNX files"),
         (["--precision", "bf16"], "--precision bf16 is for engines"),
     ],
     ids=lambda one: one[0] if isinstance(one, list) else None,
