@@ -116,7 +116,9 @@ def _proven(
     if spec.itae is not None:
         what = f"ITAE in {len(spec.itae.layer_indices(len(found.backbone)))} of the layers"
     with progress.step("surgery", what):
-        data = save(_operated(spec, opened), found.file, target, f"{spec.path.name}.data")
+        data = save(
+            _operated(spec, opened, _with_itae(opened, spec.itae)), found.file, target, f"{spec.path.name}.data"
+        )
     with progress.step("gate", "onnx.checker, shape inference, ONNX Runtime"):
         _gate(spec, target, opened)
     how = spec.preprocessing(found.image_size)
@@ -184,9 +186,9 @@ def _gate(spec: ForeignSpec, path: Path, opened: Opened) -> None:
     check_written(path, opened.found, spec.add_outputs or (), NAME if spec.input == "uint8" else None)
 
 
-def _operated(spec: ForeignSpec, opened: Opened) -> onnx.ModelProto:
-    """The model as `spec` asks for it: with ITAE, further outputs, and pictures in uint8."""
-    model, found = _with_itae(opened, spec.itae), opened.found
+def _operated(spec: ForeignSpec, opened: Opened, model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with ITAE as `spec` asks for it, in place: with further outputs, and pictures in uint8."""
+    found = opened.found
     assert found.picture is not None
     assert found.image_size is not None
     if spec.add_outputs is not None and spec.itae is not None:
@@ -220,7 +222,8 @@ def _faster(proven: Proven, work: Path, progress: Progress) -> onnx.ModelProto:
         quick = Opened.of(file, work / "faster", found.image_size, proven.prefix)
         if [one.tokens for one in quick.found.backbone] != [one.tokens for one in found.backbone]:
             raise SurgeryError(f"--precision {spec.precision}: attention is not found again in the rewritten graph")
-        model, rows = keep_rows(_operated(spec, quick), quick.found, work / "faster" / "rows")
+        model, rows = keep_rows(_with_itae(quick, spec.itae), quick.found, work / "faster" / "rows")
+        model = _operated(spec, quick, model)
         notes.append(rows)
         if spec.half != "bf16":
             finish(model, spec.half)
