@@ -49,7 +49,7 @@ class _Walk:
     shapes: Mapping[str, tuple[int, ...]]
     rows: int
     axes: dict[int, Axes] = field(default_factory=dict)
-    """Of the tensors with fewer rows, by their id."""
+    """The axes of each tensor with fewer rows, by its id."""
     cuts: list[tuple[gs.Node, int, int]] = field(default_factory=list)
     """Node, input and axis, where a tensor with all rows enters."""
     targets: list[tuple[gs.Node, Axes, Axes]] = field(default_factory=list)
