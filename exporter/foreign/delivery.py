@@ -34,6 +34,7 @@ from runtime.contract.atomic import cannot_write, work_folder
 from runtime.contract.comparison import LIMITS, compare
 from runtime.contract.errors import ParityError, SurgeryError
 from runtime.contract.file_set import FileSet, publish_sets, recover
+from runtime.contract.further_outputs import how_to_add
 from runtime.contract.manifest import Manifest, manifest_path, parity_path
 from runtime.contract.tensorrt import LibraryName
 
@@ -292,7 +293,7 @@ def _publish(
         if EMBEDDING not in proven.outputs:
             progress.note(
                 f"none of the outputs is an embedding (B, C) in float32: `verify` compares "
-                f"{', '.join(proven.outputs)}, and `embed` can't use the file; --embedding NAME adds one"
+                f"{', '.join(proven.outputs)}, and `embed` can't use the file; {how_to_add(manifest, [EMBEDDING])}"
             )
     else:
         progress.note(f"{why_not(proven.found)}: so there is no manifest, and `embed` and `verify` can't use the file")

@@ -21,8 +21,7 @@ from exporter.foreign.request import ForeignSpec
 from exporter.foreign.survey import Survey, refusal, survey
 from exporter.methods.itae.options import MAX_MEDIAN_PATCHES
 from exporter.steps import Progress
-from exporter.surgery.edit import PREFIX
-from runtime.contract.errors import InputError, SurgeryError, UsageError
+from runtime.contract.errors import SurgeryError, UsageError
 from runtime.contract.tensorrt import LibraryName
 
 
@@ -63,8 +62,6 @@ def open_graph(
     """
     size = spec.height_and_width
     file = open_onnx(Path(spec.onnx))
-    if any(node.name.startswith(f"{PREFIX}/layer") for node in file.model.graph.node):
-        raise InputError(f"{file.path} has ITAE in it already: take the file that it was made from")
     if spec.calibration is not None and spec.calibration.weights_sha256 != file.sha256:
         if by_name is None:
             raise UsageError(f"--config was made for another file than {file.path}: make one with `calibrate --onnx`")
@@ -108,7 +105,7 @@ def say(opened: Opened, spec: ForeignSpec, progress: Progress, by_name: LibraryM
         )
     last = found.backbone[-1]
     grid = f"a grid of {found.grid[0]}x{found.grid[1]} patches" if found.grid else "patches"
-    who = "as you say" if spec.prefix_tokens is not None else "as the graph shows"
+    who = "as --prefix-tokens or the manifest says" if spec.prefix_tokens is not None else "as the graph shows"
     if by_name is not None and by_name.prefix is not None:
         who = f"as {by_name.library.split()[0]} says"
     progress.note(

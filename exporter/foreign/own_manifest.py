@@ -14,7 +14,8 @@ from runtime.contract.manifest import Manifest, manifest_path, verified_manifest
 def with_own_manifest(spec: ForeignSpec, progress: Progress) -> ForeignSpec:
     """The request with what the manifest beside the file says of pictures and tokens, where the user does not.
 
-    A file without a manifest, or with one that does not match it, is like any other.
+    A file without a manifest, or with one that does not match it, is like any other. One with ITAE in it is refused
+    later.
     """
     path = Path(spec.onnx)
     if not manifest_path(path).is_file():
@@ -22,6 +23,8 @@ def with_own_manifest(spec: ForeignSpec, progress: Progress) -> ForeignSpec:
     try:
         manifest = verified_manifest(path)
     except ManifestError:
+        return spec
+    if manifest.options.method.name != "none":
         return spec
     told = _pictures(spec, manifest)
     if spec.prefix_tokens is None and manifest.foreign is not None:

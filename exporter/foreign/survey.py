@@ -21,7 +21,7 @@ from exporter.foreign.onnx_file import OnnxFile
 from exporter.foreign.probe import Array, Arrays, Probe, number
 from exporter.foreign.training import RANDOM
 from exporter.surgery.any_attention import Found, Scaling, Site, find_any_attention, tokens_before, upstream
-from exporter.surgery.edit import import_graph, is_free
+from exporter.surgery.edit import PREFIX, import_graph, is_free
 from exporter.surgery.pattern import Miss
 from runtime.contract.errors import InputError, SurgeryError
 
@@ -179,6 +179,8 @@ def refusal(one: Survey, prefix: int | None = None) -> str | None:
         one: the survey.
         prefix: the number of tokens before the patches, as the user says; None: as found.
     """
+    if any(node.name.startswith(f"{PREFIX}/layer") for node in one.graph.nodes):
+        return "ITAE is in it already: take the file that it was made from"
     softmax = sum(node.op == "Softmax" for node in one.graph.nodes)
     convolutions = sum(node.op == "Conv" for node in one.graph.nodes)
     if not one.found.sites:

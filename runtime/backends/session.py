@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from runtime.contract.argument_types import as_names, as_whole_number
 from runtime.contract.errors import BackendError, CheckError, InputError, ItaeError, UsageError, one_line
-from runtime.contract.manifest import Manifest, TensorInfo
+from runtime.contract.further_outputs import how_to_add
+from runtime.contract.manifest import OUTPUTS, Manifest, TensorInfo
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -162,9 +163,8 @@ def check_names(manifest: Manifest, outputs: Sequence[str] | None) -> tuple[str,
         raise UsageError(f"outputs: name at least one of {', '.join(names)}, or give None for all")
     for name in chosen:
         if name not in names:
-            cure = "see the exporter's --outputs"
-            if manifest.foreign is not None:
-                cure = f"`python -m exporter --onnx {manifest.foreign.file} --embedding NAME` adds an embedding"
+            is_known = manifest.foreign is not None and name in OUTPUTS
+            cure = how_to_add(manifest, [name]) if is_known else "see the exporter's --outputs"
             raise UsageError(f"the model has no output `{name}`, only {', '.join(names)}; {cure}")
     return chosen
 

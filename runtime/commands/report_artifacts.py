@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from runtime.contract.errors import InputError, UsageError
+from runtime.contract.further_outputs import how_to_add
 from runtime.contract.keys import Key
 from runtime.contract.manifest import Manifest
 from runtime.embedding.model import Model
@@ -31,9 +32,7 @@ def check_outputs(manifest: Manifest, path: str) -> None:
     """Check, before anything long is begun, that the model outputs its artifacts; raises UsageError."""
     wanted = _outputs(manifest)
     if missing := [name for name in wanted if name not in manifest.output_names()]:
-        raise UsageError(
-            f"--model {path} has no output {missing[0]}: export one with --outputs {','.join(('embedding', *wanted))}"
-        )
+        raise UsageError(f"--model {path} has no output {missing[0]}: {how_to_add(manifest, wanted)}")
 
 
 def _outputs(manifest: Manifest) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ def _method(method: object) -> str:
     if not isinstance(method, dict):
         return str(method)
     if method.get("name") == "none":
-        return "none (plain DINOv2)"
+        return "none (the plain model)"
     options = [f"{name} {_words(value)}" for name, value in method.items() if name != "name" and value is not None]
     return ", ".join([str(method.get("name", "")), *options])
 

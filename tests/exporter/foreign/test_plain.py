@@ -12,6 +12,7 @@ from PIL import Image
 from exporter.__main__ import main
 from exporter.foreign import delivery
 from runtime.__main__ import main as run_main
+from runtime.contract.further_outputs import how_to_add
 from runtime.contract.golden import read_golden
 from runtime.contract.manifest import read_manifest
 
@@ -94,7 +95,32 @@ def test_options_of_itae_contradict_a_plain_file(exported, tmp_path, capsys):
 
 def test_a_file_with_itae_does_not_become_plain(pair, tmp_path, capsys):
     assert put_in(pair / "itae.onnx", tmp_path / "x.onnx", "--no-itae") == 2
-    assert "has ITAE in it already" in " ".join(capsys.readouterr().err.split())
+    assert "ITAE is in it already" in " ".join(capsys.readouterr().err.split())
+    assert main(["inspect", str(pair / "itae.onnx")]) == 1
+    assert "ITAE is in it already" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_command_that_adds_an_output_is_named(exported, tmp_path, capsys):
+    source, out = exported("dinov2", "sdpa", "ts14"), tmp_path / "x.onnx"
+    model = onnx.load(source)
+    tokens = [one for one in model.graph.output if one.name == "last_hidden_state"]
+    del model.graph.output[:]
+    model.graph.output.extend(tokens)
+    onnx.save(model, tmp_path / "theirs.onnx")
+    assert main(["--onnx", str(tmp_path / "theirs.onnx"), "--out", str(out)]) == 0
+    said = "`python -m exporter --onnx theirs.onnx --embedding last_hidden_state` adds an embedding"
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert run_main(["embed", str(out), str(tmp_path), "--out", str(tmp_path / "e")]) == 2
+    assert said in capsys.readouterr().err
+    manifest = read_manifest(out)
+    flags = ["artifact_mask", "artifact_norm"]
+    assert how_to_add(manifest, flags) == (
+        "`python -m exporter --onnx theirs.onnx --add-outputs artifact_mask,artifact_norm` adds it"
+    )
+    by_name = manifest.model_copy(update={"foreign": manifest.foreign.model_copy(update={"file": "timm:vit"})})
+    assert how_to_add(by_name, flags) == (
+        "`python -m exporter --model timm:vit --outputs embedding,artifact_mask,artifact_norm` adds it"
+    )
 
 
 def test_the_papers_form_is_a_preset_of_a_foreign_file_too(exported, tmp_path, capsys):

@@ -55,7 +55,7 @@ def test_the_page_tells_what_was_found(embeddings, tmp_path, capsys):
     page = parse(tmp_path / "r.html")
     for words in (
         "Clusters of embeddings", "9 images in 3 clusters", f"{summary['metrics']['acc']:.4f}", "ACC", "NMI", "ARI",
-        "vits14, fp32, random:0", "224 x 224", "none (plain DINOv2)", "ab" * 32, "weights are random", "--k 3",
+        "vits14, fp32, random:0", "224 x 224", "none (the plain model)", "ab" * 32, "weights are random", "--k 3",
         "--seed 4", "UTC", "scikit-learn", str(embeddings), "cpu", "seconds",
     ):  # fmt: skip
         assert words in page.text, words
