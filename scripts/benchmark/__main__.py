@@ -14,7 +14,7 @@ from exporter.models.architecture import Architecture, architecture
 from runtime.contract.console import Parser, run
 from runtime.contract.driver import require_gpu
 from runtime.contract.errors import BackendError, CheckError, OutputFileError, UsageError
-from scripts.benchmark import bf16, by_ray, calibrate, cluster, cpp, dedup, embed, int8, seeding, triton
+from scripts.benchmark import bf16, by_ray, calibrate, cluster, cpp, dedup, embed, foreign, int8, seeding, triton
 from scripts.benchmark.contestants import CONTESTANTS, REFERENCE, Contestant, Device, choose
 from scripts.benchmark.gpu import gpu_name
 from scripts.benchmark.measure import Accuracy, Race, accuracy, race, round_up, timings
@@ -39,6 +39,7 @@ def parser() -> Parser:
         "NVIDIA GPU, its contestants race too. `scripts/bench embed --help`: what reading and decoding add to that. "
         "`scripts/bench cpp --help`: the same in C++. `scripts/bench bf16 --help`: bf16 on a CPU, and how far from the "
         "limit. `scripts/bench int8 --help`: int8 beside bf16. "
+        "`scripts/bench foreign --help`: other people's files with ITAE. "
         "`scripts/bench calibrate --help`: what a calibration's settings add to a pass of the model. "
         "`scripts/bench cluster --help`: k-means beside other libraries'. `scripts/bench seeding --help`: its start. "
         "`scripts/bench dedup --help`: near-duplicates, in time, memory and recall. "
@@ -67,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run("bench", lambda: bf16.bench(words[1:]))
     if words[:1] == ["int8"]:
         return run("bench", lambda: int8.bench(words[1:]))
+    if words[:1] == ["foreign"]:
+        return run("bench", lambda: foreign.bench(words[1:]))
     if words[:1] == ["calibrate"]:
         return run("bench", lambda: calibrate.bench(words[1:]))
     if words[:1] == ["cpp"]:
