@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from runtime.contract.hashed_json import parse_strictly
@@ -30,7 +31,11 @@ _REASONS = {
     503: "Service Unavailable",
 }
 _PATIENCE = 60.0
-"""Seconds within which a request that has begun must be complete."""
+"""Seconds within which a request that has begun must be complete, and a client must take some of an answer."""
+_IDLE = 600.0
+"""Seconds for which a connection may be open without a request."""
+_HELD = 16
+"""Largest requests that may be in memory at a time."""
 _HEADER = re.compile(rb"([A-Za-z0-9!#$%&'*+.^_`|~-]+):[ \t]*([\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)?[ \t]*")
 _LINE = re.compile(rb"(GET|POST) (/[\x21-\x7e]*) HTTP/1\.[01]")
 _NUMBER = re.compile(rb"[0-9]{1,15}")
@@ -117,11 +122,22 @@ class Guard:
 
     def __init__(self, port: int, max_body: int) -> None:
         self._port, self._max_body = port, max_body
-        self._open = 0
+        self._open = self._held = 0
 
     def _check_room(self) -> None:
         if self._open > MAX_CONNECTIONS:
             raise RefusedError(503, "too many connections")
+
+    @contextlib.contextmanager
+    def _room(self, size: int) -> Iterator[None]:
+        """Room in memory for the body of a request; raises RefusedError."""
+        if self._held + size > _HELD * self._max_body:
+            raise RefusedError(503, "too many large requests at once: try again")
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve a client's connection until it ends, or sends what is refused."""
@@ -131,7 +147,10 @@ class Guard:
             while True:
                 self._check_room()
                 try:
-                    head = await reader.readuntil(b"\r\n\r\n")
+                    async with asyncio.timeout(_IDLE):
+                        first = await reader.readexactly(1)
+                    async with asyncio.timeout(_PATIENCE):
+                        head = first + await reader.readuntil(b"\r\n\r\n")
                 except asyncio.IncompleteReadError:
                     return
                 except asyncio.LimitOverrunError as error:
@@ -139,29 +158,52 @@ class Guard:
                 request = parse(head, self._max_body)
                 if request.waits:
                     writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-                async with asyncio.timeout(_PATIENCE):
-                    body = await reader.readexactly(request.body)
-                if body:
-                    check_json(body if request.json is None else body[: request.json])
-                try:
-                    upstream = upstream or await asyncio.open_connection("127.0.0.1", self._port)
-                    upstream[1].write(request.head)
-                    upstream[1].write(body)
-                    del body
-                    await upstream[1].drain()
+                with self._room(request.body):
+                    async with asyncio.timeout(_PATIENCE):
+                        body = await reader.readexactly(request.body)
+                    if body:
+                        check_json(body if request.json is None else body[: request.json])
+                    with _from_triton():
+                        upstream = upstream or await asyncio.open_connection("127.0.0.1", self._port)
+                        upstream[1].write(request.head)
+                        upstream[1].write(body)
+                        del body
+                        await upstream[1].drain()
+                with _from_triton():
                     goes_on = await _relay(upstream[0], writer)
-                except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-                    raise RefusedError(502, "the server gave no answer") from error
                 if not goes_on:
                     return
         except RefusedError as refused:
             await _refuse(reader, writer, refused)
+        except _StoppedReadingError:
+            writer.transport.abort()  # close would wait for it
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass  # the client went away, or is too slow; or the server is being stopped
         finally:
             self._open -= 1
             for one in (writer, *(upstream[1:] if upstream else ())):
                 one.close()
+
+
+class _StoppedReadingError(Exception):
+    """A client does not take its answer."""
+
+
+@contextlib.contextmanager
+def _from_triton() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        raise RefusedError(502, "the server gave no answer") from error
+
+
+async def _taken(writer: asyncio.StreamWriter) -> None:
+    """Wait until a client has taken most of what was written; raises _StoppedReadingError."""
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            await writer.drain()
+    except TimeoutError as error:
+        raise _StoppedReadingError from error
 
 
 async def _relay(source: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -173,7 +215,7 @@ async def _relay(source: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     if length is None and status not in (204, 304):  # it ends where Triton ends it
         while chunk := await source.read(1 << 16):
             writer.write(chunk)
-            await writer.drain()
+            await _taken(writer)
         return False
     left = int(length[1]) if length else 0
     while left:
@@ -182,8 +224,8 @@ async def _relay(source: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
             raise asyncio.IncompleteReadError(b"", left)
         left -= len(chunk)
         writer.write(chunk)
-        await writer.drain()
-    await writer.drain()
+        await _taken(writer)
+    await _taken(writer)
     return True
 
 
@@ -192,8 +234,8 @@ async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, re
     text = f'{{"error":"{refused}"}}'.encode()
     head = f"HTTP/1.1 {refused.status} {_REASONS[refused.status]}\r\nContent-Type: application/json\r\n"
     writer.write(f"{head}Content-Length: {len(text)}\r\nConnection: close\r\n\r\n".encode() + text)
-    with contextlib.suppress(OSError, TimeoutError):
-        await writer.drain()
+    with contextlib.suppress(OSError, TimeoutError, _StoppedReadingError):
+        await _taken(writer)
         writer.write_eof()
         async with asyncio.timeout(2):  # a client reads the answer only once it has sent; what it sends is thrown away
             while await reader.read(1 << 20):

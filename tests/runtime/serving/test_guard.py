@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 import pytest
 
+from scripts.serving import guard
 from scripts.serving.guard import MAX_JSON, RefusedError, check_json, parse
 
 LIMIT = 4 << 20
@@ -65,3 +69,85 @@ def test_json_that_does_not_go_on(text):
 
 def test_json_without_tensors_goes_on():
     check_json(b'{"inputs":[{"name":"image","shape":[1,1],"datatype":"BYTES","parameters":{"binary_data_size":8}}]}')
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A guard that has little patience."""
+    monkeypatch.setattr(guard, "_PATIENCE", 0.3)
+    monkeypatch.setattr(guard, "_IDLE", 0.3)
+
+
+@contextlib.asynccontextmanager
+async def guarded(answer: bytes = b"ok", limit: int = LIMIT):
+    """A guard before a server that answers every request of no body, or of a MiB, with `answer`; yields its port."""
+
+    async def triton(reader, writer):
+        try:
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer) + answer)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
+            writer.transport.abort()
+
+    async with await asyncio.start_server(triton, "127.0.0.1", 0) as behind:
+        made = guard.Guard(behind.sockets[0].getsockname()[1], limit)
+        async with await asyncio.start_server(made.serve, "127.0.0.1", 0, limit=guard.MAX_HEAD) as front:
+            yield made, front.sockets[0].getsockname()[1]
+
+
+GET = head(first="GET /v2/health/ready HTTP/1.1")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    "sent", [b"", b"G", GET[:-2], head("Content-Length: 9") + b"{"], ids=["idle", "G", "head", "body"]
+)
+def test_a_client_that_sends_slowly_loses_its_connection(sent):
+    async def go():
+        async with guarded() as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(sent)
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+            writer.close()
+
+    asyncio.run(go())
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_client_that_does_not_read_loses_its_connection():
+    async def go():
+        async with guarded(b"x" * (32 << 20)) as (made, port):
+            _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+            writer.write(GET)
+            while not made._open:
+                await asyncio.sleep(0.01)
+            async with asyncio.timeout(10):
+                while made._open:
+                    await asyncio.sleep(0.05)
+            writer.close()
+
+    asyncio.run(go())
+
+
+def test_requests_that_are_held_in_memory_are_limited(monkeypatch):
+    monkeypatch.setattr(guard, "_HELD", 2)
+    large = head(f"Content-Length: {LIMIT}", "Inference-Header-Content-Length: 2")
+
+    async def go():
+        async with guarded() as (_, port):
+            held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+            for _, writer in held:
+                writer.write(large)
+            await asyncio.sleep(0.2)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(large)
+            assert b"503 Service" in await asyncio.wait_for(reader.readline(), 10)
+            small_reader, small = await asyncio.open_connection("127.0.0.1", port)
+            small.write(GET + GET)
+            assert b"200 OK" in await asyncio.wait_for(small_reader.readline(), 10)
+            for one in (writer, small, *(other for _, other in held)):
+                one.close()
+
+    asyncio.run(go())
