@@ -110,8 +110,8 @@ def _proven(
     names = [tensor.name for tensor in found.outputs]
     assert found.picture is not None
     assert found.image_size is not None
-    fixed, picture = found.picture.shape[0], found.picture.name
-    batch = fixed if isinstance(fixed, int) else spec.parity_samples
+    picture = found.picture.name
+    batch = found.fixed_batch or spec.parity_samples
     size = found.image_size
     what = "no ITAE"
     if spec.itae is not None:
@@ -250,7 +250,7 @@ def _built(proven: Proven, model: onnx.ModelProto, library: LibraryName, work: P
     dropped = [one.name for one in found.outputs if one.name not in outputs.values()]
     if dropped:
         progress.note(f"the engine has no output {', '.join(dropped)}: it is not in float32, or not by image")
-    fixed_batch = found.picture.shape[0] if found.picture is not None else None
+    fixed_batch = found.fixed_batch
     profile = (fixed_batch,) * 3 if isinstance(fixed_batch, int) else spec.profile
     with progress.step("build", f"{spec.precision or 'fp32'} engine by {library}"):
         built = build_engine(with_outputs(model, outputs), found, work, library, profile, spec.half or "fp32")

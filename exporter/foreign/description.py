@@ -117,7 +117,7 @@ def describe(proven: Proven, made: Made, called: Path) -> Manifest:
     patches = sample.flags.shape[-1]
     is_engine = made.builder.name != "onnx"
     patch = _patch(size, patches, found)
-    batch = found.picture.shape[0] if isinstance(found.picture.shape[0], int) else "batch"
+    batch = found.fixed_batch or "batch"
     file = found.file
     pooling = spec.pooling if spec.embedding is not None and is_pooled(spec, found) else "cls"
     width = found.backbone[-1].width

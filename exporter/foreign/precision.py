@@ -156,7 +156,7 @@ def _annotate(graph: gs.Graph, found: Survey, probe: Probe) -> None:
     types = probe.types([*computed])
     floats = [name for name, dtype in types.items() if dtype == np.float32]
     shapes = probe.shapes(feeds_for(found, found.image_size, found.batch), floats)
-    fixed = isinstance(found.picture.shape[0], int)
+    fixed = found.fixed_batch is not None
     for name, dtype in types.items():
         computed[name].dtype = dtype
         computed[name].shape = None

@@ -293,7 +293,8 @@ def _at_another_size(
         return []
     height, width = one.image_size
     size = (height + height // one.grid[0], width + 2 * (width // one.grid[1]))
-    feeds = feeds_for(one, size, 2, images_for(one, 1, size, 2))
+    batch = one.fixed_batch or 2
+    feeds = feeds_for(one, size, batch, images_for(one, 1, size, batch))
     try:
         plain = _plain(one, probe, feeds)
     except InputError:

@@ -68,8 +68,7 @@ class Stages:
     @property
     def batch(self) -> int | None:
         """The number of pictures that the graph takes; None if any."""
-        picture = self.prepared.found.picture
-        return picture.shape[0] if picture is not None and isinstance(picture.shape[0], int) else None
+        return self.prepared.found.fixed_batch
 
     def look(self, pixels: Float32, keep: Sequence[int]) -> Looked:
         """Run the plain graph once; `keep`: layers whose tokens are kept."""

@@ -136,7 +136,14 @@ class Survey:
     output_shapes: dict[str, tuple[int, ...]]
     """In the run."""
     batch: int
-    """Number of images in the run."""
+    """Number of images in the run: `BATCH`, or what the graph takes alone."""
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The number of images that the graph takes alone, whatever it says itself; None if it takes any."""
+        assert self.picture is not None
+        fixed = self.picture.shape[0]
+        return fixed if isinstance(fixed, int) else 1 if self.batch == 1 else None
 
     @property
     def is_dynamic(self) -> bool:
@@ -250,8 +257,7 @@ def _other_sizes(one: Survey) -> list[Measured]:
 def feeds_for(one: Survey, size: tuple[int, int], batch: int, pixels: Array | None = None) -> Arrays:
     """Inputs for a run: noise or the given pictures, and zeros or False for what else the model takes."""
     assert one.picture is not None
-    fixed = one.picture.shape[0]
-    batch = fixed if isinstance(fixed, int) else batch
+    batch = one.fixed_batch or batch
     named = dict(zip(map(str, (one.picture.shape[0], *one.picture.size)), (batch, *size), strict=True))
     patch = _patch_of(one.graph) or (size[0], size[1])
     patches = (size[0] // patch[0]) * (size[1] // patch[1])
@@ -286,15 +292,17 @@ def _measured(start: Survey, probe: Probe, sizes: list[tuple[int, int]]) -> Surv
     own = _of_picture(start.graph, start.picture.name, start.found.sites)
     wanted, values = _wanted(start, own)
     outputs = [one.name for one in start.outputs]
-    trouble = "no size of image was tried"
-    for size in sizes:
+    trouble: str | None = None
+    # A graph that was traced with one image may have that number in a Reshape or Expand, though its input says `batch`.
+    batches = (BATCH, 1) if isinstance(start.picture.shape[0], str) else (BATCH,)
+    for size, batch in [(size, batch) for batch in batches for size in sizes]:
         try:
-            feeds = feeds_for(start, size, BATCH)
+            feeds = feeds_for(start, size, batch)
             shapes = probe.shapes(feeds, [*wanted, *outputs])
             known = probe.run(feeds, values) if values else {}
             types = probe.types([one.context.outputs[0].name for one in own])
         except InputError as error:
-            trouble = str(error)
+            trouble = str(error) if trouble is None else trouble
             continue
         batch = len(feeds[start.picture.name])
         sites = tuple(_with_residual(_site(one, batch, shapes, known, types), batch, shapes) for one in own)
@@ -472,6 +480,11 @@ def _operands(node: gs.Node, left: str, right: str, shared: str) -> tuple[str, s
     if found is None:
         return "", ""
     a, b, out = found.groups()
+    if len(out) == len(a) == len(b) == 3 and a[0] == b[0] == out[0]:  # bid,bjd->bij, b being B·H
+        names = {out[0]: "x", out[1]: "n"}
+        keys = {out[0]: "x", out[2]: "n" if shared == "d" else "d"}
+        rest = "d" if shared == "d" else "n"
+        return "".join(names.get(one, rest) for one in a), "".join(keys.get(one, rest) for one in b)
     if len(out) != 4 or len(a) != 4 or len(b) != 4 or out[:2] != a[:2]:
         return "", ""
     if shared == "d":  # bhid,bhjd->bhij

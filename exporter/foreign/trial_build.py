@@ -60,7 +60,7 @@ def try_build(found: Survey, folder: Path) -> TrialBuild:
     model = _ready(found)
     onnx_path = folder / "trial.onnx"
     save(model, found.file, onnx_path, "trial.onnx.data")
-    fixed = found.picture.shape[0] if found.picture is not None else None
+    fixed = found.fixed_batch
     request = EngineRequest("tensorrt-rtx", (fixed, fixed, fixed) if isinstance(fixed, int) else BATCH)
     start = time.perf_counter()
     try:

@@ -15,6 +15,8 @@ from exporter.surgery.edit import constant_value, is_constant, is_free, producer
 from exporter.surgery.forms import ANY_ATTENTION, CHOICE, CONTEXTS, FUSED, INVERSE_SCALE, MASK, SCALE, FusedForm
 from exporter.surgery.pattern import HOLE, AnyOf, Const, Match, Miss, Op, Var, Wrapped, match
 
+_MOVES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Cast", "Identity", "Dropout")
+"""Operators that give the numbers of their first input, in another form."""
 _PROJECTIONS = ("MatMul", "Gemm", "Conv", "FusedMatMul")
 
 
@@ -70,7 +72,8 @@ class Site:
     @property
     def is_self_attention(self) -> bool:
         """Whether queries, keys and values come from the same tokens."""
-        return len(self.sources) == 3 and all(one is self.sources[0] for one in self.sources)
+        origins = [_origin(one) for one in self.sources]
+        return len(origins) == 3 and all(one is origins[0] for one in origins)
 
 
 @dataclass(frozen=True)
@@ -116,11 +119,23 @@ def find_any_attention(graph: gs.Graph) -> Found:
         if miss.depth > 1 and id(node) not in inside
     ]
     near += [
-        NearMiss(f"Softmax {node.name!r}", 1, "looked for a product with values behind it, found none")
+        NearMiss(f"Softmax {node.name!r}", 1, f"looked for a product with values behind it, found {_behind(node)}")
         for node in graph.nodes
         if node.op == "Softmax" and id(node) not in inside and not near
     ]
     return Found(tuple(sites), tuple(sorted(near, key=lambda one: -one.depth)))
+
+
+def _behind(softmax: gs.Node) -> str:
+    """The operator behind a softmax that computes something, in words."""
+    node = softmax
+    while len(readers := node.outputs[0].outputs) == 1:
+        (node,) = readers
+        if node.op not in _MOVES:
+            is_mixed = _is_projection(node) or (node.op == "Einsum" and any(map(is_free, node.inputs)))
+            mixed = ", which mixes heads by weights (talking heads)" if is_mixed else ""
+            return f"{node.op} {node.name or node.outputs[0].name!r}{mixed}"
+    return "none" if not readers else f"{len(readers)} readers of {node.outputs[0].name!r}"
 
 
 def _site(found: Match) -> Site:
@@ -199,6 +214,13 @@ def upstream(tensor: gs.Tensor, stops: Callable[[gs.Node], bool] | None = None) 
         yield node
         if node.op not in ("Shape", "Size") and not (stops is not None and stops(node)):
             waiting.extend(node.inputs)
+
+
+def _origin(tensor: gs.Tensor) -> gs.Tensor:
+    """What `tensor` was before it was only moved: one projection may be a Gemm of two dimensions, another a MatMul."""
+    while (node := producer(tensor)) is not None and node.op in _MOVES:
+        tensor = node.inputs[0]
+    return tensor
 
 
 def _is_projection(node: gs.Node) -> bool:

@@ -11,6 +11,8 @@ import transformers
 from foreign_models import SIZES, model_of, put_in, session
 
 from exporter.__main__ import main
+from runtime.__main__ import main as run_main
+from runtime.contract.manifest import read_manifest
 
 ITAE = ("--source", "key", "--threshold", "ratio:1.1", "--layers", "all")
 
@@ -127,3 +129,73 @@ def test_a_pyramid_is_refused_by_name(tmp_path, capsys):
     assert put_in(source, tmp_path / "x.onnx", *ITAE) == 2
     assert "pyramid" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [source]
+
+
+class Baked(torch.nn.Module):
+    """A ViT whose class token is repeated for the batch that it was traced with."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = model_of("vit", "eager")
+
+    def forward(self, picture):
+        tokens = self.model(picture).last_hidden_state
+        return tokens.reshape(int(picture.shape[0]), 17, 32)[:, 0]
+
+
+def test_a_graph_that_takes_one_picture_whatever_it_says(tmp_path, capsys):
+    """Traced with one picture, batch said to be dynamic, and a Reshape to (1, ...): common in the wild."""
+    source, out = tmp_path / "theirs.onnx", tmp_path / "x.onnx"
+    export(source, Baked(), (torch.randn(1, 3, 64, 64),), ("picture",), ("cls",))
+    assert main(["--onnx", str(source), "--out", str(out), *ITAE]) == 0
+    assert "one picture at a time" in " ".join(capsys.readouterr().err.split())
+    assert read_manifest(out).inputs[0].shape == (1, 3, 64, 64)
+    assert run_main(["verify", str(out)]) == 0
+
+
+class Einsums(torch.nn.Module):
+    """One layer whose products are Einsum over (B·H, N, d), and whose keys have no bias."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.patches = torch.nn.Conv2d(3, 32, 16, 16)
+        self.query, self.value = torch.nn.Linear(32, 32), torch.nn.Linear(32, 32)
+        self.key = torch.nn.Linear(32, 32, bias=False)
+
+    def forward(self, picture):
+        tokens = self.patches(picture).flatten(2).transpose(1, 2)
+        flat = tokens.reshape(-1, 32)
+        parts = [self.query(flat).view(-1, 16, 32), self.key(tokens), self.value(flat).view(-1, 16, 32)]
+        q, k, v = (one.unflatten(2, (4, 8)).transpose(1, 2).flatten(0, 1) for one in parts)
+        weights = (torch.einsum("bid,bjd->bij", q, k) * 8**-0.5).softmax(-1)
+        found = torch.einsum("bij,bjd->bid", weights, v)
+        return found.unflatten(0, (-1, 4)).transpose(1, 2).flatten(2).mean(1)
+
+
+def test_einsum_in_three_dimensions_and_one_projection_of_rows(tmp_path, capsys):
+    source, out = tmp_path / "theirs.onnx", tmp_path / "x.onnx"
+    export(source, Einsums(), (torch.randn(2, 3, 64, 64),), ("picture",), ("mean",))
+    code, record = inspected(source, capsys)
+    assert (code, record["layers"], record["prefix_tokens"]) == (0, 1, 0)
+    assert record["sites"][0]["form"].startswith("Einsum")
+    assert put_in(source, out, *ITAE) == 0
+    assert any(one.flagged and one.effect > 1e-4 for one in read_manifest(out).parity.checks)
+
+
+def test_talking_heads_are_refused_by_name(tmp_path, capsys):
+    class Talking(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches, self.mix = torch.nn.Conv2d(3, 32, 16, 16), torch.nn.Linear(4, 4)
+
+        def forward(self, picture):
+            tokens = self.patches(picture).flatten(2).transpose(1, 2)
+            heads = tokens.unflatten(2, (4, 8)).transpose(1, 2)
+            weights = (heads @ heads.transpose(2, 3)).softmax(-1)
+            return (self.mix(weights.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) @ heads).mean((1, 2))
+
+    source = tmp_path / "theirs.onnx"
+    export(source, Talking(), (torch.randn(2, 3, 64, 64),), ("picture",), ("mean",))
+    assert put_in(source, tmp_path / "x.onnx", *ITAE) == 2
+    assert "talking heads" in capsys.readouterr().err
