@@ -217,7 +217,7 @@ def upstream(tensor: gs.Tensor, stops: Callable[[gs.Node], bool] | None = None) 
 
 
 def _origin(tensor: gs.Tensor) -> gs.Tensor:
-    """What `tensor` was before it was only moved: one projection may be a Gemm of two dimensions, another a MatMul."""
+    """The tensor that `tensor` is a moved form of: of two projections one may be a Gemm, which reads two dimensions."""
     while (node := producer(tensor)) is not None and node.op in _MOVES:
         tensor = node.inputs[0]
     return tensor
