@@ -32,6 +32,7 @@ from exporter.surgery import materialize, runner
 from exporter.surgery.attention import attention_nodes
 from exporter.surgery.cls_only import cls_only
 from exporter.surgery.half_precision import half_precision
+from exporter.surgery.quantize_linears import int8_products
 from exporter.surgery.runner import Pass, PassReport
 from exporter.surgery.scale_queries import scale_queries
 from exporter.surgery.select_outputs import Outputs, select_outputs
@@ -273,10 +274,20 @@ def _quantize(
     return found.model, found.data, found.record
 
 
+@dataclass(frozen=True)
+class _Built:
+    """The facts about an engine that was built."""
+
+    builder: Builder
+    fusion: Fusion | None
+    int8_layers: int | None
+    """Number of linear layers that its kernels compute from int8 numbers; None if that is not known."""
+
+
 def _build(
     spec: ExportSpec, model: Path, plan: Path, choice: Choice, timings: bytes | None, progress: Progress
-) -> tuple[Builder, Fusion | None]:
-    """Write the engine of the operated model to `plan`, and say whether its attention is fused."""
+) -> _Built:
+    """Write the engine of the operated model to `plan`."""
     request = engine.EngineRequest(
         choice.backend,
         spec.profile,
@@ -293,12 +304,11 @@ def _build(
         fusion.require(found)
     if spec.unfused:
         fusion.require_none(found)
-    return built.builder, found
+    int8 = fusion.count_int8(int8_products(model), built.kernels) if spec.resolved_precision == "int8" else None
+    return _Built(built.builder, found, int8)
 
 
-def _products(
-    spec: ExportSpec, checked: _Checked, built: tuple[Builder, Fusion | None] | None, work: Path
-) -> list[Product]:
+def _products(spec: ExportSpec, checked: _Checked, built: _Built | None, work: Path) -> list[Product]:
     """The ONNX file, the engine, or both; the last is that of `spec.out`."""
     by_onnx = Builder(
         name="onnx", version=onnx.__version__, platform=f"{platform.system()}-{platform.machine()}".lower()
@@ -306,10 +316,14 @@ def _products(
     products = []
     if built is None or spec.keep_onnx is not None:
         target = spec.path if built is None else Path(spec.keep_onnx or "")
-        products.append(Product(target, checked.model, checked.data, by_onnx))
+        products.append(Product(target, checked.model, checked.data, by_onnx, quantization=checked.quantization))
     if built is not None:
-        products.append(Product(spec.path, work / "model.plan", None, *built))
-    return [dataclasses.replace(product, quantization=checked.quantization) for product in products]
+        record = checked.quantization
+        if record is not None:
+            record = record.model_copy(update={"engine_layers": built.int8_layers})
+        plan = work / "model.plan"
+        products.append(Product(spec.path, plan, None, built.builder, built.fusion, quantization=record))
+    return products
 
 
 def _replay(

@@ -85,8 +85,9 @@ def _check(check: ParityCheck) -> str:
 def _quantization(found: Quantization) -> str:
     """The figures of int8 on a line."""
     layers = found.int8_layers + len(found.float32_layers)
+    kernels = "" if found.engine_layers is None else f", {found.engine_layers} of them in int8 kernels"
     return (
-        f"{found.int8_layers} of {layers} linear layers; cosine {found.worst_cosine:.5f} at worst, "
+        f"{found.int8_layers} of {layers} linear layers{kernels}; cosine {found.worst_cosine:.5f} at worst, "
         f"{found.median_cosine:.5f} in the median of {found.checked} pictures that did not choose the scales; "
         f"{found.neighbours:.1%} of the nearest neighbours and {found.same_centroid:.1%} of the nearest centroids stay"
     )

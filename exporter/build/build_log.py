@@ -11,7 +11,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType, ModuleType
 
 from runtime.contract.errors import BuildError
@@ -19,6 +19,7 @@ from runtime.contract.tensorrt import LibraryLog, Record, TrtObject
 
 _KERNEL = re.compile(r"^Name: (.+?), LayerType: (\w*),(.*)$", re.MULTILINE)
 _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+_DATATYPE = "Datatype: "
 _NO_WORK = ("shape_call", "signal", "wait")
 """Types of layers that only synchronise streams or compute shapes: no kernel runs."""
 
@@ -31,6 +32,8 @@ class Kernel:
     """As the builder calls it, such as `_gemm_mha_v2_myl0_15`."""
     nodes: frozenset[str]
     """Names of the ONNX nodes that it computes, wholly or in part."""
+    takes_int8: bool | None = field(default=None, compare=False)
+    """Whether it takes int8 numbers and int8 weights; None where the builder doesn't say."""
 
 
 class BuildLog(LibraryLog):
@@ -68,22 +71,31 @@ class BuildLog(LibraryLog):
 
 def logged_kernels(layers: str) -> tuple[Kernel, ...]:
     """The kernels in the message `Layers:` of a verbose log with detailed profiling verbosity."""
-    return _kernels(_KERNEL.findall(layers))
+    found = _KERNEL.findall(layers)
+    return _kernels([(name, kind, text, _takes_int8(text)) for name, kind, text in found])
+
+
+def _takes_int8(text: str) -> bool | None:
+    """Whether inputs and constants of a logged layer are int8."""
+    taken = text.partition("Outputs: ")[0]
+    return taken.count(f"{_DATATYPE}Int8") >= 2 if _DATATYPE in taken else None
 
 
 def inspected_kernels(text: str) -> tuple[Kernel, ...]:
     """The kernels in the JSON of an engine inspector; empty if it doesn't have the expected form."""
     try:
         layers = json.loads(text)["Layers"]
-        return _kernels([(one["Name"], one["LayerType"], one.get("Metadata", "")) for one in layers])
+        return _kernels([(one["Name"], one["LayerType"], one.get("Metadata", ""), None) for one in layers])
     except (ValueError, KeyError, TypeError, AttributeError):
         return ()
 
 
-def _kernels(layers: list[tuple[str, str, str]]) -> tuple[Kernel, ...]:
-    """Name, type and text of each layer; the text has its ONNX nodes, as `[ONNX Layer: node_matmul]`."""
+def _kernels(layers: list[tuple[str, str, str, bool | None]]) -> tuple[Kernel, ...]:
+    """Name, type, text and `takes_int8` of each layer; the text has its nodes, as `[ONNX Layer: node_matmul]`."""
     return tuple(
-        Kernel(name, frozenset(_ONNX_NODE.findall(text))) for name, kind, text in layers if kind not in _NO_WORK
+        Kernel(name, frozenset(_ONNX_NODE.findall(text)), takes_int8)
+        for name, kind, text, takes_int8 in layers
+        if kind not in _NO_WORK
     )
 
 

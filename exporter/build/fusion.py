@@ -37,6 +37,10 @@ class Kernel(Protocol):
     def nodes(self) -> frozenset[str]:
         """The ONNX nodes that it computes."""
 
+    @property
+    def takes_int8(self) -> bool | None:
+        """Whether it takes int8 numbers and int8 weights; None where the builder doesn't say."""
+
 
 def unfusable_layers(spec: ExportSpec) -> dict[int, Reason]:
     """The layers whose attention the options keep from being one kernel, each with the option that does.
@@ -74,6 +78,18 @@ def read_fusion(
         reasons=tuple(unfusable.get(layer) for layer in unfused),
         engine_kernels=len(kernels),
     )
+
+
+def count_int8(products: Sequence[str], kernels: Sequence[Kernel]) -> int | None:
+    """Count the products that a kernel computes from int8 numbers; returns None if the builder names no types.
+
+    Args:
+        products: the nodes of the int8 layers' matrix products.
+        kernels: the kernels of the engine.
+    """
+    if all(kernel.takes_int8 is None for kernel in kernels):
+        return None
+    return sum(any(kernel.takes_int8 and name in kernel.nodes for kernel in kernels) for name in products)
 
 
 def require(fusion: Fusion | None) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_graphsurgeon as gs
 
 from exporter.surgery.edit import Editor, is_constant, producer, rank_of, shape_of
@@ -127,6 +129,13 @@ def quantize_linears(graph: gs.Graph, groups: Iterable[QuantizedGroup]) -> list[
             norm.inputs[2] = gs.Constant(f"{group.shift}/int8/{number}", one.shift)
     graph.cleanup().toposort()
     return changed
+
+
+def int8_products(model: Path) -> list[str]:
+    """Names of the MatMul nodes of a file whose inputs were both int8."""
+    graph = onnx.load(model, load_external_data=False).graph
+    back = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    return [node.name for node in graph.node if node.op_type == "MatMul" and back.issuperset(node.input)]
 
 
 def _replace_weight(edit: Editor, node: gs.Node, layer: QuantizedLayer) -> None:

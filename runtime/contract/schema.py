@@ -393,6 +393,9 @@ class Quantization(_Record):
     """Number of linear layers that compute in int8."""
     float32_layers: tuple[str, ...]
     """The matrices of the linear layers that were left in float32 so that the limit holds."""
+    engine_layers: Annotated[int, Field(ge=0)] | None = None
+    """Number of the int8 layers that an engine's kernels compute from int8 numbers; null for an ONNX file, and if the
+    builder doesn't name types."""
 
 
 class Foreign(_Record):

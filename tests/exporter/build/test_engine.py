@@ -437,6 +437,19 @@ def test_kernels_of_a_log_of_tensorrt_10():
     )
 
 
+def test_a_kernel_takes_int8_where_numbers_and_weights_do():
+    """In the form of TensorRT-RTX 1.7."""
+    types = {"gemm": ("Int8", "Int8"), "rounds": ("Int8", "Float"), "gemm_float": ("Float", "Float")}
+    lines = [
+        f"Name: {name}, LayerType: gemm, Inputs: [ {{ Name: x, Datatype: {numbers} }}], "
+        f"Constants: [ {{ Name: w, Datatype: {weights} }}], Outputs: [ {{ Name: y, Datatype: Int8 }}], Metadata: "
+        for name, (numbers, weights) in types.items()
+    ]
+    message = "\n".join(["Layers:", *lines, "Name: silent, LayerType: kgen, Inputs: [], Metadata: ", ""])
+    found = {kernel.name: kernel.takes_int8 for kernel in logged_kernels(message)}
+    assert found == {"gemm": True, "rounds": False, "gemm_float": False, "silent": None}
+
+
 def inspector_10(layers: list[dict[str, str]]) -> dict[str, object]:
     tensor = {"Name": "__mye56053", "Location": "Device", "Dimensions": [4, 40, 64], "Format/Datatype": "Half"}
     layers = [one | {"Inputs": [tensor], "Outputs": [tensor], "TacticName": "t", "StreamId": 0} for one in layers]

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from exporter.build.build_log import Kernel
-from exporter.build.fusion import describe, read_fusion, require, require_none, unfusable_layers
+from exporter.build.fusion import count_int8, describe, read_fusion, require, require_none, unfusable_layers
 from exporter.methods.itae.options import ItaeConfig
 from exporter.options import ExportSpec
 from runtime.contract.errors import FusionError, one_line
@@ -54,6 +54,16 @@ def test_the_options_tell_which_attentions_can_be_one_kernel(precision, itae, un
     spec = ExportSpec("a.engine", size="vits14", precision=precision, itae=itae)
     assert tuple(unfusable_layers(spec)) == unfusable
     assert unfusable_layers(dataclasses.replace(spec, unfused=True)) == dict.fromkeys(range(12), "unfused")
+
+
+def test_products_in_int8_kernels_are_counted():
+    kernels = [
+        Kernel("q+k", frozenset({"q", "k"}), takes_int8=True),
+        Kernel("v", frozenset({"v"}), takes_int8=False),
+        Kernel("q_bias", frozenset({"q", "add"}), takes_int8=False),
+    ]
+    assert count_int8(["q", "k", "v", "other"], kernels) == 2
+    assert count_int8(["q"], [Kernel("q", frozenset({"q"}))]) is None
 
 
 def test_an_attention_is_fused_where_one_kernel_computes_all_of_it():

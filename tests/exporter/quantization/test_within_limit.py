@@ -116,6 +116,17 @@ def planted(folder: Path) -> Path:
     return path
 
 
+def test_an_engine_counts_the_layers_in_int8_kernels_and_the_onnx_file_beside_it_none(pictures, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    kept = tmp_path / "m.onnx"
+    options = {**OPTIONS, "backend": "tensorrt-rtx", "keep_onnx": kept, "calibrate_limit": 32, "min_cosine": 0.99}
+    result = export(ExportSpec(tmp_path / "m.engine", calibrate_images=pictures, **options), Progress(quiet=True))
+    figures = result.manifest.quantization
+    assert figures.engine_layers == figures.int8_layers == 12
+    assert read_manifest(kept).quantization.engine_layers is None
+    assert any("12 of 12 linear layers, 12 of them in int8 kernels" in line for line in summary(result))
+
+
 def test_the_layer_that_loses_most_goes_back_to_float32_and_the_manifest_names_it(pictures, tmp_path):
     weights = planted(tmp_path)
     spec = ExportSpec(
