@@ -33,7 +33,7 @@ class Kernel:
     nodes: frozenset[str]
     """Names of the ONNX nodes that it computes, wholly or in part."""
     takes_int8: bool | None = field(default=None, compare=False)
-    """Whether it takes int8 numbers and int8 weights; None where the builder doesn't say."""
+    """Whether it takes int8 numbers and int8 weights; None if the builder doesn't say."""
 
 
 class BuildLog(LibraryLog):

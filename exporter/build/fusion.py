@@ -39,7 +39,7 @@ class Kernel(Protocol):
 
     @property
     def takes_int8(self) -> bool | None:
-        """Whether it takes int8 numbers and int8 weights; None where the builder doesn't say."""
+        """Whether it takes int8 numbers and int8 weights; None if the builder doesn't say."""
 
 
 def unfusable_layers(spec: ExportSpec) -> dict[int, Reason]:
