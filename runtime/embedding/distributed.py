@@ -40,6 +40,7 @@ from runtime.embedding.workers import WorkerOptions
 from runtime.sources import Sources
 from runtime.store.growing_parts import PART_ROWS
 from runtime.store.moved import Moved
+from runtime.store.parquet_parts import open_part
 from runtime.store.records import FILE_NAMES
 from runtime.store.writer import FLUSH_ROWS, StoreWriter
 
@@ -49,6 +50,8 @@ _READS = 10_000
 """Tasks of Ray that list images, at most: it plans them all beforehand."""
 _LISTED = 64
 """Chunks of a task that hands on what this process listed, at least: each process that Ray starts takes a second."""
+_SMALL = FLUSH_ROWS // 2
+"""A part of fewer rows is none of its own: thousands of those would read slowly."""
 _LITTLE = 0.25
 """Share of a core that reading and writing take: they wait for the disk most of the time."""
 
@@ -146,10 +149,20 @@ class _Taken:
                 raise CheckError("Ray gave images twice, they were not taken: the same command goes on from here")
             self._chunks.add((chunk.source, chunk.number))
         if part.file is not None:
-            self._writer.add_part(self._work / part.file, part.rows, part.width)
+            self._add(self._work / part.file, part)
         for chunk in part.chunks:
             self._count(chunk)
         self._run.embed(part.rows, {})
+
+    def _add(self, file: Path, part: Part) -> None:
+        """Move a part into the store, or append its rows if it is a small one; raises ItaeError."""
+        if part.rows >= _SMALL:
+            self._writer.add_part(file, part.rows, part.width)
+            return
+        with open_part(file) as opened:
+            rows = opened.read()
+        self._writer.add(rows.roots, rows.paths, rows.vectors)
+        file.unlink()
 
     def _count(self, chunk: Chunk) -> None:
         self._run.listed_elsewhere(chunk.images, chunk.present)

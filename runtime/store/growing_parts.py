@@ -1,4 +1,4 @@
-"""Where a writer's rows go: parquet parts, the last of which grows, so that a run can go on after a crash."""
+"""Where a writer's rows go: parquet parts, one of which grows, so that a run can go on after a crash."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PART_ROWS = 4096
 
 
 class GrowingParts:
-    """The parts of a store, of which the last is replaced by a longer one of itself at each `append`."""
+    """The parts of a store, of which one is replaced by a longer one of itself at each `append`: at first the last."""
 
     def __init__(self, folder: Path, origin: dict[str, Any]) -> None:
         """Begin a store, or go on with the one in `folder`; raises InputError."""
@@ -30,13 +30,12 @@ class GrowingParts:
         self._folder, self._origin = folder, origin
         self._store = Store(folder) if has_parts(folder) else None
         self._rows = 0 if self._store is None else len(self._store)
-        self._full_parts = 0 if self._store is None else len(part_files(folder))
-        self._last: Embeddings | None = None
-        if self._full_parts:
-            with open_part(part_path(folder, self._full_parts - 1)) as part:
+        self._count = 0 if self._store is None else len(part_files(folder))
+        self._growing: tuple[int, Embeddings] | None = None  # number and rows
+        if self._count:
+            with open_part(part_path(folder, self._count - 1)) as part:
                 if part.rows < PART_ROWS:
-                    self._last = part.read()
-                    self._full_parts -= 1
+                    self._growing = self._count - 1, part.read()
         self._is_marked = False
         self._is_new = read_record(folder) is None
 
@@ -55,14 +54,13 @@ class GrowingParts:
         """Take a finished part, of this many rows, from elsewhere on this file system; raises as `append`."""
         with self._undone_if_new():
             self._mark_incomplete(width)
-            number = self._full_parts + (self._last is not None)
-            path = part_path(self._folder, number)
+            path = part_path(self._folder, self._count)
             try:
                 file.replace(path)
             except OSError as error:
                 raise cannot_write(path, error) from error
             sync_folder(self._folder)
-        self._full_parts, self._last = number + 1, None
+        self._count += 1
         self._rows += rows
 
     @contextlib.contextmanager
@@ -88,13 +86,15 @@ class GrowingParts:
             self._is_marked, self._width = True, width
 
     def _write_parts(self, rows: Embeddings) -> None:
-        left = rows if self._last is None else _joined(self._last, rows)
+        number, left = (self._count, rows) if self._growing is None else self._growing
+        if self._growing is not None:
+            left = _joined(left, rows)
         while len(left):
             piece, left = left[:PART_ROWS], left[PART_ROWS:]
-            write_part(part_path(self._folder, self._full_parts), piece, self._origin)
-            is_full = len(piece) == PART_ROWS
-            self._full_parts += is_full
-            self._last = None if is_full else piece
+            write_part(part_path(self._folder, number), piece, self._origin)
+            self._count = max(self._count, number + 1)
+            self._growing = None if len(piece) == PART_ROWS else (number, piece)
+            number = self._count
 
     def complete(self) -> None:
         """Say in `_store.json` that the run has ended; raises OutputFileError."""

@@ -221,7 +221,7 @@ class Parts:
                 left -= min(left, len(block))
 
     def _opened(self) -> Iterator[tuple[PartFile, int]]:
-        """Each part with its number of rows. A run that continues the store only makes the last part longer."""
+        """Each part with its number of rows. A run that goes on only makes parts longer, and adds others."""
         for path, rows in self._parts:
             with open_part(path) as part:
                 if part.rows < rows or part.width != self.width:

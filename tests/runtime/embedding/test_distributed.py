@@ -148,7 +148,7 @@ def test_rows_counts_and_errors_are_those_of_one_machine(
     assert failures(tmp_path / "ray") == failures(tmp_path / "one")
     assert Store(tmp_path / "ray").origin == Store(tmp_path / "one").origin
     assert Store(tmp_path / "ray").complete
-    assert len([*(tmp_path / "ray").glob("part-*")]) == 1  # chunks of all sources share a part
+    assert len([*(tmp_path / "ray").glob("part-*")]) == 1  # small ones become one
     assert {path.name[0] for path in (tmp_path / "ray").iterdir()} <= {"p", "_"}  # nothing hidden is left
 
 

@@ -19,6 +19,7 @@ from stores import assert_same, rows, write
 from runtime.contract.atomic import forget_warnings
 from runtime.contract.errors import InputError, OutputFileError, UsageError
 from runtime.store import Embeddings, Store, growing_parts, writer
+from runtime.store.parquet_parts import write_part
 from runtime.store.writer import open_writer
 
 
@@ -40,6 +41,11 @@ def wait_for_rows(folder, count: int) -> Store:
     raise AssertionError(f"{count} rows never came")
 
 
+def _part(path: Path, embeddings: Embeddings) -> Path:
+    write_part(path, embeddings, {})
+    return path
+
+
 def test_rows_are_on_disk_after_so_many(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(writer, "FLUSH_ROWS", 4)
     with open_writer(tmp_path, {}) as made:
@@ -53,6 +59,30 @@ def test_rows_are_on_disk_after_so_many(tmp_path, monkeypatch) -> None:
         add(made, rows(9)[5:9])
         assert_same(wait_for_rows(tmp_path, 9).read(), rows(9))
     assert Store(tmp_path).complete
+
+
+def test_a_part_grows_beside_finished_ones_until_it_is_full(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(writer, "FLUSH_ROWS", 1)
+    monkeypatch.setattr(growing_parts, "PART_ROWS", 4)
+    out, finished = tmp_path / "store", tmp_path / "finished.parquet"
+    expected = rows(16)
+    with open_writer(out, {}) as made:
+        add(made, expected[0:2])
+        meanwhile = wait_for_rows(out, 2)
+        for at in (2, 5):
+            made.add_part(_part(finished, expected[at : at + 3]), 3, expected.vectors.shape[1])
+        later = Store(out)
+        add(made, expected[8:11])  # 2 of them fill the first part
+        wait_for_rows(out, 11)
+        assert_same(meanwhile.read(), expected[0:2])
+        assert_same(later.read(), expected[0:8])
+        made.add_part(_part(finished, expected[11:14]), 3, expected.vectors.shape[1])
+        add(made, expected[14:15])
+    assert [len(part) for part in Store(out).parts()] == [4, 3, 3, 2, 3]
+    with open_writer(out, {}) as made:
+        add(made, expected[15:16])
+    assert [len(part) for part in Store(out).parts()] == [4, 3, 3, 2, 4]
+    assert sorted(Store(out).images()) == sorted(expected.images())
 
 
 def test_rows_are_on_disk_after_so_long(tmp_path, monkeypatch) -> None:
