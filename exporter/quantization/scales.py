@@ -2,9 +2,10 @@
 
 One scale for all channels of an activation is coarse where few channels are large, as the massive activations of
 DINOv2 are. So a factor for each channel moves from a norm's gain to the rows of the weights that read it (SmoothQuant,
-arXiv 2211.10438), and the range may be narrower than the largest value. Both are chosen by the error that they leave in
-the layers' results, relative to each token's own result: a token with massive numbers counts as much as any other.
-Weights are then rounded one input channel after the other, `exporter.quantization.compensated_rounding`.
+arXiv 2211.10438), or from a multiplication of its own where there is no such norm, and the range may be narrower than
+the largest value. Both are chosen by the error that they leave in the layers' results, relative to each token's own
+result: a token with massive numbers counts as much as any other. Weights are then rounded one input channel after the
+other, `exporter.quantization.compensated_rounding`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ STRENGTHS = (0.0, 0.35, 0.5, 0.65, 0.8)
 """Shares of an activation's range that move to the weights, as powers; 0 moves nothing."""
 RANGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 """Shares of the largest value that are the range."""
+WORTH = 0.5
+"""Largest share of the error with which a multiplication of its own is worth its time, where no norm can divide."""
 SMALLEST = 1e-8
 
 
@@ -39,9 +42,9 @@ def choose(group: Group, seen: Mapping[str, Seen], values: Mapping[str, Float32]
         name: np.concatenate([values[layer.weight] for layer in layers], axis=1)
         for name, layers in group.layers.items()
     }
-    strengths = STRENGTHS if group.gain is not None else STRENGTHS[:1]
-    tried = [_try(_factors(strength, seen, matrices), seen, matrices) for strength in strengths]
-    _, factors, scales = min(tried, key=lambda one: one[0])
+    tried = [_try(_factors(strength, seen, matrices), seen, matrices) for strength in STRENGTHS]
+    plain, best = tried[0], min(tried, key=lambda one: one[0])
+    _, factors, scales = best if group.gain is not None or best[0] < WORTH * plain[0] else plain
     layers = {}
     for name, some in group.layers.items():
         read = _Input(seen[name], factors, scales[name], matrices[name])
@@ -50,7 +53,7 @@ def choose(group: Group, seen: Mapping[str, Seen], values: Mapping[str, Float32]
                 values[layer.weight], None if layer.bias is None else values[layer.bias], read
             )
     if group.gain is None or group.shift is None:
-        return QuantizedGroup(scales, layers)
+        return QuantizedGroup(scales, layers, divisors=None if (factors == 1).all() else factors)
     gain, shift = (np.asarray(values[name] / factors, np.float32) for name in (group.gain, group.shift))
     return QuantizedGroup(scales, layers, gain, shift)
 

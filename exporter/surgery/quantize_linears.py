@@ -77,6 +77,8 @@ class QuantizedGroup:
     gain: Float32 | None = None
     """(C,), the norm's gain; None leaves it as it is."""
     shift: Float32 | None = None
+    divisors: Float32 | None = None
+    """(C,): what each channel is divided by before it is rounded; None leaves them as they are."""
 
 
 def find_groups(graph: gs.Graph) -> list[Group]:
@@ -114,6 +116,9 @@ def quantize_linears(graph: gs.Graph, groups: Iterable[QuantizedGroup]) -> list[
             tensor = tensors[name]
             shape = shape_of(tensor)
             pair = [np.array(scale, np.float32), np.array(0, np.int8)]
+            if one.divisors is not None:
+                factors = np.asarray(1 / one.divisors, np.float32)
+                tensor = edit.node("Mul", [tensor, factors], f"input{index}_divided", dtype=np.float32, shape=shape)
             whole = edit.node("QuantizeLinear", [tensor, *pair], f"input{index}", dtype=np.int8, shape=shape)
             name_of_back = f"input{index}_float32"
             back = edit.node("DequantizeLinear", [whole, *pair], name_of_back, dtype=np.float32, shape=shape)

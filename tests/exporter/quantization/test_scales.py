@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from exporter.quantization import scales
 from exporter.quantization.observation import Seen, observe
 from exporter.quantization.scales import choose
 from exporter.surgery.quantize_linears import Group, Layer
@@ -42,15 +43,26 @@ def off(got: np.ndarray, exact: np.ndarray) -> float:
     return float((np.square(got - exact).sum(axis=1) / np.square(exact).sum(axis=1)).mean())
 
 
-def test_a_norm_hands_massive_channels_to_the_weights():
+def test_a_norm_hands_massive_channels_to_the_weights(monkeypatch):
     found, given = tokens(100.0), values()
     exact = found @ given["w"] + given["b"]
+    monkeypatch.setattr(scales, "WORTH", 0.0)
     alone = choose(group(gain=False), as_seen(found), given)
+    assert alone.divisors is None
     helped = choose(group(gain=True), as_seen(found), given)
     factors = given["gain"] / helped.gain
     np.testing.assert_allclose(given["shift"] / helped.shift, factors, rtol=1e-5)
     assert off(computed(helped, found, factors), exact) < 3e-3
     assert off(computed(alone, found), exact) > 10 * off(computed(helped, found, factors), exact)
+
+
+def test_without_a_norm_channels_are_divided_where_that_is_worth_it():
+    found, given = tokens(100.0), values()
+    exact = found @ given["w"] + given["b"]
+    divided = choose(group(gain=False), as_seen(found), given)
+    assert divided.gain is None
+    assert off(computed(divided, found, divided.divisors), exact) < 3e-3
+    assert choose(group(gain=False), as_seen(tokens(3.0)), given).divisors is None
 
 
 def test_a_bias_takes_the_mean_change():

@@ -14,7 +14,7 @@ from exporter import ExportSpec, export
 from exporter.__main__ import main
 from exporter.models.architecture import Architecture
 from exporter.models.weights import random_tensors
-from exporter.quantization import within_limit
+from exporter.quantization import scales, within_limit
 from exporter.quantization.figures import compare
 from exporter.result import summary
 from exporter.steps import Progress
@@ -22,7 +22,7 @@ from runtime.checks.compare import Way, ways
 from runtime.checks.verify import verify
 from runtime.contract.errors import InputError, ParityError
 from runtime.contract.instructions import has_bf16
-from runtime.contract.manifest import read_manifest
+from runtime.contract.manifest import Quantization, read_manifest
 
 ARCH = Architecture("small", width=128, heads=2, depth=2)
 OPTIONS = {"size": ARCH, "weights": "random:0", "precision": "int8", "image_size": 56, "parity_samples": 2}
@@ -127,22 +127,31 @@ def test_an_engine_counts_the_layers_in_int8_kernels_and_the_onnx_file_beside_it
     assert any("12 of 12 linear layers, 12 of them in int8 kernels" in line for line in summary(result))
 
 
-def test_the_layer_that_loses_most_goes_back_to_float32_and_the_manifest_names_it(pictures, tmp_path):
-    weights = planted(tmp_path)
-    spec = ExportSpec(
-        tmp_path / "m.onnx",
-        calibrate_images=pictures,
-        calibrate_limit=32,
-        min_cosine=0.99,
-        **{**OPTIONS, "weights": str(weights)},
-    )
+def planted_in_int8(pictures: Path, folder: Path, weights: Path) -> tuple[Path, Quantization]:
+    options = {**OPTIONS, "weights": str(weights), "calibrate_limit": 32, "min_cosine": 0.99}
+    spec = ExportSpec(folder / "m.onnx", calibrate_images=pictures, **options)
     figures = export(spec, Progress(quiet=True)).manifest.quantization
+    assert figures.worst_cosine >= 1 - 0.01 / within_limit.MARGIN
+    return spec.path, figures
+
+
+def test_massive_numbers_behind_no_norm_are_divided_and_every_layer_stays_int8(pictures, tmp_path):
+    path, figures = planted_in_int8(pictures, tmp_path, planted(tmp_path))
+    assert figures.float32_layers == ()
+    divided = [node for node in onnx.load(path).graph.node if node.name.endswith("_divided")]
+    assert {node.op_type for node in divided} == {"Mul"}
+    assert len(divided) == 2
+
+
+def test_the_layer_that_loses_most_goes_back_to_float32_and_the_manifest_names_it(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(scales, "WORTH", 0.0)  # so that massive numbers stay where they are
+    weights = planted(tmp_path)
+    path, figures = planted_in_int8(pictures, tmp_path, weights)
     (layer,) = figures.float32_layers
-    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(spec.path).graph.initializer}
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
     np.testing.assert_array_equal(stored[layer], load_file(weights)["blocks.1.mlp.fc2.weight"].T)
     assert figures.int8_layers == 11
-    assert figures.worst_cosine >= 1 - 0.01 / within_limit.MARGIN
-    assert verify(spec.path, "cpu").passed
+    assert verify(path, "cpu").passed
 
 
 def test_too_few_pictures_are_counted(pictures, tmp_path):

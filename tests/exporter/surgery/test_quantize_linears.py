@@ -135,6 +135,16 @@ def test_a_new_bias_takes_the_old_ones_place_and_shape():
     np.testing.assert_array_equal(made.tensors()["up/bias"].values, VALUES["up_bias"] + 1)
 
 
+@pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_ALL"])
+def test_channels_are_divided_before_they_are_rounded(level):
+    divisors = np.array([2, 1, 1, 1.5, 1, 1, 2, 1], np.float32)
+    down = {"down": as_int8(VALUES["down"] * divisors[:, None])}
+    made = graph()
+    quantize_linears(made, [QuantizedGroup({"g": 0.05}, down, divisors=divisors)])
+    got, exact = run(made, getattr(onnxruntime.GraphOptimizationLevel, level)), run(graph())
+    assert 0 < np.abs(got - exact).max() < 0.05 * np.abs(exact).max()
+
+
 def test_a_second_run_changes_nothing():
     made = graph()
     assert quantize_linears(made, int8_groups())
