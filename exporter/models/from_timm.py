@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from exporter.image_processor import Pictures, supported
-from exporter.models import checkpoint
 from exporter.models.backbone import MAX_NAMED
 from exporter.models.hub import CANT_REACH
-from exporter.models.named_model import Embedder, NamedModel, Result
+from exporter.models.named_model import Embedder, NamedModel, Result, check_attention, read_weights
 from exporter.models.weights import draw, hash_parameters, seed_of
 from runtime.contract.errors import BackendError, UsageError, WeightsError, one_line
 from runtime.contract.manifest import Weights
@@ -43,7 +41,9 @@ def load(name: str, weights: str, image_size: tuple[int, int] | None) -> NamedMo
         raise UsageError(f"{name}: must be timm:NAME or timm:NAME.TAG, as timm.list_models() has them")
     seed = seed_of(weights, weights.partition(":")[2]) if weights.split(":")[0] == "random" else None
     timm.layers.set_fused_attn(enable=False)  # its own products and softmax, which builders fuse again
+    entries = read_weights(weights) if seed is None and weights != "auto" else {}
     model = _made(timm, name, is_filled=weights == "auto")
+    check_attention(model, name)
     came_from: Literal["hub", "path", "random"] = "hub"
     source = name
     if seed is not None:
@@ -51,12 +51,16 @@ def load(name: str, weights: str, image_size: tuple[int, int] | None) -> NamedMo
         with torch.no_grad():
             for key, parameter in model.named_parameters():
                 parameter.copy_(draw(seed, key, tuple(parameter.shape)))
-    elif weights != "auto":
-        came_from, source = "path", weights
-        _fill(model, checkpoint.read_checkpoint(Path(weights)), source)
     config: Mapping[str, Any] = model.pretrained_cfg
     trained = tuple(map(int, config["input_size"][1:]))
     size = image_size or (trained[0], trained[1])
+    if entries:
+        came_from, source = "path", weights
+        tensors = _tensors(entries)
+        if size != trained and tensors.keys() & {"pos_embed"} and _is_resized(model, tensors["pos_embed"]):
+            _resize(model, size, name)  # the checkpoint is of this size already
+            trained = size
+        _fill(model, tensors, source)
     if size != trained:
         _resize(model, size, name)
     model = model.float().eval().requires_grad_(False)
@@ -99,7 +103,7 @@ def _made(timm: Any, name: str, *, is_filled: bool) -> Any:  # noqa: ANN401
     try:
         return timm.create_model(short, pretrained=is_filled, num_classes=0)
     except Exception as error:  # the hub's, the HTTP library's, torch's
-        if not is_filled:
+        if not is_filled or "Invalid pretrained tag" in str(error):
             raise UsageError(f"{name}: timm can't make it: {one_line(error)}") from error
         raise WeightsError(
             f"{name}: {CANT_REACH}, or it has no weights of it ({one_line(error)}): check the network and the name, or "
@@ -107,16 +111,26 @@ def _made(timm: Any, name: str, *, is_filled: bool) -> Any:  # noqa: ANN401
         ) from error
 
 
-def _fill(model: Any, entries: Mapping[str, object], source: str) -> None:  # noqa: ANN401
+def _tensors(entries: Mapping[str, object]) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint, by their names in the model."""
+    tensors = {name: value.float() for name, value in entries.items() if isinstance(value, torch.Tensor)}
+    for prefix in ("state_dict_ema.", "model_ema.", "state_dict.", "model.", "module."):
+        if inside := {key[len(prefix) :]: one for key, one in tensors.items() if key.startswith(prefix)}:
+            tensors = inside
+    return tensors
+
+
+def _is_resized(model: Any, position: torch.Tensor) -> bool:  # noqa: ANN401
+    own = getattr(model, "pos_embed", None)
+    return isinstance(own, torch.Tensor) and own.shape != position.shape
+
+
+def _fill(model: Any, tensors: Mapping[str, torch.Tensor], source: str) -> None:  # noqa: ANN401
     """Fill the model with a checkpoint.
 
     Raises:
         WeightsError: a tensor is missing, superfluous, of another shape, or not finite.
     """
-    tensors = {name: value.float() for name, value in entries.items() if isinstance(value, torch.Tensor)}
-    for prefix in ("state_dict_ema.", "model_ema.", "state_dict.", "model.", "module."):
-        if inside := {key[len(prefix) :]: one for key, one in tensors.items() if key.startswith(prefix)}:
-            tensors = inside
     expected = model.state_dict()
     extra = [name for name in tensors if name not in expected and name.split(".")[0] not in _HEADS]
     wrong = [f"{name} is missing" for name in expected if name not in tensors]
@@ -132,7 +146,10 @@ def _fill(model: Any, entries: Mapping[str, object], source: str) -> None:  # no
     if wrong:
         more = f" (and {len(wrong) - MAX_NAMED} more)" if len(wrong) > MAX_NAMED else ""
         kind = model.pretrained_cfg.get("architecture")
-        raise WeightsError(f"{source} is not a checkpoint of timm's {kind}: {'; '.join(wrong[:MAX_NAMED])}{more}")
+        hint = ""
+        if [one.split(" is ")[0] for one in wrong] == ["pos_embed"]:
+            hint = ": was it trained at another size? Give that --image-size"
+        raise WeightsError(f"{source} is not a checkpoint of timm's {kind}: {'; '.join(wrong[:MAX_NAMED])}{more}{hint}")
     model.load_state_dict({name: tensors[name] for name in expected})
 
 

@@ -18,7 +18,7 @@ import transformers
 from exporter.image_processor import PROCESSORS, input_size, pair_of, pictures_of, processor_in, read_object
 from exporter.models import checkpoint, hub
 from exporter.models.backbone import MAX_LEFT_OUT, MAX_NAMED
-from exporter.models.named_model import Embedder, NamedModel, Result
+from exporter.models.named_model import Embedder, NamedModel, Result, check_attention, read_weights
 from exporter.models.weights import draw, hash_parameters, seed_of
 from runtime.contract.errors import UsageError, WeightsError, one_line
 from runtime.contract.manifest import Weights
@@ -39,15 +39,13 @@ def load(name: str, weights: str, image_size: tuple[int, int] | None) -> NamedMo
     rest = name.removeprefix("hf:")
     is_local = rest.startswith(("/", ".", "~"))
     if is_local:
-        folder = _local(Path(rest).expanduser())
+        folder = _local(Path(rest).expanduser(), name)
     else:
-        folder = hub.fetch(
-            rest, lambda path: _class_of(_config(path, name), name), PROCESSORS,
-            option="--model", with_weights=weights == "auto",
-        )  # fmt: skip
+        folder = _from_hub(rest, name, with_weights=weights == "auto")
     revision = None if is_local else folder.name
     config = _config(folder / "config.json", name)
     kind = _class_of(config, name)
+    _check_kind(kind, config, name)
     seed = weights.partition(":")[2] if weights.split(":")[0] == "random" else None
     came_from: Literal["hub", "path", "random"]
     notes: tuple[str, ...] = ()
@@ -57,7 +55,7 @@ def load(name: str, weights: str, image_size: tuple[int, int] | None) -> NamedMo
         model, has_pooler = _seeded(kind, config, seed_of(weights, seed)), True
     else:
         came_from, source = ("path" if is_local else "hub"), name
-        entries = checkpoint.read_checkpoint(folder if weights == "auto" else Path(weights))
+        entries = checkpoint.read_checkpoint(folder) if weights == "auto" else read_weights(weights)
         if weights != "auto":
             came_from, source, revision = "path", weights, None
         model, notes, has_pooler = _filled(kind, config, entries, source)
@@ -78,11 +76,26 @@ def load(name: str, weights: str, image_size: tuple[int, int] | None) -> NamedMo
     )  # fmt: skip
 
 
-def _local(folder: Path) -> Path:
+def _local(folder: Path, name: str) -> Path:
     found = hub.snapshot(folder) or folder
     if not (found / "config.json").is_file():
-        raise WeightsError(f"hf:{folder} is no folder with a config.json, as transformers saves it")
+        raise WeightsError(f"{name} is no folder with a config.json, as transformers saves it")
     return found
+
+
+def _from_hub(reference: str, name: str, *, with_weights: bool) -> Path:
+    """The folder of a repository in the hub's cache; its configuration is checked before weights are downloaded."""
+
+    def check(path: Path) -> None:
+        config = _config(path, name)
+        _check_kind(_class_of(config, name), config, name)
+
+    try:
+        return hub.fetch(reference, check, PROCESSORS, option="--model", with_weights=with_weights)
+    except WeightsError as error:
+        if Path(reference).is_dir():
+            raise UsageError(f"{name}: a folder begins with a slash, a dot or a tilde: hf:./{reference}") from error
+        raise
 
 
 def _config(path: Path, name: str) -> Any:  # noqa: ANN401  # transformers' configurations have no useful type
@@ -120,12 +133,47 @@ def _class_of(config: Any, name: str) -> Any:  # noqa: ANN401
     kind = kind[0] if isinstance(kind, tuple) else kind
     if getattr(kind, "main_input_name", None) != "pixel_values":
         raise UsageError(f"{name}: {kind.__name__} takes {kind.main_input_name}, not pictures")
+    others = [
+        one.name
+        for one in inspect.signature(kind.forward).parameters.values()
+        if one.default is one.empty
+        and one.kind is one.POSITIONAL_OR_KEYWORD
+        and one.name not in ("self", "pixel_values")
+    ]
+    if others:
+        raise UsageError(
+            f"{name}: {kind.__name__} takes {' and '.join(others)} beside pixel_values, as models for pictures of any "
+            "aspect do: take one for pictures of one size"
+        )
     return kind
 
 
+def _check_kind(kind: Any, config: Any, name: str) -> None:  # noqa: ANN401
+    """Make the model without memory for its weights, and look at its attention.
+
+    Raises:
+        WeightsError: the configuration makes no model.
+        UsageError: it has no attention, or attention in windows.
+    """
+    try:
+        with torch.device("meta"):
+            model = kind._from_config(config, attn_implementation="eager", dtype=torch.float32)
+    except Exception as error:  # what a model's constructor raises for a configuration that it can't have
+        raise WeightsError(f"{name}: {kind.__name__} can't be made of its config.json: {one_line(error)}") from error
+    window = getattr(config, "window_size", None)
+    check_attention(model, name, window and getattr(config, "window_block_indices", True))
+
+
 def _seeded(kind: Any, config: Any, seed: int) -> torch.nn.Module:  # noqa: ANN401
-    """The model with each parameter drawn."""
-    model = cast("torch.nn.Module", kind._from_config(config, attn_implementation="eager", dtype=torch.float32))
+    """The model with each parameter drawn.
+
+    Raises:
+        WeightsError: it is too large.
+    """
+    try:
+        model = cast("torch.nn.Module", kind._from_config(config, attn_implementation="eager", dtype=torch.float32))
+    except (RuntimeError, MemoryError) as error:
+        raise WeightsError(f"{kind.__name__} of this size does not fit into memory: {one_line(error)}") from error
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(draw(seed, name, tuple(parameter.shape)))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 
 from exporter.image_processor import Pictures
+from exporter.models import checkpoint
 from runtime.contract.errors import UsageError
 from runtime.contract.manifest import Weights
 
@@ -34,6 +36,44 @@ class NamedModel:
     pictures: Pictures | None
     """None if the library says nothing about pictures."""
     origin: Weights
+
+
+def check_attention(model: torch.nn.Module, name: str, window: object = None) -> None:
+    """Refuse, before any work is done, a model whose kinds of modules show that it has no row over all patches.
+
+    Args:
+        model: as the library made it; its weights may be on no device.
+        name: the model's, for messages.
+        window: what the library's configuration says of windows, if it says anything.
+
+    Raises:
+        UsageError: it has no attention, or attention in windows.
+    """
+    kinds = {type(one).__name__ for one in model.modules()}
+    windowed = next((one for one in sorted(kinds) if "Window" in one), None)
+    if windowed is not None or window:
+        raise UsageError(
+            f"{name}: windowed attention ({windowed or type(model).__name__}), in which a token sees its window alone, "
+            "has no row over all patches"
+        )
+    own = [one for one in kinds if ("Attention" in one or "Attn" in one) and not one.startswith("AttentionPool")]
+    if not own:
+        raise UsageError(f"{name}: {type(model).__name__} has no attention: is it a convolutional network?")
+
+
+def read_weights(weights: str) -> checkpoint.Entries:
+    """What lies in the file or folder that `--weights` names.
+
+    Raises:
+        UsageError: it names a repository.
+        WeightsError: it can't be read.
+    """
+    if weights.startswith(("hf:", "timm:")):
+        raise UsageError(
+            f"--weights {weights}: must be auto, a file, a folder or random[:SEED]; a repository with its own weights "
+            f"is --model {weights}"
+        )
+    return checkpoint.read_checkpoint(Path(weights))
 
 
 class Embedder(torch.nn.Module):

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pickle
+import shutil
 
 import huggingface_hub.constants
 import named_models
@@ -13,10 +14,13 @@ from foreign_models import images, results
 from named_models import CLASSIFIER, FAMILIES
 from torchvision_stand_in import torchvision_stand_in
 
+from exporter import trace
 from exporter.__main__ import main
 from exporter.calibration.recommendation import to_json
-from exporter.models import from_transformers
+from exporter.image_processor import PROCESSORS
+from exporter.models import from_timm, from_transformers, hub
 from runtime.__main__ import main as run_main
+from runtime.contract.errors import WeightsError
 from runtime.contract.manifest import read_manifest, sha256_file
 
 ATOL = 1e-4
@@ -156,10 +160,43 @@ def _fewer(folder):
             ("--weights", "random:0"),
             "windowed attention",
         ),
+        (
+            lambda folder: named_models.hf.Siglip2Config(
+                text_config=named_models.TEXT, vision_config={"hidden_size": 32, "num_attention_heads": 2}
+            ).save_pretrained(folder),
+            ("--weights", "random:0"),
+            "takes pixel_attention_mask and spatial_shapes beside pixel_values",
+        ),
+        (
+            lambda folder: named_models.hf.ViTConfig(**{**named_models.SIZES, "num_hidden_layers": 0}).save_pretrained(
+                folder
+            ),
+            ("--weights", "random:0"),
+            "has no attention",
+        ),
+        (
+            lambda folder: (
+                folder.mkdir(),
+                (folder / "config.json").write_text('{"model_type": "vit", "hidden_size": -4}'),
+            ),
+            ("--weights", "random:0"),
+            "can't be made of its config.json",
+        ),
+        (
+            lambda folder: FAMILIES["vit"][1].save_pretrained(folder),
+            ("--weights", "hf:google/vit-base-patch16-224"),
+            "a repository with its own weights is --model hf:google/vit-base-patch16-224",
+        ),
     ],
-    ids=["layers", "no CLS token", "size", "random", "text", "no config", "no JSON", "CNN", "Swin"],
-)
-def test_what_can_not_be_taken_is_refused_in_one_line(make, options, message, tmp_path, capsys):
+    ids=[
+        "layers", "no CLS token", "size", "random", "text", "no config", "no JSON", "CNN", "Swin", "NaFlex",
+        "no layers", "negative", "weights of a repository",
+    ],
+)  # fmt: skip
+def test_what_can_not_be_taken_is_refused_in_one_line_before_any_trace(
+    make, options, message, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(trace, "export_module", None)
     make(tmp_path / "model")
     capsys.readouterr()
     assert export(f"hf:{tmp_path}/model", tmp_path / "x.onnx", *options) == 2
@@ -184,6 +221,39 @@ def test_a_hub_that_can_not_be_reached_is_said_in_one_line(tmp_path, monkeypatch
     err = capsys.readouterr().err
     assert "can't reach the Hugging Face hub" in err
     assert err.count("\n") == 1
+
+
+def test_seeded_weights_of_a_repository_need_its_configuration_alone(tmp_path, monkeypatch):
+    FAMILIES["vit"][1].save_pretrained(tmp_path / "made")
+    asked = []
+
+    def download(repository, filename, revision=None):
+        asked.append(filename)
+        snapshot = tmp_path / "cache" / "models--someone--vit" / "snapshots" / "abc"
+        snapshot.mkdir(parents=True, exist_ok=True)
+        if filename != "config.json":
+            raise hub.hub_errors.RemoteEntryNotFoundError("none", response=None)
+        return str(shutil.copy(tmp_path / "made" / filename, snapshot / filename))
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    found = from_transformers.load("hf:someone/vit", "random:1", None)
+    assert found.origin.kind == "random"
+    assert asked == ["config.json", *PROCESSORS]
+
+
+def test_a_message_about_the_hub_names_the_option_that_was_given(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "some" / "model").mkdir(parents=True)
+    for name, message in {
+        "hf:goo gle/vit": "--model hf:goo gle/vit: not the name of a repository",
+        "hf:some/model": "a folder begins with a slash, a dot or a tilde: hf:./some/model",
+        "hf:./nothing": "hf:./nothing is no folder with a config.json",
+    }.items():
+        assert export(name, tmp_path / "x.onnx") == 2
+        assert message in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.fixture(scope="session")
@@ -274,12 +344,29 @@ def test_timm_resizes_its_own_position_embedding(timm, tmp_path):
     np.testing.assert_allclose(results(out, pictures)[0], want.numpy(), rtol=0, atol=ATOL)
 
 
-def test_what_timm_has_not_is_refused_in_one_line(timm, tmp_path, capsys):
+def test_a_checkpoint_of_another_size_is_taken_at_that_size(timm, tmp_path):
+    model = timm.create_model("itae_vit", num_classes=7, img_size=96).eval()
+    torch.save(model.state_dict(), tmp_path / "mine.pth")
+    with pytest.raises(WeightsError, match="trained at another size"):
+        from_timm.load("timm:itae_vit", str(tmp_path / "mine.pth"), None)
+    found = from_timm.load("timm:itae_vit", str(tmp_path / "mine.pth"), (96, 96))
+    pictures = torch.from_numpy(np.random.default_rng(5).standard_normal((2, 3, 96, 96)).astype(np.float32))
+    with torch.no_grad():
+        want = model.forward_head(model.forward_features(pictures), pre_logits=True)
+        torch.testing.assert_close(
+            found.module.run(pictures)[1], want, rtol=0, atol=ATOL
+        )  # fused attention rounds otherwise
+
+
+def test_what_timm_has_not_is_refused_in_one_line(timm, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(trace, "export_module", None)
     torch.save({"head.weight": torch.zeros(1)}, tmp_path / "mine.pth")
     for options, message in {
         ("timm:vit_bass_patch16_224",): "has no such model",
         ("timm:itae_vit", "--weights", str(tmp_path / "mine.pth")): "is not a checkpoint of timm's",
         ("timm:resnet10t", "--weights", "random:0", "--image-size", "64"): "is it a convolutional network?",
+        ("timm:swin_s3_tiny_224", "--weights", "random:0"): "windowed attention (WindowAttention)",
+        ("timm:vit_tiny_patch16_224.nothing",): "Invalid pretrained tag",
     }.items():
         assert export(options[0], tmp_path / "x.onnx", *options[1:]) == 2
         err = capsys.readouterr().err

@@ -13,15 +13,21 @@ SIZES: dict[str, Any] = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "patch_size": 16, "image_size": 64,
     "intermediate_size": 64,
 }  # fmt: skip
-_TEXT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 9}
+TEXT: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "vocab_size": 9,
+}
 _BIAS = {"use_relative_position_bias": True}
 FAMILIES: dict[str, tuple[Any, Any]] = {
     "vit": (hf.ViTForImageClassification, hf.ViTConfig(**SIZES)),
     "deit": (hf.DeiTForImageClassificationWithTeacher, hf.DeiTConfig(**SIZES)),
     "beit": (hf.BeitForImageClassification, hf.BeitConfig(**SIZES, **_BIAS)),
     "data2vec": (hf.Data2VecVisionForImageClassification, hf.Data2VecVisionConfig(**SIZES, **_BIAS)),
-    "clip": (hf.CLIPModel, hf.CLIPConfig(text_config=_TEXT, vision_config=SIZES)),
-    "siglip": (hf.SiglipModel, hf.SiglipConfig(text_config=_TEXT, vision_config=SIZES)),
+    "clip": (hf.CLIPModel, hf.CLIPConfig(text_config=TEXT, vision_config=SIZES)),
+    "siglip": (hf.SiglipModel, hf.SiglipConfig(text_config=TEXT, vision_config=SIZES)),
     "dinov2": (hf.Dinov2Model, hf.Dinov2Config(**SIZES, mlp_ratio=2)),
     "registers": (hf.Dinov2WithRegistersModel, hf.Dinov2WithRegistersConfig(**SIZES, mlp_ratio=2)),
     "dinov3": (hf.DINOv3ViTModel, hf.DINOv3ViTConfig(**SIZES, num_register_tokens=4)),
