@@ -95,11 +95,24 @@ def supported(interpolation: str, library: str) -> tuple[ResizeFilter, tuple[str
     return "bicubic", (f"{library} resizes pictures by {interpolation}, here bicubic: embeddings differ a little",)
 
 
+_SQUARE = ("ViT", "DeiT", "Beit", "Data2Vec", "Siglip", "DINOv3")
+"""Beginnings of the names of transformers' processors to which a size of one number is a square; to the rest it is the
+shortest edge, if they cut."""
+
+
+def _is_square(held: dict[str, Any]) -> bool:
+    """Whether a size of one number is a square, not the shortest edge, as the processor's class reads it."""
+    if isinstance(told := held.get("default_to_square"), bool):
+        return told
+    kind = str(held.get("image_processor_type") or held.get("feature_extractor_type") or "")
+    return kind.startswith(_SQUARE) or not held.get("do_center_crop")
+
+
 def _sides(size: Any, *, square: bool) -> tuple[tuple[int, int], bool] | None:  # noqa: ANN401
     """A size of a processor as (H, W), and whether it is the shortest edge alone; None if it is no size."""
     if isinstance(size, int):
         return (size, size), not square
-    if isinstance(size, dict) and isinstance(size.get("shortest_edge"), int):
+    if isinstance(size, dict) and isinstance(size.get("shortest_edge"), int) and size.get("longest_edge") is None:
         return (size["shortest_edge"],) * 2, True
     if isinstance(size, dict) and isinstance(size.get("height"), int) and isinstance(size.get("width"), int):
         return (size["height"], size["width"]), False
@@ -135,14 +148,22 @@ def pictures_of(held: dict[str, Any], size: tuple[int, int], called: str) -> Pic
         raise InputError(f"{called}: image_mean and image_std must be three numbers each, resample one from 0 to 5")
     if not 0 < scale < math.inf:
         raise InputError(f"{called}: rescale_factor must be a number above 0")
+    if held.get("do_flip_channel_order"):
+        raise InputError(
+            f"{called}: its pictures are blue, green, red (do_flip_channel_order), which the runtime's are not"
+        )
     # The runtime multiplies by 1/255.
     mean, std = (tuple(one / (255 * scale) for one in numbers) for numbers in (mean, std))
     by, notes = supported(FILTERS[resample], "transformers")
+    if held.get("do_resize") is False:
+        notes += ("transformers does not resize pictures; here they are resized",)
+    if held.get("do_normalize") is not False and not (held.get("image_mean") and held.get("image_std")):
+        notes += ("the image processor has no image_mean or no image_std: ImageNet's are taken",)
     crops = bool(held.get("do_center_crop"))
     found = Pictures(mean, std, "squash", None, by, notes)  # type: ignore[arg-type]  # three numbers
     if held.get("size") is None:
         return found
-    sides = _sides(held["size"], square=not crops)
+    sides = _sides(held["size"], square=_is_square(held))
     cut = _sides(held.get("crop_size", held["size"]), square=True) if crops else sides
     if sides is None or cut is None or min(*sides[0], *cut[0]) < 1:
         told = held["size"] if sides is None or min(sides[0]) < 1 else held["crop_size"]

@@ -62,7 +62,7 @@ def check_attention(model: torch.nn.Module, name: str, window: object = None) ->
 
 
 def read_weights(weights: str) -> checkpoint.Entries:
-    """What lies in the file or folder that `--weights` names.
+    """The tensors in the file or folder that `--weights` names, by their names there.
 
     Raises:
         UsageError: it names a repository.
