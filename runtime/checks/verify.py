@@ -14,7 +14,7 @@ from runtime.backends.session import Session, run_in_batches
 from runtime.checks.batch_invariance import BatchInvariance, check_batches
 from runtime.checks.criteria import precision_of
 from runtime.checks.junit import Case, as_junit_xml
-from runtime.contract.comparison import LIMITS, Parity, compare
+from runtime.contract.comparison import Parity, compare, limits_in
 from runtime.contract.errors import ItaeError, plain
 from runtime.contract.golden import read_golden
 from runtime.contract.manifest import OUTPUTS, ParityCheck, ParityLimits
@@ -104,11 +104,7 @@ def verify(
 
 def limits_at(session: Session) -> ParityLimits:
     """The manifest's limits, or those of the type that the model computes in if that is less than its file's."""
-    own = session.manifest.parity.limits
-    precision = precision_of(session)
-    if precision == session.manifest.options.precision:
-        return own
-    return LIMITS[precision].model_copy(update={"normalized": own.normalized})
+    return limits_in(session.manifest, precision_of(session))
 
 
 def as_text(result: Verification) -> str:

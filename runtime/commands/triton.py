@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import TYPE_CHECKING
 
+from runtime.backends.compute import COMPUTES, resolve_compute
 from runtime.commands import options
 from runtime.contract.console import text
 from runtime.contract.errors import UsageError
 from runtime.images.options import add_sixteen_bit
+
+if TYPE_CHECKING:
+    from runtime.contract.manifest import Manifest
 
 WHAT = "write a model repository for NVIDIA Triton"
 EXAMPLES = """examples:
@@ -23,6 +28,7 @@ and gives the embedding and, with --centroids, the cluster. A model that is ther
 older ones. `scripts/serve repository/` starts a server with it on this machine's CPU."""
 
 _BACKENDS = ("auto", "python", "onnxruntime", "tensorrt")
+_PROVIDERS = ("cpu", "openvino")
 _MAX_BATCH = 32
 
 
@@ -49,6 +55,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="what runs the model in Triton: python is this package on the CPU; onnxruntime and tensorrt are Triton's "
         "own, on GPUs; auto is tensorrt for engines and python for ONNX (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--provider",
+        choices=_PROVIDERS,
+        help="of --backend python: what runs the model; cpu is ONNX Runtime (default: cpu)",
+    )
+    parser.add_argument(
+        "--compute",
+        choices=COMPUTES,
+        help=f"of --backend python: {options.COMPUTE} (default: the precision of its file)",
+    )
+    parser.add_argument(
+        "--threads",
+        metavar="N",
+        type=int,
+        help="of --backend python: threads that each instance computes with (default: its share of the cores)",
     )
     parser.add_argument(
         "--max-batch",
@@ -98,6 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
         ("max_batch", 1, 1 << 16),
         ("instances", 1, 64),
         ("versions", 1, 64),
+        ("threads", 1, 1024),
         ("max_pixels", 1, 1 << 40),
     ):
         value = getattr(arguments, name)
@@ -108,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("name", "centroids"):
         if getattr(arguments, name) is not None and len(arguments.models) > 1:
             raise UsageError(f"--{name} is for one MODEL: write one at a time")
-    from runtime.contract.manifest import Manifest, read_manifest
+    from runtime.contract.manifest import read_manifest
     from runtime.images.decode import MAX_PIXELS
     from runtime.serving import repository
     from runtime.serving.model_config import ServingOptions, import_messages
@@ -126,7 +149,10 @@ def run(arguments: argparse.Namespace) -> int:
             manifest.options.batch[2] if manifest.options.batch is not None and backend == "tensorrt" else _MAX_BATCH
         )
         max_batch = arguments.max_batch or largest
-        return ServingOptions(backend, max_batch, arguments.queue_delay, arguments.instances, gpus, arguments.versions)
+        settings = _settings(arguments, manifest, backend)
+        return ServingOptions(
+            backend, max_batch, arguments.queue_delay, arguments.instances, gpus, arguments.versions, settings
+        )
 
     import_messages()  # before models are read
     sources = [
@@ -145,6 +171,26 @@ def run(arguments: argparse.Namespace) -> int:
                 f"{arguments.out / one.name}: version {one.version}{'' if one.is_new else ', as it was'}\n"
             )
     return 0
+
+
+def _settings(arguments: argparse.Namespace, manifest: Manifest, backend: str) -> dict[str, str]:
+    """The parameters of a model of backend python that are not the usual ones.
+
+    Raises:
+        UsageError: they are for another backend, or the model can't compute so.
+    """
+    from runtime.serving.model_config import COMPUTE, PROVIDER, THREADS
+
+    for name in (PROVIDER, COMPUTE, THREADS):
+        if backend != "python" and getattr(arguments, name) is not None:
+            raise UsageError(f"--{name} is for --backend python, not {backend}")
+    provider = arguments.provider or "cpu"
+    compute = resolve_compute(manifest, provider, arguments.compute)
+    return {
+        **({PROVIDER: provider} if provider != "cpu" else {}),
+        **({COMPUTE: compute} if compute != manifest.options.precision else {}),
+        **({THREADS: str(arguments.threads)} if arguments.threads is not None else {}),
+    }
 
 
 def _gpus(listed: str | None) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.contract.golden import Golden
-from runtime.contract.manifest import ParityLimits
+from runtime.contract.manifest import Manifest, ParityLimits
 
 LIMITS = {
     "fp32": ParityLimits(max_abs=1e-4, min_cosine=None, flag_margin=1e-5, batch_distance=1e-5, max_relative=1e-4),
@@ -19,6 +19,14 @@ LIMITS = {
     "int8": ParityLimits(max_abs=None, min_cosine=0.998, flag_margin=5e-2, batch_distance=4e-2, max_relative=8e-2),
 }
 """The limits of each precision. Evidence for the margins and distances: exporter/DECISIONS.md."""
+
+
+def limits_in(manifest: Manifest, precision: str) -> ParityLimits:
+    """The limits of a model that computes in a precision: the manifest's own, if that is its file's."""
+    own = manifest.parity.limits
+    if precision == manifest.options.precision:
+        return own
+    return LIMITS[precision].model_copy(update={"normalized": own.normalized})
 
 
 @dataclass(frozen=True)

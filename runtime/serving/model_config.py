@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.contract.errors import BackendError, ManifestError
@@ -15,6 +15,8 @@ IMAGE, CLUSTER, DISTANCE, EMBEDDING = "image", "cluster", "distance", "embedding
 """Input and outputs of an images model."""
 MARK = "itae"
 """The parameter of a configuration that shows that we wrote it; its value is the kind of model: tensor or images."""
+PROVIDER, COMPUTE, THREADS = "provider", "compute", "threads"
+"""Further parameters of a model of backend python: the arguments of `runtime.load`."""
 MAX_QUEUE = 1024
 """Number of requests that may wait for a model; further ones are refused at once."""
 _TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8", "bool": "TYPE_BOOL"}
@@ -36,6 +38,8 @@ class ServingOptions:
     """Numbers of the GPUs to use; empty for all that Triton sees."""
     versions: int
     """Number of newest versions that are served."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """`PROVIDER`, `COMPUTE` and `THREADS` of backend python, in so far as they are not the usual ones."""
 
 
 def tensor_config(name: str, manifest: Manifest, options: ServingOptions, file: str) -> Any:  # noqa: ANN401
@@ -58,6 +62,8 @@ def tensor_config(name: str, manifest: Manifest, options: ServingOptions, file: 
         config.default_model_filename = file
     # One more than the images models': while one of these is exchanged, its older version still needs the older model.
     config.version_policy.latest.num_versions = options.versions + 1
+    for setting, value in options.settings.items():
+        config.parameters[setting].string_value = value
     source = config.input.add()
     source.name, source.data_type, source.dims[:] = manifest.input.name, _type(manifest.input), _dims(manifest.input)
     for one in manifest.outputs:

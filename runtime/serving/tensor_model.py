@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 import runtime
-from runtime.contract.comparison import compare
+from runtime.contract.comparison import compare, limits_in
 from runtime.contract.errors import CheckError, InputError
 from runtime.contract.golden import read_golden
+from runtime.contract.machine import usable_cores
+from runtime.serving.model_config import COMPUTE, PROVIDER, THREADS
 from runtime.serving.stub import Arguments, Array, Asked, BatchedModel, version_folder
 
 MODEL_FILE = {"onnx": "model.onnx", "tensorrt": "model.plan"}
@@ -28,15 +31,17 @@ class TritonPythonModel(BatchedModel):
             ItaeError: the model can't be loaded.
         """
         path = version_folder(arguments) / MODEL_FILE["onnx"]
-        self._model = runtime.load(path)
+        self._model = runtime.load(path, **_settings(arguments["model_config"]))
         manifest = self._model.manifest
+        own = manifest.options.precision
+        limits = limits_in(manifest, own if own == "int8" else self._model.session.compute)  # int8 is less than bf16
         golden = read_golden(path, manifest)
         try:
             found = self._model.run_inputs(golden.input)
         except CheckError as error:
             raise CheckError(f"{path}: the golden sample is off: {error}") from error
         stored = {name: found[name] for name in golden.outputs() if name in found}
-        parity = compare(stored, golden, manifest.parity.limits)
+        parity = compare(stored, golden, limits)
         if not parity.passed:
             raise CheckError(f"{path}: the golden sample is off: {'; '.join(parity.failures)}")
 
@@ -58,3 +63,13 @@ class TritonPythonModel(BatchedModel):
     def finalize(self) -> None:
         """Release the model."""
         self._model.close()
+
+
+def _settings(config: str) -> dict[str, Any]:
+    """The arguments of `runtime.load` in a model's configuration; several instances share the cores."""
+    fields = json.loads(config)
+    given = {name: one["string_value"] for name, one in fields.get("parameters", {}).items()}
+    instances = sum(int(one["count"]) for one in fields["instance_group"])
+    shared = None if instances == 1 else max(1, usable_cores() // instances)
+    threads = int(given[THREADS]) if THREADS in given else shared
+    return {"provider": given.get(PROVIDER, "cpu"), "compute": given.get(COMPUTE), "threads": threads}

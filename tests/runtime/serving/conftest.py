@@ -60,7 +60,8 @@ def served(tmp_path_factory, make_model) -> Served:
     assert main(["embed", str(model), str(pictures), "--out", str(store)]) == 0
     assert main(["cluster", str(store), "--k", "3", "--out", str(clusters), "--quiet"]) == 0
     assert main(["triton", str(model), "--out", str(repository), "--centroids", str(clusters)]) == 0
-    assert main(["triton", str(floats), "--out", str(repository)]) == 0
+    by_openvino = ("--provider", "openvino", "--threads", "1")
+    assert main(["triton", str(floats), "--out", str(repository), *by_openvino]) == 0
     return Served(repository, model, pictures, store, clusters)
 
 

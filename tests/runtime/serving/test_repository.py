@@ -57,6 +57,17 @@ def test_the_configuration_says_what_the_manifest_says(tmp_path, make_model):
     assert images.max_batch_size == 16
 
 
+def test_what_runs_the_model_is_in_the_configuration(tmp_path, make_model):
+    model = make_model(tmp_path)
+    words = (model, "--out", tmp_path / "repository", "--instances", "2")
+    assert write(*words) == 0
+    assert list(config_of(tmp_path / "repository" / "tiny").parameters) == ["itae"]
+    assert write(*words, "--provider", "openvino", "--compute", "bf16", "--threads", "3") == 0
+    parameters = config_of(tmp_path / "repository" / "tiny").parameters
+    found = {name: one.string_value for name, one in parameters.items()}
+    assert found == {"itae": "tensor", "provider": "openvino", "compute": "bf16", "threads": "3"}
+
+
 def test_the_copy_of_a_model_is_whole(tmp_path, make_model):
     model = make_model(tmp_path / "models")
     assert write(model, "--out", tmp_path / "repository") == 0
@@ -193,6 +204,9 @@ def test_an_altered_model_is_refused(name, tmp_path, make_model, capsys):
         (["--name", "../up"], "can't be a model's name"),
         (["--name", "a_images"], "can't be a model's name"),
         (["--max-pixels", "0"], "--max-pixels 0"),
+        (["--threads", "0"], "--threads 0"),
+        (["--compute", "bf16"], "by the provider openvino alone"),
+        (["--provider", "openvino", "--backend", "onnxruntime"], "--provider is for --backend python"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

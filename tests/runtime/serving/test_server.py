@@ -117,6 +117,19 @@ def test_the_model_itself_gives_every_output(client, served):
         np.testing.assert_allclose(found.as_numpy(name), array, rtol=0, atol=TOLERANCE)
 
 
+def test_a_model_by_openvino_gives_the_embeddings_of_embed(client, served, tmp_path):
+    words = [
+        "embed",
+        str(served.model.with_name("floats.onnx")),
+        str(served.pictures),
+        "--out",
+        str(tmp_path / "store"),
+    ]
+    assert main([*words, "--provider", "openvino"]) == 0
+    found = client.embed(contents(served), "floats_images").as_numpy("embedding")
+    np.testing.assert_allclose(found, Store(tmp_path / "store").load(), rtol=0, atol=TOLERANCE)
+
+
 def bomb():
     """A PNG of 196 megapixels in about 24 kB."""
     sink = io.BytesIO()
@@ -131,6 +144,7 @@ def test_a_bad_picture_is_an_error_that_names_it(client, served):
         b"junk": "damaged, or none of",
         b"": "is empty",
         good[: len(good) // 2]: "can't be decoded",
+        contents(served)[1][:200]: "can't be decoded",  # a JPEG
         b"\x00" * 1_000_000: "only zeros",
         b"%PDF-1.7": "image 1: ",
         bomb(): "pixels",
@@ -159,6 +173,9 @@ def test_wrong_tensors_are_errors(client):
         ("tiny_images", "image", np.array([[b"x"]], np.object_), "BYTES", [2**31, 1]),
         ("tiny_images", "image", np.array([[b"x"]], np.object_), "BYTES", [4, 1]),
         ("tiny_images", "image", np.empty((0, 1), np.object_), "BYTES", None),
+        ("tiny_images", "image", np.full((10_000, 1), b"x", np.object_), "BYTES", None),
+        ("tiny_images", "image", np.full((1, 1), b"x", np.object_), "BYTES", [-1, 1]),
+        ("tiny_images", "image", one, "UINT8", None),
         ("floats", "pixel_values", np.full((1, 3, SIDE, SIDE), np.nan, np.float32), "FP32", None),
         ("nobody", "image", one, "UINT8", None),
     ]
