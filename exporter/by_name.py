@@ -33,6 +33,11 @@ examples:
   python -m exporter --model hf:facebook/dinov3-vitb16-pretrain-lvd1689m --out dinov3.onnx --image-size 448
   python -m exporter --model timm:vit_base_patch14_reg4_dinov2.lvd142m --out reg4.onnx --image-size 224
   python -m exporter --model timm:vit_base_patch16_224 --weights mine.safetensors --out mine.onnx
+  python -m exporter --model hf:google/vit-base-patch16-224 --no-itae --out plain.onnx
+      the plain model, to compare with; `calibrate --onnx plain.onnx` looks for artifacts in your own images, and
+      --config takes what it recommends
+  python -m exporter --model timm:vit_base_patch16_224 --input uint8 --outputs embedding,artifact_mask --out itae.engine
+      an engine that takes pictures as they are decoded, and shows the patches that are flagged
 The trace is compared with the library's own result, and the new file with the trace and ITAE in numpy, on every export.
 """
 TRACED = ("embedding", "patch_tokens")

@@ -8,6 +8,7 @@ from pathlib import Path
 from exporter.build.fusion import describe
 from exporter.foreign.embedding_output import EMBEDDING
 from exporter.foreign.replica import Proof
+from exporter.foreign.request import FLAG_OUTPUTS
 from exporter.foreign.survey import Survey
 from runtime.contract.manifest import Manifest
 
@@ -28,7 +29,7 @@ class Delivered:
 def summary(result: Delivered) -> list[str]:
     """The summary of an export, in lines for people."""
     last, found = result.found.backbone[-1], result.found
-    used = [] if result.manifest is None else [_used(result.manifest)]
+    used = [] if result.manifest is None else _used(result.manifest)
     origin = None if result.manifest is None else result.manifest.foreign
     made_from, maker = (origin.file, origin.producer) if origin else (found.file.path.name, found.file.producer)
     lines = [
@@ -56,8 +57,15 @@ def _words(proof: Proof) -> str:
     )
 
 
-def _used(manifest: Manifest) -> str:
-    used = [f"{info.name_in_file} ({', '.join(map(str, info.shape))})" for info in manifest.outputs]
+def _used(manifest: Manifest) -> list[str]:
+    """What the runtime gives the model and takes of it, beyond the outputs that the file had."""
+    flags = [one for one in manifest.outputs if one.name in FLAG_OUTPUTS]
+    lines = [f"  output   {one.name} {one.dtype} ({', '.join(map(str, one.shape))})" for one in flags]
+    if manifest.input.dtype == "uint8":
+        lines.append(f"  input    {manifest.input.name} uint8 ({', '.join(map(str, manifest.input.shape))})")
+    used = [
+        f"{info.name_in_file} ({', '.join(map(str, info.shape))})" for info in manifest.outputs if info not in flags
+    ]
     if EMBEDDING not in manifest.output_names():
-        return f"  verify   compares {', '.join(used)}"
-    return f"  embed    uses the output {used[0]}"
+        return [*lines, f"  verify   compares {', '.join(used)}"]
+    return [*lines, f"  embed    uses the output {used[0]}"]
