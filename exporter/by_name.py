@@ -164,10 +164,11 @@ def export_by_name(choice: ModelChoice, spec: ForeignSpec, progress: Progress) -
             with progress.step("trace", "PyTorch to ONNX"):
                 traced = trace.export_module(model.module, model.image_size, choice.traced, work)
                 fold_constants(traced)
-                traced = _whole(traced)
             with progress.step("eager", f"ONNX Runtime against {model.library}, eager"):
                 off = _check_trace(model, choice, traced)
                 progress.detail(f"differs by {off:.2g}, limit {LIMIT:g}")
+            if spec.calibration is not None:
+                _check_calibration(spec, model.name, traced, work / "plain")
             facts = LibraryModel(
                 model.name, model.library, model.module.prefix,
                 "cls" if model.module.pooling == "library" else model.module.pooling, model.origin,
@@ -232,16 +233,24 @@ def _text(numbers: tuple[float, float, float]) -> str:
     return ",".join(map(repr, numbers))
 
 
-def _whole(traced: Path) -> Path:
-    """The trace as one file, in a folder of its own, with external data only where 2 GiB are not enough."""
-    import onnx
+def _check_calibration(spec: ForeignSpec, name: str, traced: Path, folder: Path) -> None:
+    """Compare the plain file that the calibration was made for with the one that `--no-itae` would give now.
 
-    from exporter.surgery.materialize import materialize
+    Raises:
+        UsageError: it was made for another file.
+    """
+    from exporter.foreign.onnx_file import open_onnx
+    from exporter.foreign.operation import save
 
-    whole = traced.parent / "whole" / traced.name
-    whole.parent.mkdir()
-    materialize(onnx.load(traced, load_external_data=False), traced.parent, whole, f"{traced.name}.data")
-    return whole
+    folder.mkdir()
+    trace, plain = open_onnx(traced), folder / "plain.onnx"
+    save(trace.model, trace, plain, "plain.onnx.data", as_one=True)
+    assert spec.calibration is not None
+    if spec.calibration.weights_sha256 != open_onnx(plain).sha256:
+        raise UsageError(
+            f"--config was made for another model than {name}: export it with --no-itae, and make one with "
+            "`calibrate --onnx` of that file"
+        )
 
 
 def _check_trace(model: NamedModel, choice: ModelChoice, traced: Path) -> float:

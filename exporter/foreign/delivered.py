@@ -58,7 +58,7 @@ def _words(proof: Proof) -> str:
 
 
 def _used(manifest: Manifest) -> list[str]:
-    """What the runtime gives the model and takes of it, beyond the outputs that the file had."""
+    """The input and the outputs that the file did not have, and the outputs that the runtime uses, a line each."""
     flags = [one for one in manifest.outputs if one.name in FLAG_OUTPUTS]
     lines = [f"  output   {one.name} {one.dtype} ({', '.join(map(str, one.shape))})" for one in flags]
     if manifest.input.dtype == "uint8":

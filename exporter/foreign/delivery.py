@@ -74,14 +74,15 @@ def _deliver(
     untouched = opened.with_embedding(spec, work / "with_embedding")
     opened = _written_out(untouched, spec, work, progress)
     target = work / "model.onnx"
-    proven, data = _proven(spec, opened, untouched, target, progress, is_engine=library is not None)
+    is_trace = by_name is not None
+    proven, data = _proven(spec, opened, untouched, target, progress, is_engine=library is not None, is_trace=is_trace)
     made = Made(target, data, onnx_builder())
     if spec.faster or spec.half is not None or library is not None:
         model = _faster(proven, work, progress)
         if library is not None:
             made = _built(proven, model, library, work, progress)
         else:
-            data = save(model, opened.found.file, target, f"{spec.path.name}.data")
+            data = save(model, opened.found.file, target, f"{spec.path.name}.data", as_one=is_trace)
             _gate(spec, target, opened)
             made = dataclasses.replace(made, data=data)
     what = "the file, its golden sample and its manifest" if proven.outputs else "the file alone"
@@ -103,9 +104,19 @@ def _written_out(opened: Opened, spec: ForeignSpec, work: Path, progress: Progre
 
 
 def _proven(
-    spec: ForeignSpec, opened: Opened, untouched: Opened, target: Path, progress: Progress, *, is_engine: bool
+    spec: ForeignSpec,
+    opened: Opened,
+    untouched: Opened,
+    target: Path,
+    progress: Progress,
+    *,
+    is_engine: bool,
+    is_trace: bool,
 ) -> tuple[Proven, Path | None]:
-    """Operate on the graph, write it to `target` and prove it; gives its external data too."""
+    """Operate on the graph, write it to `target` and prove it; gives its external data too.
+
+    A trace becomes one file if 2 GiB are enough; somebody else's file keeps its external data.
+    """
     found, probe, prefix = opened.found, opened.probe, opened.prefix
     names = [tensor.name for tensor in found.outputs]
     assert found.picture is not None
@@ -117,9 +128,9 @@ def _proven(
     if spec.itae is not None:
         what = f"ITAE in {len(spec.itae.layer_indices(len(found.backbone)))} of the layers"
     with progress.step("surgery", what):
-        data = save(
-            _operated(spec, opened, _with_itae(opened, spec.itae)), found.file, target, f"{spec.path.name}.data"
-        )
+        model = _operated(spec, opened, _with_itae(opened, spec.itae))
+        data = save(model, found.file, target, f"{spec.path.name}.data", as_one=is_trace)
+        del model
     with progress.step("gate", "onnx.checker, shape inference, ONNX Runtime"):
         _gate(spec, target, opened)
     how = spec.preprocessing(found.image_size)

@@ -62,13 +62,8 @@ def open_graph(
     """
     size = spec.height_and_width
     file = open_onnx(Path(spec.onnx))
-    if spec.calibration is not None and spec.calibration.weights_sha256 != file.sha256:
-        if by_name is None:
-            raise UsageError(f"--config was made for another file than {file.path}: make one with `calibrate --onnx`")
-        raise UsageError(
-            f"--config was made for another model than {by_name.name}: export it with --no-itae, and make one with "
-            "`calibrate --onnx` of that file"
-        )
+    if by_name is None and spec.calibration is not None and spec.calibration.weights_sha256 != file.sha256:
+        raise UsageError(f"--config was made for another file than {file.path}: make one with `calibrate --onnx`")
     if spec.fix_input:
         file = dataclasses.replace(file, model=_with_fixed(file.model, spec.fix_input))
     found, probe = _survey(file, work / "probe", size, usual=True)

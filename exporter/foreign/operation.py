@@ -18,12 +18,14 @@ from exporter.foreign.survey import Measured, Survey
 from exporter.methods.itae.graph.anywhere import Patches, Place, Vectors, inject_anywhere
 from exporter.methods.itae.options import ItaeConfig
 from exporter.surgery.attention import scope_of
-from exporter.surgery.edit import PREFIX, import_graph, is_ours
+from exporter.surgery.edit import PREFIX, import_graph, is_ours, load_external_data
 from runtime.contract.errors import InputError, SurgeryError, UsageError
 
 OLDEST = 11
 """The oldest opset whose operators do what is needed."""
 SHARED = "tokens"
+MOST_BYTES = (2 << 30) - (16 << 20)
+"""Bytes of a file whose weights fit into memory as one protobuf."""
 
 
 def operate(one: Survey, probe: Probe, itae: ItaeConfig, prefix: int) -> onnx.ModelProto:
@@ -161,12 +163,21 @@ def _written(file: OnnxFile, graph: gs.Graph, places: Sequence[Place], itae: Ita
     return model
 
 
-def save(model: onnx.ModelProto, file: OnnxFile, path: Path, data_name: str) -> Path | None:
+def save(model: onnx.ModelProto, file: OnnxFile, path: Path, data_name: str, *, as_one: bool = False) -> Path | None:
     """Write a model to `path`; weights that lay in external data go into one file `data_name` beside it.
 
+    Args:
+        model: the model; its references to external data are changed.
+        file: the file that it was made from, whose folder has the external data.
+        path: the file to write.
+        data_name: the name of the file of external data.
+        as_one: whether weights are brought into the model where 2 GiB are enough.
+
     Returns:
-        That file; None if all weights are inside.
+        The file of external data; None if all weights are inside.
     """
+    if as_one and file.bytes <= MOST_BYTES:
+        load_external_data(model, file.path.parent)
     external = [one for one in model.graph.initializer if one.data_location == onnx.TensorProto.EXTERNAL]
     if not external:
         onnx.save(model, path)

@@ -18,6 +18,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
 from exporter.foreign.onnx_file import OnnxFile
+from exporter.foreign.operation import MOST_BYTES
 from exporter.foreign.probe import Probe, number
 from exporter.foreign.survey import Survey, feeds_for
 from exporter.surgery.edit import Editor, constant_value, import_graph, is_output, load_external_data, replace_uses
@@ -25,8 +26,6 @@ from exporter.surgery.half_precision import Half, half_precision
 from exporter.surgery.leading_rows import keep_leading_rows, tensors_behind
 from runtime.contract.errors import InputError, SurgeryError
 
-MOST_BYTES = (2 << 30) - (16 << 20)
-"""Bytes of a file whose weights fit into memory as one protobuf."""
 SCOPE = "itae/half/"
 """The names of the Casts of half precision begin so."""
 _FLOAT16, _BFLOAT16 = onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 import onnxruntime
 
 from exporter.foreign.opening import Prepared
-from exporter.foreign.operation import SHARED, places_in, source_of
+from exporter.foreign.operation import MOST_BYTES, SHARED, places_in, source_of
 from exporter.foreign.probe import Array, Arrays
 from exporter.foreign.survey import feeds_for
 from exporter.methods.itae.graph.anywhere import Patches, attenuate, norms_of
@@ -27,7 +27,6 @@ Float32 = npt.NDArray[np.float32]
 SOURCES: tuple[Source, ...] = get_args(Source)
 FLAGS = "itae/flags"
 """The input that says which tokens are attenuated."""
-MOST_BYTES = (2 << 30) - (16 << 20)
 _ROWS = "itae/rows"
 
 
