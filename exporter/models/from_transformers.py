@@ -126,10 +126,13 @@ def _class_of(config: Any, name: str) -> Any:  # noqa: ANN401
     Raises:
         UsageError: there is none, or it takes no pictures.
     """
+    called = type(config).__name__
     try:
         kind: Any = transformers.AutoModel._model_mapping[type(config)]
-    except KeyError as error:
-        raise UsageError(f"{name}: transformers has no bare model of {type(config).__name__}") from error
+    except KeyError as error:  # a tower that has a class of its own, as BLIP's BlipVisionModel
+        kind = getattr(transformers, called.removesuffix("Config") + "Model", None)
+        if kind is None:
+            raise UsageError(f"{name}: transformers has no bare model of {called}") from error
     kind = kind[0] if isinstance(kind, tuple) else kind
     if getattr(kind, "main_input_name", None) != "pixel_values":
         raise UsageError(f"{name}: {kind.__name__} takes {kind.main_input_name}, not pictures")
@@ -196,6 +199,7 @@ def _filled(
         for name, value in entries.items()
         if isinstance(value, torch.Tensor)
     }
+    tensors = _of_tower(tensors, kind, config)
     try:
         model, report = kind.from_pretrained(
             None, config=config, state_dict=tensors, output_loading_info=True, attn_implementation="eager",
@@ -226,6 +230,18 @@ def _filled(
     if lacks_pooler:
         notes.append(f"{source} has no weights of the pooler: the embedding is the CLS token")
     return model.float().eval().requires_grad_(False), tuple(notes), not lacks_pooler
+
+
+def _of_tower(tensors: dict[str, torch.Tensor], kind: Any, config: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401
+    """The tensors, where a whole model's checkpoint holds all of its tower under one prefix without that prefix."""
+    with torch.device("meta"):
+        own = [*kind._from_config(config).state_dict()]
+    ends = (name for name in tensors if name.endswith(f".{own[0]}"))
+    for prefix in [name.removesuffix(own[0]) for name in ends]:
+        if all(f"{prefix}{name}" in tensors for name in own):
+            inside = {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
+            return {name: one for name, one in tensors.items() if not name.startswith(prefix)} | inside
+    return tensors
 
 
 def _group(name: str) -> str:

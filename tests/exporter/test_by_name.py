@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from foreign_models import images, results
-from named_models import CLASSIFIER, FAMILIES
+from named_models import CLASSIFIER, FAMILIES, WHOLE
 from torchvision_stand_in import torchvision_stand_in
 
 from exporter import trace
@@ -63,6 +63,21 @@ def test_a_family_of_transformers_gives_what_the_library_gives(family, tmp_path)
     assert manifest["model"]["size"] == f"hf:{tmp_path}/model"
     assert manifest["model"]["weights"]["kind"] == "path"
     assert run_main(["verify", str(out)]) == 0
+
+
+@pytest.mark.parametrize("family", WHOLE)
+def test_the_tower_of_a_whole_model_is_found_in_its_checkpoint(family, tmp_path):
+    kind, config = WHOLE[family]
+    torch.manual_seed(0)
+    model = kind(config).eval()
+    model.save_pretrained(tmp_path)
+    found = from_transformers.load(f"hf:{tmp_path}", "auto", None)
+    tower = model.image_encoder if family == "git" else model.vision_model
+    pictures = torch.from_numpy(images(3))
+    with torch.no_grad():
+        want = tower(pictures).last_hidden_state
+        torch.testing.assert_close(found.module.run(pictures)[0], want, rtol=0, atol=ATOL)
+    assert any("left out" in note for note in found.origin.notes)
 
 
 def test_another_size_has_the_librarys_own_position_embedding_stored(tmp_path):

@@ -34,6 +34,13 @@ FAMILIES: dict[str, tuple[Any, Any]] = {
     "ijepa": (hf.IJepaModel, hf.IJepaConfig(**SIZES)),
 }
 """By name: the class that is saved, and its configuration; the architectures are those of the published models."""
+WHOLE: dict[str, tuple[Any, Any]] = {
+    "blip": (hf.BlipModel, hf.BlipConfig(text_config={**TEXT, "encoder_hidden_size": 32}, vision_config=SIZES)),
+    "git": (hf.GitModel, hf.GitConfig(**TEXT, vision_config=SIZES)),
+    "aimv2": (hf.Aimv2Model, hf.Aimv2Config(text_config=TEXT, vision_config=SIZES)),
+    "owlvit": (hf.OwlViTModel, hf.OwlViTConfig(text_config=TEXT, vision_config=SIZES)),
+}
+"""Models whose tower that sees pictures has a class of its own, or lies under a prefix in their checkpoints."""
 CLASSIFIER = {"do_resize": True, "size": 64, "image_mean": [0.5] * 3, "image_std": [0.25] * 3, "resample": 3}
 """The preprocessor_config.json of Google's ViT, but for its numbers."""
 
