@@ -56,6 +56,8 @@ def open_onnx(path: Path) -> OnnxFile:
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder: name the .onnx file in it")
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise InputError(f"{path} is no regular file: write the model into one")
         size = path.stat().st_size
         if size >= MAX_PROTOBUF:
             raise InputError(f"{path} has {size} bytes, more than a protobuf file can have: it is no ONNX file")
@@ -123,19 +125,28 @@ def _external_data(path: Path, model: onnx.ModelProto) -> tuple[Path, ...]:
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
-        place = folder / location
-        if not location or Path(location).is_absolute() or not place.resolve().is_relative_to(folder):
+        place = folder / location.replace("\0", "")
+        if (
+            not location
+            or "\0" in location
+            or Path(location).is_absolute()
+            or not place.resolve().is_relative_to(folder)
+        ):
             raise InputError(
                 f"{path}: the weight {tensor.name!r} lies in {location!r}, outside the model's folder: put its data "
                 "beside the model"
             )
         try:
-            end = int(entries.get("offset", "0")) + int(entries.get("length", "0"))
+            begin, size = int(entries.get("offset", "0")), int(entries.get("length", "0"))
         except ValueError as error:
             raise InputError(f"{path}: the place of the weight {tensor.name!r} is damaged: export it again") from error
-        needed[place] = max(needed.get(place, 0), end)
+        if min(begin, size) < 0:
+            raise InputError(f"{path}: the place of the weight {tensor.name!r} is damaged: export it again")
+        needed[place] = max(needed.get(place, 0), begin + size)
     for place, size in needed.items():
         try:
+            if place.exists() and not place.is_file():
+                raise InputError(f"{path}: its external data {place.name} is no regular file: copy it again")
             found = place.stat().st_size
         except OSError as error:
             raise InputError(f"{path}: its external data {place.name} can't be read: {error.strerror}") from error

@@ -160,6 +160,7 @@ def _written(file: OnnxFile, graph: gs.Graph, places: Sequence[Place], itae: Ita
     del model.graph.node[:]
     model.graph.node.extend(kept)
     model.graph.initializer.extend(weights.values())
+    model.ir_version = max(model.ir_version, 4)  # before, each weight must be an input of the graph too
     return model
 
 

@@ -29,6 +29,8 @@ BATCH = 3
 """Images of a run where the batch is dynamic: another number than most others."""
 CHANNELS = (3, 1, 4)
 """Numbers of channels that pictures have, the usual one first."""
+MOST_NUMBERS = 1 << 28
+"""Numbers of an input that is run here, as far as its sizes are fixed."""
 USUAL = 224
 """Height and width of the pictures of most models."""
 HIDDEN = -1e4
@@ -175,6 +177,12 @@ def survey(file: OnnxFile, probe: Probe, image_size: tuple[int, int] | None = No
     )  # fmt: skip
     if picture is None:
         return replace(start, trouble="no input takes pictures (B, 3, H, W)")
+    for one in inputs:
+        fixed = [size for size in one.shape if isinstance(size, int)]
+        if min(fixed, default=1) < 1 or math.prod(fixed) > MOST_NUMBERS:
+            return replace(
+                start, trouble=f"the input {one.name!r} has the shape {list(one.shape)}: it can't be run here"
+            )
     sizes = _sizes(start, image_size, usual=usual)
     return _measured(start, probe, sizes)
 

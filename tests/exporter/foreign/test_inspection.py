@@ -1,6 +1,7 @@
 """`inspect` on real exports of small models, on files that are no model, and on models that ITAE can't go into."""
 
 import json
+import os
 import sys
 
 import foreign_models
@@ -285,3 +286,31 @@ def test_external_data_beside_the_model_is_read(exported, tmp_path, capsys):
     )
     code, found = inspected(path, capsys)
     assert (code, found["external_data"], found["layers"]) == (0, ["x.bin"], 3)
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({"location": "pipe"}, "no regular file"),  # which would be waited for
+        ({"location": "w.bin", "offset": "-8", "length": "8"}, "is damaged"),
+        ({"location": "w\0.bin"}, "outside the model's folder"),
+    ],
+)
+def test_external_data_that_is_no_place_in_a_file_is_refused(entries, said, exported, tmp_path, capsys):
+    model = onnx.load(exported("dinov2", "sdpa", "ts14"))
+    weight = model.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in entries.items():
+        weight.external_data.add(key=key, value=value)
+    (tmp_path / "w.bin").write_bytes(bytes(8))
+    os.mkfifo(tmp_path / "pipe")
+    onnx.save(model, tmp_path / "x.onnx")
+    assert main(["inspect", str(tmp_path / "x.onnx")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_pipe_is_no_model(tmp_path, capsys):
+    os.mkfifo(tmp_path / "x.onnx")
+    assert main(["inspect", str(tmp_path / "x.onnx")]) == 2
+    assert "no regular file" in capsys.readouterr().err

@@ -199,3 +199,26 @@ def test_talking_heads_are_refused_by_name(tmp_path, capsys):
     export(source, Talking(), (torch.randn(2, 3, 64, 64),), ("picture",), ("mean",))
     assert put_in(source, tmp_path / "x.onnx", *ITAE) == 2
     assert "talking heads" in capsys.readouterr().err
+
+
+def test_weights_that_are_inputs_too_stay_so(exported, tmp_path):
+    """IR 3 asks for it; the weights that ITAE adds need a later one."""
+    model = onnx.load(exported("vit", "eager", "ts14"))
+    model.ir_version = 3
+    model.graph.input.extend(
+        onnx.helper.make_tensor_value_info(one.name, one.data_type, one.dims) for one in model.graph.initializer
+    )
+    onnx.save(model, tmp_path / "theirs.onnx")
+    assert put_in(tmp_path / "theirs.onnx", tmp_path / "x.onnx", *ITAE) == 0
+    written = onnx.load(tmp_path / "x.onnx")
+    assert written.graph.input == model.graph.input
+    assert written.ir_version == 4
+
+
+@pytest.mark.parametrize(("axis", "size"), [(2, -4), (2, 1 << 40), (0, 1 << 33)])
+def test_sizes_that_no_picture_has_are_refused(axis, size, exported, tmp_path, capsys):
+    model = onnx.load(exported("vit", "eager", "ts14"))
+    model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = size
+    onnx.save(model, tmp_path / "theirs.onnx")
+    assert put_in(tmp_path / "theirs.onnx", tmp_path / "x.onnx") == 2
+    assert "it can't be run here" in capsys.readouterr().err
