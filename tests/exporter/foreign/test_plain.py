@@ -74,13 +74,13 @@ def test_a_plain_file_embeds_as_the_old_file_does(pair, tmp_path):
 def test_a_plain_file_that_gives_something_else_is_refused(exported, tmp_path, monkeypatch, capsys):
     save = delivery.save
 
-    def wrongly(model, *others):
+    def wrongly(model, *others, **more):
         changed = onnx.ModelProto()
         changed.CopyFrom(model)
         node = next(one for one in changed.graph.node if one.op_type == "Softmax")
         node.op_type = "HardSigmoid"
         del node.attribute[:]
-        return save(changed, *others)
+        return save(changed, *others, **more)
 
     monkeypatch.setattr(delivery, "save", wrongly)
     assert put_in(exported(*FORM), tmp_path / "x.onnx", "--no-itae") == 1
