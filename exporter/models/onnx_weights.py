@@ -225,7 +225,8 @@ def _query_key_value(graph: PlainGraph, half: _Half, path: Path, layer: int) -> 
         if len(roles) == 3 and all(len(one) == 1 for one in roles) and len({*roles}) == 3:
             return [next(iter(one)) for one in roles]
     raise WeightsError(
-        f"{path}: which of the {len(half.first)} projections of attention {layer} are query, key and value is not clear"
+        f"{path}: which of the {len(half.first)} projections of attention {layer} are query, key and value is not "
+        "clear: has it ITAE in it?"
     )
 
 
