@@ -36,7 +36,7 @@ def in_process(package: str, words: Sequence[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def dry(tmp_path_factory) -> Path:
+def dry(tmp_path_factory, traced_once) -> Path:
     """The folder of a dry run."""
     out = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from calibration_pictures import write_calibration_pictures
 from cpp_programs import program
 from PIL import Image
 from rehash import rehash
+from traces import traced_once
 
 from exporter import ExportSpec, ItaeConfig, export
 from exporter.models.architecture import Architecture
@@ -30,15 +32,22 @@ FORMS = {
 }
 
 
+def exported(traces: Path, path: Path, **options: Any) -> Path:
+    """A small model; all of them have the same weights, which are traced once."""
+    with traced_once(traces):
+        export(ExportSpec(str(path), size=TINY, image_size=(42, 56), weights="random:3", parity_samples=2, **options))
+    return path
+
+
 @pytest.fixture(scope="session", params=[*FORMS, "external data"])
-def model(request, tmp_path_factory) -> Path:
+def model(request, tmp_path_factory, traces) -> Path:
     """A model in one of the forms that the exporter writes."""
     folder = tmp_path_factory.mktemp("model")
     path = folder / "m.onnx"
     options = dict(FORMS.get(request.param, {}))
     if request.param == "int8":
         options["calibrate_images"] = write_calibration_pictures(folder / "calibration", 32)
-    export(ExportSpec(str(path), size=TINY, image_size=(42, 56), weights="random:3", parity_samples=2, **options))
+    exported(traces, path, **options)
     if request.param == "external data":
         data = path.with_name("m.onnx.data")
         onnx.save(onnx.load(path), path, save_as_external_data=True, location=data.name, size_threshold=100)
@@ -47,20 +56,16 @@ def model(request, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory) -> Path:
+def tiny(tmp_path_factory, traces) -> Path:
     """The float32 model alone."""
-    path = tmp_path_factory.mktemp("tiny") / "m.onnx"
-    export(ExportSpec(str(path), size=TINY, image_size=(42, 56), weights="random:3", parity_samples=2))
-    return path
+    return exported(traces, tmp_path_factory.mktemp("tiny") / "m.onnx")
 
 
 @pytest.fixture(scope="session")
-def unflagged(tmp_path_factory) -> Path:
+def unflagged(tmp_path_factory, traces) -> Path:
     """A model whose threshold no patch of its golden sample reaches."""
-    path = tmp_path_factory.mktemp("unflagged") / "m.onnx"
     itae = ItaeConfig(threshold="absolute:1e9", side="high")
-    export(ExportSpec(str(path), size=TINY, image_size=(42, 56), weights="random:3", parity_samples=2, itae=itae))
-    return path
+    return exported(traces, tmp_path_factory.mktemp("unflagged") / "m.onnx", itae=itae)
 
 
 @pytest.fixture

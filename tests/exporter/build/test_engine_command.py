@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fake_driver import no_driver
 
-from exporter import ExportSpec, pipeline
+from exporter import ExportSpec, pipeline, trace
 from exporter import export as run_export
 from exporter.__main__ import main
 from exporter.build import engine, fusion, timing_cache
@@ -21,7 +21,10 @@ from runtime.__main__ import main as runtime_main
 from runtime.contract.errors import InputError, UsageError
 from runtime.contract.manifest import read_manifest
 
+pytestmark = pytest.mark.usefixtures("traced_once")
 TINY = Architecture("tiny", width=128, heads=2, depth=3)
+TRACE = trace.to_onnx
+"""The real one, which traces each time."""
 ARGV = ["--size", "tiny", "--weights", "random:1", "--image-size", "56", "--parity-samples", "1", "--batch", "1,2,4"]
 
 
@@ -41,7 +44,8 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_the_same_command_twice_gives_the_same_onnx_file_and_the_same_plan(tmp_path):
+def test_the_same_command_twice_gives_the_same_onnx_file_and_the_same_plan(tmp_path, monkeypatch):
+    monkeypatch.setattr(trace, "to_onnx", TRACE)
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
         assert export(folder / "m.engine", "--keep-onnx", str(folder / "m.onnx"), "--quiet") == 0

@@ -21,6 +21,7 @@ from exporter.trace import OPSET
 from runtime.__main__ import main as runtime_main
 from runtime.contract.errors import CheckError, WeightsError
 
+pytestmark = pytest.mark.usefixtures("traced_once")
 ARCH = Architecture("small", width=128, heads=2, depth=2)
 BF16, FLOAT = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
 

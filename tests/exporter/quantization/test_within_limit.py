@@ -24,6 +24,7 @@ from runtime.contract.errors import InputError, ParityError
 from runtime.contract.instructions import has_bf16
 from runtime.contract.manifest import Quantization, read_manifest
 
+pytestmark = pytest.mark.usefixtures("traced_once")
 ARCH = Architecture("small", width=128, heads=2, depth=2)
 OPTIONS = {"size": ARCH, "weights": "random:0", "precision": "int8", "image_size": 56, "parity_samples": 2}
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from exporter import ExportSpec, export
-from exporter.models import architecture
 from exporter.models.architecture import Architecture
 from runtime.__main__ import main
 from runtime.backends import open_session
@@ -28,6 +27,7 @@ if importlib.util.find_spec("openvino") is None:  # looked for, not imported: th
 
 ROOT = Path(__file__).parents[3]
 ALL = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
+pytestmark = pytest.mark.usefixtures("traced_once")
 TINY = Architecture("tiny", width=48, heads=3, depth=2)
 
 
@@ -37,7 +37,7 @@ TINY = Architecture("tiny", width=48, heads=3, depth=2)
 def test_a_real_model_of_uint8_keeps_parity_in_every_output_and_batch(tmp_path):
     pytest.importorskip("torch")
     path = tmp_path / "m.onnx"
-    export(ExportSpec(path, "vits14", "random:0", input="uint8", outputs=ALL))
+    export(ExportSpec(path, TINY, "random:0", image_size=56, input="uint8", outputs=ALL))
     result = verify(path, "openvino")
     assert result.failures == ()
     assert "OpenVINO" in result.backend
@@ -48,13 +48,12 @@ def test_a_real_model_of_uint8_keeps_parity_in_every_output_and_batch(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_every_precision_keeps_parity(precision, tmp_path, monkeypatch):
+def test_every_precision_keeps_parity(precision, tmp_path):
     pytest.importorskip("torch")
     if precision == "bf16" and not has_bf16():
         pytest.skip("needs a CPU with bf16 (AVX512-BF16 or AMX)")
-    monkeypatch.setitem(architecture.ARCHITECTURES, "tiny", TINY)
     path = tmp_path / "m.onnx"
-    export(ExportSpec(path, "tiny", "random:0", image_size=56, precision=precision, outputs=ALL))
+    export(ExportSpec(path, TINY, "random:0", image_size=56, precision=precision, outputs=ALL))
     result = verify(path, "openvino")
     assert result.failures == ()
     assert result.parity.flags_checked
