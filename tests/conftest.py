@@ -6,7 +6,7 @@ import signal
 import sys
 
 import pytest
-import traces as helper
+import traces
 from hypothesis import settings
 
 # A shell without job control starts what it puts into the background with Ctrl-C ignored, and children inherit that.
@@ -17,7 +17,7 @@ settings.load_profile("itae")
 
 
 @pytest.fixture(scope="session")
-def traces(tmp_path_factory):
+def kept_traces(tmp_path_factory):
     """The folder of a run's traces, which its processes share."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "traces"
@@ -26,9 +26,9 @@ def traces(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def traced_once(traces):
+def traced_once(kept_traces):
     """Models of the same weights are traced once, not at each export, in a module that asks for it."""
-    with helper.traced_once(traces):
+    with traces.traced_once(kept_traces):
         yield
 
 

@@ -32,22 +32,22 @@ FORMS = {
 }
 
 
-def exported(traces: Path, path: Path, **options: Any) -> Path:
+def exported(kept: Path, path: Path, **options: Any) -> Path:
     """A small model; all of them have the same weights, which are traced once."""
-    with traced_once(traces):
+    with traced_once(kept):
         export(ExportSpec(str(path), size=TINY, image_size=(42, 56), weights="random:3", parity_samples=2, **options))
     return path
 
 
 @pytest.fixture(scope="session", params=[*FORMS, "external data"])
-def model(request, tmp_path_factory, traces) -> Path:
+def model(request, tmp_path_factory, kept_traces) -> Path:
     """A model in one of the forms that the exporter writes."""
     folder = tmp_path_factory.mktemp("model")
     path = folder / "m.onnx"
     options = dict(FORMS.get(request.param, {}))
     if request.param == "int8":
         options["calibrate_images"] = write_calibration_pictures(folder / "calibration", 32)
-    exported(traces, path, **options)
+    exported(kept_traces, path, **options)
     if request.param == "external data":
         data = path.with_name("m.onnx.data")
         onnx.save(onnx.load(path), path, save_as_external_data=True, location=data.name, size_threshold=100)
@@ -56,16 +56,16 @@ def model(request, tmp_path_factory, traces) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory, traces) -> Path:
+def tiny(tmp_path_factory, kept_traces) -> Path:
     """The float32 model alone."""
-    return exported(traces, tmp_path_factory.mktemp("tiny") / "m.onnx")
+    return exported(kept_traces, tmp_path_factory.mktemp("tiny") / "m.onnx")
 
 
 @pytest.fixture(scope="session")
-def unflagged(tmp_path_factory, traces) -> Path:
+def unflagged(tmp_path_factory, kept_traces) -> Path:
     """A model whose threshold no patch of its golden sample reaches."""
     itae = ItaeConfig(threshold="absolute:1e9", side="high")
-    return exported(traces, tmp_path_factory.mktemp("unflagged") / "m.onnx", itae=itae)
+    return exported(kept_traces, tmp_path_factory.mktemp("unflagged") / "m.onnx", itae=itae)
 
 
 @pytest.fixture
