@@ -2,18 +2,22 @@
 
 Decoding takes the cores from the model. So what it costs in CPU time is measured alone, in one thread, and the table
 says what `embed` would take if nothing else cost anything: the model's time, and the decoding spread over the cores.
+Threads and processes that decode are compared without the model.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import json
+import multiprocessing
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,7 @@ from runtime.backends.session import Session
 from runtime.contract.console import Parser
 from runtime.contract.errors import CheckError, UsageError
 from runtime.contract.machine import usable_cores
+from runtime.contract.manifest import Preprocessing
 from runtime.contract.progress import Silent
 from runtime.embedding.embedder import embed_sources
 from runtime.embedding.stream import embed_stream
@@ -40,7 +45,8 @@ from runtime.store.writer import open_writer
 from scripts.benchmark.measure import orders
 
 BARE, DRAFT = "bare model", "`embed --draft`"
-DECODE, DECODE_DRAFT = "decoding and resizing alone", "the same with --draft"
+JPEG, DECODE, DECODE_DRAFT = "decoding alone", "decoding and resizing alone", "the same with --draft"
+THREADS, PROCESSES = "decoding and resizing, {} threads", "the same, {} processes, which send the pixels back"
 TOLERANCE = 1e-5
 """Between an embedding from the pipeline and the bare model's: batches of ONNX Runtime agree to the bit here."""
 
@@ -156,6 +162,13 @@ def _race(session: Session, folder: Path, given: Any) -> dict[str, Times]:  # no
         for file in files:
             preprocess(decode_file(file, draft=draft), how)
 
+    def decode_only() -> None:
+        for file in files:
+            decode_file(file)
+
+    def spread(pool: Executor) -> None:
+        collections.deque(pool.map(functools.partial(_prepared, how=how), files), maxlen=0)
+
     runs: dict[str, Callable[[], None]] = {BARE: bare}
     runs |= {_embed(workers): functools.partial(pipeline, workers) for workers in given.workers}
     if given.draft:
@@ -163,20 +176,32 @@ def _race(session: Session, folder: Path, given: Any) -> dict[str, Times]:  # no
     cycle = orders(list(runs))
     for run in runs.values():
         run()
-    alone: dict[str, Callable[[], None]] = {DECODE: decode}
+    alone: dict[str, Callable[[], None]] = {DECODE: decode, JPEG: decode_only}
     if given.draft:
         alone[DECODE_DRAFT] = functools.partial(decode, functools.partial(resized_to, how=how))
-    runs |= alone
-    times = {name: Times() for name in runs}
-    for number in range(given.rounds):
-        for name in (*cycle[number % len(cycle)], *alone):
-            cpu, start = time.process_time(), time.perf_counter()
-            runs[name]()
-            times[name].seconds.append(time.perf_counter() - start)
-            times[name].cpu_seconds.append(time.process_time() - cpu)
-        ratio = times[_embed(given.workers[0])].seconds[-1] / times[BARE].seconds[-1]
-        print(f"bench: round {number + 1} of {given.rounds}: {ratio:.3f}", file=sys.stderr, flush=True)
+    cores = usable_cores()
+    context = multiprocessing.get_context("spawn")  # a fork would copy the model's threads half
+    with ThreadPoolExecutor(cores) as threads, ProcessPoolExecutor(cores, context) as processes:
+        pools = {THREADS: functools.partial(spread, threads), PROCESSES: functools.partial(spread, processes)}
+        for run in pools.values():
+            run()  # the processes start
+        alone |= pools
+        runs |= alone
+        times = {name: Times() for name in runs}
+        for number in range(given.rounds):
+            for name in (*cycle[number % len(cycle)], *alone):
+                cpu, start = time.process_time(), time.perf_counter()
+                runs[name]()
+                times[name].seconds.append(time.perf_counter() - start)
+                times[name].cpu_seconds.append(time.process_time() - cpu)
+            ratio = times[_embed(given.workers[0])].seconds[-1] / times[BARE].seconds[-1]
+            print(f"bench: round {number + 1} of {given.rounds}: {ratio:.3f}", file=sys.stderr, flush=True)
     return times
+
+
+def _prepared(file: Path, how: Preprocessing) -> npt.NDArray[Any]:
+    """A picture as the model takes it."""
+    return preprocess(decode_file(file), how)
 
 
 def _embed(workers: int) -> str:
@@ -192,7 +217,8 @@ def _as_markdown(given: Any, name: str, megabytes: float, times: dict[str, Times
         each, cpu = np.median(seconds), np.median(times[what].cpu_seconds)
         return f"| {what} | {ratio} | {each / given.images * 1000:.1f} | {cpu / given.images * 1000:.1f} |"
 
-    rows = [row(what, np.array(one.seconds)) for what, one in times.items() if what not in (DECODE, DECODE_DRAFT)]
+    alone = (DECODE, JPEG, DECODE_DRAFT, THREADS, PROCESSES)
+    rows = [row(what, np.array(one.seconds)) for what, one in times.items() if what not in alone]
     cores = usable_cores()
     for what in (DECODE, DECODE_DRAFT):
         if what in times:
@@ -200,6 +226,11 @@ def _as_markdown(given: Any, name: str, megabytes: float, times: dict[str, Times
             least = 1 + decode / cores / float(np.median(bare))
             rows.append(f"| {what}, one thread | | | {decode / given.images * 1000:.1f} |")
             rows.append(f"| bare model and that, spread over the cores | {least:.3f} | | |")
+    rows.append(f"| {JPEG}, one thread | | | {np.median(times[JPEG].cpu_seconds) / given.images * 1000:.1f} |")
+    rows += [
+        f"| {what.format(cores)} | | {np.median(times[what].seconds) / given.images * 1000:.1f} | |"
+        for what in (THREADS, PROCESSES)
+    ]
     model = given.model.name if given.model else f"{given.size}, {given.precision}"
     return "\n".join(
         [
