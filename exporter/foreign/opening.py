@@ -122,7 +122,9 @@ def say(opened: Opened, spec: ForeignSpec, progress: Progress, by_name: LibraryM
             f"{found.image_size[1]}: --image-size says another size"
         )
     if found.fixed_batch is not None and found.picture is not None and isinstance(found.picture.shape[0], str):
-        progress.note("the graph runs with one picture at a time, though it says otherwise: it keeps that")
+        progress.note(
+            f"the graph runs with a batch of {found.fixed_batch} alone, though it says otherwise: it keeps that"
+        )
     others = len(found.sites) - len(found.backbone)
     if others:
         progress.note(f"{others} further attentions, such as a pooling head's, are left as they are")

@@ -346,7 +346,7 @@ def _scores(norm: Float64, itae: ItaeConfig, *, high_side: bool) -> Float64:
         return norm
     if itae.limit.kind == "ratio":
         middle = np.median(norm, axis=1, keepdims=True)
-        return norm / middle if high_side else middle / np.maximum(norm, 1e-30)
+        return norm / np.maximum(middle, 1e-30) if high_side else middle / np.maximum(norm, 1e-30)
     unit = dataclasses.replace(itae, threshold=f"{itae.limit.kind}:1", side="both")
     high, low = in_numpy.bounds(norm, unit)
     z: Float64 = (norm - (high + low) / 2) / np.maximum((high - low) / 2, 1e-30)

@@ -31,6 +31,8 @@ CHANNELS = (3, 1, 4)
 """Numbers of channels that pictures have, the usual one first."""
 MOST_NUMBERS = 1 << 28
 """Numbers of an input that is run here, as far as its sizes are fixed."""
+TRACED = (1, 2)
+"""Numbers of images that graphs are traced with, which may be all that they take."""
 USUAL = 224
 """Height and width of the pictures of most models."""
 HIDDEN = -1e4
@@ -84,7 +86,8 @@ class Measured:
 
     site: Site
     kind: str
-    """`self`, or why no patch can be attenuated here: `cross`, `windowed`, `causal`, `masked`, `other`."""
+    """`self`, or why no patch can be attenuated here: `cross`, `windowed`, `causal`,
+    `channels`, `masked`, `other`."""
     heads: int
     head_dim: int
     queries: int
@@ -145,7 +148,7 @@ class Survey:
         """The number of images that the graph takes alone, whatever it says itself; None if it takes any."""
         assert self.picture is not None
         fixed = self.picture.shape[0]
-        return fixed if isinstance(fixed, int) else 1 if self.batch == 1 else None
+        return fixed if isinstance(fixed, int) else self.batch if self.batch in TRACED else None
 
     @property
     def is_dynamic(self) -> bool:
@@ -240,6 +243,7 @@ def refusal(one: Survey, prefix: int | None = None) -> str | None:
 _NO_KINDS = {
     "windowed": "windowed attention, in which a token sees its window alone (Swin), has no row over all patches",
     "causal": "a causal mask hides later tokens, as in decoders of text",
+    "channels": "attention of channels to channels (cross-covariance, as in XCiT) has no row over the patches",
     "cross": "there is cross attention alone, and no attention of tokens to themselves",
     "masked": "a mask hides tokens, or depends on the picture",
     "other": "attention in a layout that is not known",
@@ -301,8 +305,8 @@ def _measured(start: Survey, probe: Probe, sizes: list[tuple[int, int]]) -> Surv
     wanted, values = _wanted(start, own)
     outputs = [one.name for one in start.outputs]
     trouble: str | None = None
-    # A graph that was traced with one image may have that number in a Reshape or Expand, though its input says `batch`.
-    batches = (BATCH, 1) if isinstance(start.picture.shape[0], str) else (BATCH,)
+    # A graph may have the number of images of its trace in a Reshape or Expand, though its input says `batch`.
+    batches = (BATCH, *TRACED) if isinstance(start.picture.shape[0], str) else (BATCH,)
     for size, batch in [(size, batch) for batch in batches for size in sizes]:
         try:
             feeds = feeds_for(start, size, batch)
@@ -373,6 +377,7 @@ def _wanted(start: Survey, sites: Sequence[Site]) -> tuple[list[str], list[str]]
     for site in sites:
         parts = [site.query, site.key, site.value, site.context.outputs[0]]
         parts += [] if site.softmax is None else [site.logits]
+        parts += site.sources[:1]
         residual = tokens_before(site)
         parts += [] if isinstance(residual, Miss) else [residual]
         shapes.update((one.name, None) for one in parts)
@@ -436,11 +441,19 @@ def _site(
         whole = query_scale * key_scale * late * _alpha(site)
     mask = _mask(site, known)
     kind = _kind(site, mask, is_square=sizes["nq"] == sizes["nk"])
+    if kind == "self" and _is_over_channels(shape(site.sources[0]), batch, sizes["nq"], sizes["d"]):
+        kind = "channels"
     return replace(
         found, kind=kind, heads=heads, head_dim=sizes["d"], queries=sizes["nq"], tokens=sizes["nk"], scale=whole,
         key_scale=key_scale or 1.0, query_scale=query_scale or 1.0, mask=mask, layouts=layouts, width=heads * value_dim,
         logits_rank=len(shape(site.logits)),
     )  # fmt: skip
+
+
+def _is_over_channels(source: tuple[int, ...], batch: int, queries: int, dim: int) -> bool:
+    """Whether the tokens that queries are projected from, (B, N, C), (N, B, C) or (B·N, C), lie along d."""
+    count = math.prod(source[:-1])
+    return len(source) in (2, 3) and count % batch == 0 and count // batch == dim != queries
 
 
 def _with_residual(one: Measured, batch: int, shapes: dict[str, tuple[int, ...]]) -> Measured:

@@ -143,13 +143,14 @@ class Baked(torch.nn.Module):
         return tokens.reshape(int(picture.shape[0]), 17, 32)[:, 0]
 
 
-def test_a_graph_that_takes_one_picture_whatever_it_says(tmp_path, capsys):
-    """Traced with one picture, batch said to be dynamic, and a Reshape to (1, ...): common in the wild."""
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_graph_that_takes_the_batch_of_its_trace_whatever_it_says(batch, tmp_path, capsys):
+    """The batch is said to be dynamic, and a Reshape has a number in its place: common in the wild."""
     source, out = tmp_path / "theirs.onnx", tmp_path / "x.onnx"
-    export(source, Baked(), (torch.randn(1, 3, 64, 64),), ("picture",), ("cls",))
+    export(source, Baked(), (torch.randn(batch, 3, 64, 64),), ("picture",), ("cls",))
     assert main(["--onnx", str(source), "--out", str(out), *ITAE]) == 0
-    assert "one picture at a time" in " ".join(capsys.readouterr().err.split())
-    assert read_manifest(out).inputs[0].shape == (1, 3, 64, 64)
+    assert f"a batch of {batch} alone" in " ".join(capsys.readouterr().err.split())
+    assert read_manifest(out).inputs[0].shape == (batch, 3, 64, 64)
     assert run_main(["verify", str(out)]) == 0
 
 
@@ -222,3 +223,20 @@ def test_sizes_that_no_picture_has_are_refused(axis, size, exported, tmp_path, c
     onnx.save(model, tmp_path / "theirs.onnx")
     assert put_in(tmp_path / "theirs.onnx", tmp_path / "x.onnx") == 2
     assert "it can't be run here" in capsys.readouterr().err
+
+
+def test_attention_over_channels_is_refused_by_name(tmp_path, capsys):
+    class Channels(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches, self.qkv = torch.nn.Conv2d(3, 32, 16, 16), torch.nn.Linear(32, 96)
+
+        def forward(self, picture):
+            tokens = self.patches(picture).flatten(2).transpose(1, 2)
+            q, k, v = self.qkv(tokens).unflatten(2, (3, 4, 8)).permute(2, 0, 3, 4, 1)  # (B, H, d, N)
+            return ((q @ k.transpose(2, 3)).softmax(-1) @ v).permute(0, 3, 1, 2).flatten(2).mean(1)
+
+    source = tmp_path / "theirs.onnx"
+    export(source, Channels(), (torch.randn(2, 3, 64, 64),), ("picture",), ("mean",))
+    assert put_in(source, tmp_path / "x.onnx", *ITAE, "--prefix-tokens", "0") == 2
+    assert "XCiT" in capsys.readouterr().err
