@@ -9,10 +9,14 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from runtime.commands import options
 from runtime.contract.console import add_threads
 from runtime.contract.errors import UsageError
+
+if TYPE_CHECKING:
+    from runtime.contract.manifest import Manifest
 
 WHAT = "measure a model's latency, images a second, load time and memory"
 EXAMPLES = """examples:
@@ -55,7 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = "as --compare, and write the fastest beside MODEL, for --provider tuned"
     compare.add_argument("--tune", action="store_true", help=what)
     what = "for --tune: smallest cosine to the golden sample"
-    compare.add_argument("--min-cosine", metavar="X", type=_cosine, help=f"{what} (default: {MIN_COSINE})")
+    compare.add_argument(
+        "--min-cosine", metavar="X", type=_cosine, help=f"{what} (default: {MIN_COSINE}; int8: the manifest's limit)"
+    )
     what = "numbers of sessions at the same time, which share the cores"
     compare.add_argument("--streams", metavar="N,...", type=_sizes, help=f"{what} (default: 1)")
     compare.add_argument("--plot", metavar="FILE", type=options.path, help="draw images a second as a PNG")
@@ -106,6 +112,15 @@ def _check_together(arguments: argparse.Namespace) -> None:
         raise UsageError("--min-cosine is for --tune: give it, or leave it out")
 
 
+def _usual_min_cosine(manifest: Manifest) -> float:
+    """The limit of --tune unless another is given.
+
+    An int8 file has its own: golden images are no pictures that its scales fit, so it is farther off there.
+    """
+    own = manifest.parity.limits.min_cosine if manifest.options.precision == "int8" else None
+    return MIN_COSINE if own is None else min(MIN_COSINE, own)
+
+
 def _compare(arguments: argparse.Namespace, *, verify_hash: bool, tell: Callable[[str], None]) -> int:
     """Measure every way, print the figures, and write the fastest with --tune; returns the exit code."""
     from dataclasses import asdict
@@ -135,7 +150,7 @@ def _compare(arguments: argparse.Namespace, *, verify_hash: bool, tell: Callable
     chosen = None
     try:
         if arguments.tune:
-            limit = MIN_COSINE if arguments.min_cosine is None else arguments.min_cosine
+            limit = _usual_min_cosine(manifest) if arguments.min_cosine is None else arguments.min_cosine
             choice, best, runs = choose(found, limit)
             chosen = best, runs
             path = write_tuned(arguments.model, manifest, choice, limit, data)

@@ -1,6 +1,7 @@
 """The search, the figures, and an int8 export from end to end."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from exporter.quantization import scales, within_limit
 from exporter.quantization.figures import compare
 from exporter.result import summary
 from exporter.steps import Progress
+from runtime.__main__ import main as run_command
 from runtime.checks.compare import Way, ways
 from runtime.checks.verify import verify
 from runtime.contract.errors import InputError, ParityError
@@ -92,6 +94,14 @@ def test_what_is_not_int8_may_run_in_bf16_within_the_same_limits(published):
     assert rounded.limits == exact.limits
     assert rounded.parity.max_abs != exact.parity.max_abs
     assert Way("openvino", "bf16") in ways(read_manifest(published[0]))
+
+
+def test_an_int8_file_is_tuned_by_its_own_limit(published, tmp_path):
+    path = Path(shutil.copytree(published[0].parent, tmp_path / "own")) / published[0].name
+    own = read_manifest(path).parity.limits.min_cosine
+    assert own < 0.999
+    assert run_command(["bench", str(path), "--tune", "--runs", "1", "--batch", "1"]) == 0
+    assert json.loads(Path(f"{path}.tuned.json").read_text())["min_cosine"] == own
 
 
 def test_a_limit_that_int8_cannot_keep_is_refused_with_figures_and_nothing_is_written(pictures, tmp_path):
