@@ -119,7 +119,7 @@ def _norms(
         return np.zeros((0, 0))
     tensor, layout, scale = found
     vectors = probe.run(feeds, [tensor.name], given)[tensor.name].astype(np.float64) / scale
-    if "x" in layout or "h" in layout or layout == "bnc":
+    if "x" in layout or "h" in layout:
         by_head = _by_head(vectors, layout, measured.heads)
     else:
         by_head = vectors.transpose([layout.index(letter) for letter in "bnc"])[:, None]

@@ -26,6 +26,8 @@ CONFIGS = {
         transformers.ViTModel, transformers.ViTConfig,
         {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 64},
     ),
+    # 33 channels between blocks, 32 in the heads
+    "uneven": (transformers.ViTModel, transformers.ViTConfig, {"hidden_size": 33, "intermediate_size": 64}),
     "deit": (transformers.DeiTModel, transformers.DeiTConfig, {"intermediate_size": 64}),
     "beit": (
         transformers.BeitModel, transformers.BeitConfig,

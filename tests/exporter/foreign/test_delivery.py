@@ -31,6 +31,7 @@ FORMS = [
     ("beit", "eager", "ts17"),
     ("clip", "sdpa", "dynamo18"),
     ("siglip", "eager", "ts17"),
+    ("uneven", "eager", "ts17"),
 ]
 
 
