@@ -18,7 +18,7 @@ from exporter.foreign.library_model import LibraryModel
 from exporter.foreign.onnx_file import OnnxFile, open_onnx
 from exporter.foreign.probe import Probe
 from exporter.foreign.request import ForeignSpec
-from exporter.foreign.survey import Survey, refusal, survey
+from exporter.foreign.survey import Survey, is_quantised, refusal, survey
 from exporter.methods.itae.options import MAX_MEDIAN_PATCHES
 from exporter.steps import Progress
 from runtime.contract.errors import SurgeryError, UsageError
@@ -71,6 +71,8 @@ def open_graph(
         raise SurgeryError(f"{file.path if by_name is None else by_name.name}: {why}")
     if by_name is not None:
         by_name.check(found)
+    if spec.half is not None and is_quantised(found):
+        raise UsageError(f"--precision {spec.half}: the file is quantised: leave the option out to keep that")
     if spec.precision == "fp32" and any(one.precision == "float16" for one in found.backbone):
         raise UsageError("--precision fp32: the file is in half precision: leave it out to keep that")
     prefix = spec.prefix_tokens if spec.prefix_tokens is not None else found.prefix

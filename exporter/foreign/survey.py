@@ -190,6 +190,11 @@ def survey(file: OnnxFile, probe: Probe, image_size: tuple[int, int] | None = No
     return _measured(start, probe, sizes)
 
 
+def is_quantised(one: Survey) -> bool:
+    """Whether the graph holds operators of integers."""
+    return any(node.op in QUANTISED for node in one.graph.nodes)
+
+
 def refusal(one: Survey, prefix: int | None = None) -> str | None:
     """The reason why ITAE can't be put into this graph, in a clause; None if it can.
 
@@ -201,6 +206,13 @@ def refusal(one: Survey, prefix: int | None = None) -> str | None:
         return "ITAE is in it already: take the file that it was made from"
     softmax = sum(node.op == "Softmax" for node in one.graph.nodes)
     convolutions = sum(node.op == "Conv" for node in one.graph.nodes)
+    integers = Counter(node.op for node in one.graph.nodes if node.op in QUANTISED)
+    if integers and not one.backbone:
+        found = ", ".join(f"{count} {op}" for op, count in integers.most_common(3))
+        return (
+            f"the file is quantised ({found}), and no attention can be followed through that: take the file that it "
+            "was made from, and quantise the new one"
+        )
     if not one.found.sites:
         looked = "looked for softmax(q @ k) @ v or an operator that holds it, found none"
         if one.found.near_misses:
@@ -240,6 +252,11 @@ def refusal(one: Survey, prefix: int | None = None) -> str | None:
     return None
 
 
+QUANTISED = frozenset({
+    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearMatMul", "QLinearConv", "MatMulInteger",
+    "ConvInteger", "QGemm", "QAttention", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits",
+})  # fmt: skip
+"""Operators of integers, ONNX Runtime's own included."""
 _NO_KINDS = {
     "windowed": "windowed attention, in which a token sees its window alone (Swin), has no row over all patches",
     "causal": "a causal mask hides later tokens, as in decoders of text",

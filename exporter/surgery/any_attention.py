@@ -281,7 +281,7 @@ def tokens_before(site: Site) -> gs.Tensor | Miss:
     """The tokens that enter the block of `site`: what the normalisation before its keys reads."""
     if len(site.sources) < 2:
         return Miss(0, "looked for one projection of the keys, found none or several")
-    source = site.sources[1]
+    source = _unrounded(site.sources[1])
     node = producer(source)
     if node is not None and node.op == "SkipLayerNormalization":
         if len(node.outputs) > 3 and not node.outputs[3].is_empty():
@@ -289,3 +289,12 @@ def tokens_before(site: Site) -> gs.Tensor | Miss:
         return Miss(1, f"looked for the sum as an output of SkipLayerNormalization {node.name!r}, found none")
     found = match(_NORMALISED, source)
     return found if isinstance(found, Miss) else found.tensors["tokens"]
+
+
+def _unrounded(tensor: gs.Tensor) -> gs.Tensor:
+    """What a pair of QuantizeLinear and DequantizeLinear rounds, the tensor itself if it is no such pair's."""
+    dequantise = producer(tensor)
+    if dequantise is None or dequantise.op != "DequantizeLinear":
+        return tensor
+    quantise = producer(dequantise.inputs[0])
+    return quantise.inputs[0] if quantise is not None and quantise.op == "QuantizeLinear" else tensor
