@@ -522,6 +522,7 @@ def test_a_dry_run_passes_ten_checks_of_every_kind(dry_run):
     }  # fmt: skip
     if others.ITAE_EMBED.is_file():
         assert {"c++ build", "c++ cpu tiny-itae-fp32"} <= set(passed)
+    assert {"export cpu tiny-itae-int8", "golden cpu tiny-itae-int8", "batches cpu tiny-itae-int8"} <= set(passed)
     assert "failed" not in found.values()
     assert (dry_run / "evidence/tensorrt-rtx-build.log").stat().st_size > 10_000
     text = (dry_run / "gpu-check.md").read_text()

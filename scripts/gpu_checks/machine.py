@@ -12,7 +12,7 @@ from runtime.contract.errors import BackendError
 from runtime.contract.manifest import HardwareCompatibility
 from runtime.contract.tensorrt import AMPERE, RTX_CAPABILITIES, LibraryName, import_library, version_pair
 
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "bf16")
 """The most valuable first: fp16 is the default of engines."""
 TINY = Architecture("tiny", width=128, heads=2, depth=3)

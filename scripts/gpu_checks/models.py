@@ -79,6 +79,8 @@ def export_case(target: Target, folder: Path, case: Case, road: Road) -> Figures
         engine: dict[str, Any] = {} if road.library is None else {"backend": road.library, "batch": target.batch}
         if case.travels != "none":
             engine |= {"hardware_compatibility": case.travels, "version_compatible": True}
+        if case.precision == "int8":
+            engine |= {"calibrate_images": _calibration(target, folder)}
         spec = ExportSpec(
             path, case.arch, target.weights, precision=case.precision, image_size=target.image_size, itae=case.config,
             **engine,
@@ -92,11 +94,28 @@ def export_case(target: Target, folder: Path, case: Case, road: Road) -> Figures
         figures["build s"] = round(seconds["build"], 1)
     if made.options.version_compatible:
         figures["for"] = f"{made.options.hardware_compatibility}, later versions"
+    if made.quantization is not None:
+        figures |= {
+            "int8 layers": made.quantization.int8_layers,
+            "in int8 kernels": str(made.quantization.engine_layers),
+        }
     if made.replay is not None:
         figures["replay max abs"] = made.replay.max_abs
     elif road.library is not None:
         raise Failed("the engine was published without being run by its exporter", figures)
     return figures
+
+
+def _calibration(target: Target, folder: Path) -> Path:
+    """A folder with pictures for `--calibrate-images`: of every colour, since the golden images are noise."""
+    from PIL import Image
+
+    place, side, rng = folder / "calibration", target.image_size, np.random.default_rng(17)
+    place.mkdir(exist_ok=True)
+    for number in range(target.pictures):
+        coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(place / f"{number:03}.png")
+    return place
 
 
 @functools.cache

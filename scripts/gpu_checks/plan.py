@@ -62,6 +62,8 @@ def make_plan(
             for road in target.roads:
                 plan.model(road, Case(small, itae=itae, precision=precision))
     for road in target.roads:
+        plan.quantised(road, Case(small, itae=True, precision="int8"))
+    for road in target.roads:
         if road.library == "tensorrt" and target.travels != "none":  # TensorRT-RTX's engines are for all its GPUs
             plan.model(road, Case(small, itae=True, precision=first, travels=target.travels))
     plan.bench(small)
@@ -140,6 +142,16 @@ class _Plan:
             self.never(tensors, self.target.no_torch)
         else:
             self.there(tensors, models.check_tensors, self.target, folder, case, road, needs=(export,))
+
+    def quantised(self, road: Road, case: Case) -> None:
+        """Add the checks of an int8 model: its limits are those that its export measured on the pictures."""
+        if (reason := road.problem or road.lacks.get(case.precision)) is not None:
+            self.never(f"export {road.name} {case.name}", reason)
+            return
+        needs = (self.export(road, case),)
+        folder, subject = self.places.models, f"{road.name} {case.name}"
+        self.there(f"golden {subject}", models.check_golden, folder, case, road, needs=needs)
+        self.there(f"batches {subject}", models.check_batches, folder, case, road, needs=needs)
 
     def build_log(self, road: Road, case: Case) -> None:
         """Add the check that keeps a builder's log, if the road has a builder."""
