@@ -292,7 +292,7 @@ def tokens_before(site: Site) -> gs.Tensor | Miss:
 
 
 def _unrounded(tensor: gs.Tensor) -> gs.Tensor:
-    """What a pair of QuantizeLinear and DequantizeLinear rounds, the tensor itself if it is no such pair's."""
+    """The tensor that a pair of QuantizeLinear and DequantizeLinear rounds; `tensor` itself if no pair gives it."""
     dequantise = producer(tensor)
     if dequantise is None or dequantise.op != "DequantizeLinear":
         return tensor
