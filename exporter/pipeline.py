@@ -45,6 +45,9 @@ from runtime.contract.machine import thread_limit
 from runtime.contract.manifest import Builder, Fusion, ParityCheck, Quantization, Weights
 from runtime.images.decode import quiet_pillow
 
+FEW_PICTURES = 100
+"""Fewer that choose the scales of int8 don't show what others need. Evidence: exporter/MEASUREMENTS.md."""
+
 
 def export(spec: ExportSpec, progress: Progress) -> ExportResult:
     """From weights to a published model; nothing appears at `spec.out` before all of it is right.
@@ -271,6 +274,11 @@ def _quantize(
         shutil.rmtree(exact.parent)
     if intake.failed:
         progress.note(f"{len(intake.failed)} pictures can't be read; the first: {intake.first_failure()}")
+    if found.record.calibrated < FEW_PICTURES:
+        progress.note(
+            f"{found.record.calibrated} pictures chose the scales of int8, so others may be further off than "
+            f"--min-cosine allows: give {2 * FEW_PICTURES} or more"
+        )
     return found.model, found.data, found.record
 
 

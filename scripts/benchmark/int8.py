@@ -14,11 +14,11 @@ import numpy as np
 
 from exporter.intake import Intake, open_intake
 from exporter.models.architecture import architecture
-from exporter.options import MIN_COSINE, ExportSpec
+from exporter.options import CALIBRATE_LIMIT, MIN_COSINE, ExportSpec
 from exporter.pipeline import load_and_trace, operate
 from exporter.proof.gate import open_model
 from exporter.quantization.figures import Figures, compare
-from exporter.quantization.within_limit import LEAST, Quantized, quantize
+from exporter.quantization.within_limit import Quantized, quantize
 from runtime.backends.openvino import BF16, SETTINGS, import_openvino
 from runtime.contract.console import Parser
 from runtime.contract.errors import OutputFileError, UsageError
@@ -99,7 +99,7 @@ def files(size: str, source: str, min_cosine: float, folder: Path) -> tuple[Path
     del loaded
     exact = operate(spec, traced, folder / "fp32").model
     half = operate(dataclasses.replace(spec, precision="bf16"), traced, folder / "bf16").model
-    intake = open_intake(source, spec.preprocessing(), 2 * LEAST)
+    intake = open_intake(source, spec.preprocessing(), CALIBRATE_LIMIT)
     made = quantize(exact, folder / "int8", "x.onnx.data", intake, min_cosine, open_model, lambda line: None)
     return exact, half, made
 

@@ -39,10 +39,22 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory, pictures):
-    folder = tmp_path_factory.mktemp("int8")
+def exported(tmp_path_factory, pictures):
+    folder, progress, notes = tmp_path_factory.mktemp("int8"), Progress(quiet=True), []
     spec = ExportSpec(folder / "m.onnx", calibrate_images=pictures, min_cosine=0.99, **OPTIONS)
-    return spec.path, export(spec, Progress(quiet=True))
+    progress.note = notes.append
+    return spec.path, export(spec, progress), notes
+
+
+@pytest.fixture(scope="module")
+def published(exported):
+    return exported[:2]
+
+
+def test_what_can_not_be_read_and_too_few_pictures_are_noted(exported):
+    *_, notes = exported
+    assert any("1 pictures can't be read" in note for note in notes)
+    assert any("20 pictures chose the scales of int8" in note and "give 200 or more" in note for note in notes)
 
 
 def test_the_manifest_has_the_figures_of_the_other_pictures(published):
