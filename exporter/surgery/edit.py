@@ -174,10 +174,10 @@ def producer(tensor: gs.Tensor) -> gs.Node | None:
 
 
 def is_constant(tensor: gs.Tensor) -> bool:
-    """A constant, or the half-precision Cast of one."""
+    """A constant, the half-precision Cast of one, or the Identity that TorchScript shares equal weights by."""
     node = producer(tensor)
     return isinstance(tensor, gs.Constant) or (
-        node is not None and node.op in ("Cast", "Constant") and all(map(is_constant, node.inputs))
+        node is not None and node.op in ("Cast", "Constant", "Identity") and all(map(is_constant, node.inputs))
     )
 
 
@@ -198,13 +198,15 @@ def is_free(tensor: gs.Tensor) -> bool:
 
 
 def constant_value(tensor: gs.Tensor) -> npt.NDArray[Any] | None:
-    """The value of a small constant, also of one made by a `Constant` node; None for anything else."""
+    """The value of a small constant, also behind a node `Constant` or `Identity`; None for anything else."""
     if isinstance(tensor, gs.Constant):
         external = isinstance(tensor._values, gs.ir.tensor.LazyValues) and tensor._values.tensor.external_data
         return None if external else np.asarray(tensor.values)
     node = producer(tensor)
     if node is not None and node.op == "Constant" and "value" in node.attrs:
         return np.asarray(node.attrs["value"].values)
+    if node is not None and node.op == "Identity":
+        return constant_value(node.inputs[0])
     return None
 
 

@@ -56,6 +56,23 @@ def test_a_real_export_with_itae_is_proven_and_keeps_what_it_was(form, exported,
     assert run_main(["verify", str(out)]) == 0
 
 
+@pytest.mark.parametrize("how", ["ts14", "ts17"])
+def test_weights_that_equal_others_lie_behind_identities(how, exported, tmp_path):
+    """TorchScript stores equal weights once, and gives the others by Identity: fresh LayerNorms are all ones."""
+    source, theirs, out = exported("dinov2", "eager", how), tmp_path / "theirs.onnx", tmp_path / "x.onnx"
+    model = onnx.load(source)
+    names = {one.name for one in model.graph.initializer if len(one.dims) == 1}
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            if name in names:
+                node.input[place] = f"{name}/shared"
+    for number, name in enumerate(sorted(names)):
+        model.graph.node.insert(number, onnx.helper.make_node("Identity", [name], [f"{name}/shared"]))
+    onnx.save(model, theirs)
+    assert put_in(theirs, out, "--threshold", "ratio:1.2", "--source", "residual", "--layers", "all") == 0
+    assert put_in(theirs, out, "--threshold", "ratio:1.2", "--precision", "fp16") == 0
+
+
 SMALL = sorted((Path(__file__).parents[2] / "data" / "foreign").glob("*.onnx"))
 
 
