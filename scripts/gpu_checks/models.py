@@ -24,6 +24,7 @@ from runtime.contract.golden import read_golden
 from runtime.contract.manifest import HardwareCompatibility, read_manifest
 from scripts.gpu_checks.check import Failed, Figures
 from scripts.gpu_checks.machine import Precision, Road, Target
+from scripts.planting.pictures import write_noise
 
 Float32 = npt.NDArray[np.float32]
 
@@ -80,7 +81,9 @@ def export_case(target: Target, folder: Path, case: Case, road: Road) -> Figures
         if case.travels != "none":
             engine |= {"hardware_compatibility": case.travels, "version_compatible": True}
         if case.precision == "int8":
-            engine |= {"calibrate_images": _calibration(target, folder)}
+            # of every colour, since the golden images are noise
+            noise = write_noise(folder / "calibration", target.pictures, target.image_size)
+            engine |= {"calibrate_images": noise}
         spec = ExportSpec(
             path, case.arch, target.weights, precision=case.precision, image_size=target.image_size, itae=case.config,
             **engine,
@@ -104,18 +107,6 @@ def export_case(target: Target, folder: Path, case: Case, road: Road) -> Figures
     elif road.library is not None:
         raise Failed("the engine was published without being run by its exporter", figures)
     return figures
-
-
-def _calibration(target: Target, folder: Path) -> Path:
-    """A folder with pictures for `--calibrate-images`: of every colour, since the golden images are noise."""
-    from PIL import Image
-
-    place, side, rng = folder / "calibration", target.image_size, np.random.default_rng(17)
-    place.mkdir(exist_ok=True)
-    for number in range(target.pictures):
-        coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(place / f"{number:03}.png")
-    return place
 
 
 @functools.cache

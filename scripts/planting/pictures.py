@@ -82,3 +82,13 @@ def write(pictures: list[Picture], folder: Path) -> None:
         path = folder / picture.name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture.pixels).save(path)
+
+
+def write_noise(folder: Path, count: int, side: int) -> Path:
+    """Write `count` seeded pictures of smooth noise in every colour to `folder`, which is made; returns it."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{number:03}.png")
+    return folder

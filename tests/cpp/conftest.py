@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from calibration_pictures import write_calibration_pictures
 from cpp_programs import program
 from PIL import Image
 from rehash import rehash
@@ -20,6 +19,7 @@ from traces import traced_once
 from exporter import ExportSpec, ItaeConfig, export
 from exporter.models.architecture import Architecture
 from runtime.contract.manifest import record_file
+from scripts.planting.pictures import write_noise
 
 TINY = Architecture("tiny", width=48, heads=3, depth=2)
 EVERY_OUTPUT = ("embedding", "patch_tokens", "artifact_mask", "artifact_norm")
@@ -46,7 +46,7 @@ def model(request, tmp_path_factory, kept_traces) -> Path:
     path = folder / "m.onnx"
     options = dict(FORMS.get(request.param, {}))
     if request.param == "int8":
-        options["calibrate_images"] = write_calibration_pictures(folder / "calibration", 32)
+        options["calibrate_images"] = write_noise(folder / "calibration", 32, 64)
     exported(kept_traces, path, **options)
     if request.param == "external data":
         data = path.with_name("m.onnx.data")

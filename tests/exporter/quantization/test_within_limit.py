@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from calibration_pictures import write_calibration_pictures
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
@@ -25,6 +24,7 @@ from runtime.checks.verify import verify
 from runtime.contract.errors import InputError, ParityError
 from runtime.contract.instructions import has_bf16
 from runtime.contract.manifest import Quantization, read_manifest
+from scripts.planting.pictures import write_noise
 
 pytestmark = pytest.mark.usefixtures("traced_once")
 ARCH = Architecture("small", width=128, heads=2, depth=2)
@@ -33,7 +33,7 @@ OPTIONS = {"size": ARCH, "weights": "random:0", "precision": "int8", "image_size
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    folder = write_calibration_pictures(tmp_path_factory.mktemp("pictures") / "40", 40)
+    folder = write_noise(tmp_path_factory.mktemp("pictures") / "40", 40, 64)
     (folder / "broken.png").write_bytes(b"no picture")
     return folder
 
